@@ -1,0 +1,35 @@
+# `make` alone lists the targets. Everything installs into .venv, nothing else is touched.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help chat votes test lint compliance clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+
+$(READY): setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	@touch $@
+
+chat: $(READY)  ## serve the Bottle chat on port 8080 (PORT=… for another)
+	cd examples/bottle_chat && exec ../../$(BIN)/python chat.py
+
+votes: $(READY)  ## serve the Flask votes on port 8080 (PORT=… for another)
+	cd examples/flask_votes && exec ../../$(BIN)/python votes.py
+
+test: $(READY)  ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+compliance: $(READY)  ## run the Autobahn|Testsuite (needs Python 2.7)
+	$(BIN)/python compliance/run.py
+
+clean:  ## remove what the targets above made
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache compliance/lab

@@ -1,0 +1,48 @@
+"""WebSockets for WSGI applications on gevent."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .exceptions import (
+    ConnectionClosed,
+    HandshakeError,
+    InvalidPayload,
+    MessageTooBig,
+    ProtocolError,
+    WebSocketError,
+)
+from .frames import CloseCode, Opcode
+from .handler import WebSocketHandler
+from .middleware import WebSocketMiddleware
+from .server import WebSocketServer
+from .websocket import WebSocket
+
+if TYPE_CHECKING:
+    from .worker import Worker
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CloseCode",
+    "ConnectionClosed",
+    "HandshakeError",
+    "InvalidPayload",
+    "MessageTooBig",
+    "Opcode",
+    "ProtocolError",
+    "WebSocket",
+    "WebSocketError",
+    "WebSocketHandler",
+    "WebSocketMiddleware",
+    "WebSocketServer",
+    "Worker",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Worker":
+        # On first use only: gunicorn is optional.
+        from .worker import Worker  # noqa: PLC0415
+
+        return Worker
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

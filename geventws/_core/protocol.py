@@ -1,0 +1,424 @@
+"""RFC 6455 sections 5 to 8 for one connection: bytes in, messages and bytes out, no I/O.
+
+The reference implementation: plain Python, tuned only where every message passes. It parses
+lazily: :meth:`Protocol.next_message` stops at the first complete message, so that the caller may
+hand a message over before it looks at the bytes behind it.
+"""
+from __future__ import annotations
+
+import codecs
+import os
+
+from ..exceptions import InvalidPayload, MessageTooBig, ProtocolError
+from ..frames import (
+    MAX_CONTROL_PAYLOAD,
+    TRANSITIONS,
+    CloseCode,
+    Opcode,
+    State,
+    close_payload,
+    parse_close,
+)
+
+# Plain integers: every received frame is compared with these.
+_TEXT = int(Opcode.TEXT)
+_BINARY = int(Opcode.BINARY)
+_CONTINUATION = int(Opcode.CONTINUATION)
+_CLOSE = int(Opcode.CLOSE)
+_PING = int(Opcode.PING)
+_PONG = int(Opcode.PONG)
+_OPEN = State.OPEN
+
+_FIN = 0x80
+_RSV = 0x70
+_MASKED = 0x80
+_FIN_TEXT = _FIN | _TEXT
+_FIN_BINARY = _FIN | _BINARY
+
+_new_utf8_decoder = codecs.getincrementaldecoder("utf-8")
+
+
+def apply_mask(data: bytes | bytearray | memoryview, mask: bytes) -> bytes:
+    """XOR ``data`` with the four bytes of ``mask`` over and over, RFC 6455 section 5.3."""
+    size = len(data)
+    # One XOR of two long integers: the only word-wise way that the standard library has.
+    stretched = (mask * (size // 4 + 1))[:size]
+    number = int.from_bytes(data, "little") ^ int.from_bytes(stretched, "little")
+    return number.to_bytes(size, "little")
+
+
+def encode_frame(
+    opcode: int, payload: bytes | bytearray | memoryview, mask: bytes | None = None,
+    fin: bool = True,
+) -> bytes:
+    """One frame, RFC 6455 section 5.2, with its length in the shortest form."""
+    size = len(payload)
+    first = _FIN | opcode if fin else opcode
+    masked = 0 if mask is None else _MASKED
+    if size < 126:
+        head = bytes((first, masked | size))
+    elif size < 65536:
+        head = bytes((first, masked | 126)) + size.to_bytes(2, "big")
+    else:
+        head = bytes((first, masked | 127)) + size.to_bytes(8, "big")
+    if mask is None:
+        return head + payload
+    return head + mask + apply_mask(payload, mask)
+
+
+class Protocol:
+    """One side of an open connection.
+
+    Put bytes in with :meth:`receive_data`, or point at a buffer of the caller's with
+    :meth:`borrow` and give it back with :meth:`keep`. Take messages with :meth:`next_message`.
+    What the protocol itself has to say (Pong and Close frames) gathers in :attr:`output`.
+
+    A peer's fault never raises: the protocol answers it with a Close frame in ``output``, becomes
+    ``CLOSED``, and says in :attr:`error` what it was.
+
+    :param client: whether this is the client's side, which masks what it sends.
+    :param max_message_size: in bytes of payload; a longer message fails with 1009 before it is
+        buffered.
+    """
+
+    __slots__ = (
+        "_borrowed", "_buffer", "_decoder", "_end", "_fragments", "_left", "_mask",
+        "_max_message_size", "_must_mask", "_opcode", "_position", "_streaming_fin", "close_code",
+        "close_reason", "closed_by_peer", "error", "is_client",
+        "output", "pong", "state",
+    )
+
+    def __init__(self, *, client: bool = False, max_message_size: int = 1 << 20) -> None:
+        #: Which side this is.
+        self.is_client = client
+        self._must_mask = 0 if client else _MASKED
+        self._max_message_size = max_message_size
+        #: Frames to be sent, in order; the caller empties the list.
+        self.output: list[bytes] = []
+        self.state = State.OPEN
+        #: Of the Close frame that came first, the peer's or ours; 1006 if none ever did.
+        self.close_code: int | None = None
+        self.close_reason = ""
+        #: Whether the peer began the closing handshake, or broke off.
+        self.closed_by_peer = False
+        #: What the peer did wrong, once it did.
+        self.error: ProtocolError | None = None
+        #: The payload of the latest Pong; the caller resets it to None.
+        self.pong: bytes | None = None
+        # Input: the bytes from _position to _end of _buffer.
+        self._buffer: bytes | bytearray = b""
+        self._borrowed = False
+        self._position = 0
+        self._end = 0
+        # The message being assembled from several frames, or from one that comes in pieces.
+        self._opcode = 0
+        self._fragments = bytearray()
+        self._decoder: codecs.IncrementalDecoder | None = None
+        # The frame whose header is parsed and whose payload is not all there.
+        self._left = 0
+        self._mask = b""
+        self._streaming_fin = False
+
+    # ------------------------------------------------------------------ input
+
+    @property
+    def has_input(self) -> bool:
+        """Whether bytes are waiting to be parsed."""
+        return self._position < self._end
+
+    def receive_data(self, data: bytes | bytearray | memoryview) -> None:
+        """Add bytes from the peer to the input."""
+        self._buffer = bytes(self._buffer[self._position:self._end]) + data
+        self._borrowed = False
+        self._position = 0
+        self._end = len(self._buffer)
+
+    def borrow(self, buffer: bytearray, size: int) -> None:
+        """Parse the first ``size`` bytes of a buffer in place, behind what was kept.
+
+        The buffer must stay as it is until :meth:`keep`.
+        """
+        if self._position < self._end:
+            self.receive_data(memoryview(buffer)[:size])
+        else:
+            self._buffer = buffer
+            self._borrowed = True
+            self._position = 0
+            self._end = size
+
+    def keep(self) -> None:
+        """Copy what is left of a borrowed buffer, so that the caller may use it again."""
+        if self._borrowed:
+            self._buffer = bytes(self._buffer[self._position:self._end])
+            self._borrowed = False
+            self._position = 0
+            self._end = len(self._buffer)
+
+    def next_message(self) -> str | bytes | None:
+        """Parse the input up to the end of the next message and return it.
+
+        ``None`` means that there is none yet, or that the connection is no longer open.
+        """
+        if self.state is not _OPEN:
+            self._after_close()
+            return None
+        buffer = self._buffer
+        must_mask = self._must_mask
+        try:
+            while (position := self._position) < self._end:
+                if self._left:
+                    message = self._continue_frame()
+                    if message is not None:
+                        return message
+                    continue
+                available = self._end - position
+                if available < 2:
+                    return None
+                second = buffer[position + 1]
+                if second & _MASKED != must_mask:
+                    raise ProtocolError(
+                        "a frame without a mask" if must_mask else "a masked frame"
+                    )
+                size = second & 0x7F
+                start = position + (6 if must_mask else 2)
+                if size > 125:
+                    start += 2 if size == 126 else 8
+                if start > self._end:
+                    # The header is incomplete, but its first byte may be wrong already.
+                    self._check_header(buffer[position], size)
+                    return None
+                first = buffer[position]
+                if size > 125:
+                    size = self._long_size(position, size)
+                end = start + size
+                if (
+                    end > self._end
+                    or (first != _FIN_TEXT and first != _FIN_BINARY)  # noqa: PLR1714 - faster
+                    or self._opcode
+                    or size > self._max_message_size
+                ):
+                    message = self._begin_frame(first, start, size)
+                    if message is not None:
+                        return message
+                    if self._position == position or self.state is not _OPEN:
+                        return None
+                    continue
+                self._position = end
+                payload: bytes | bytearray = buffer[start:end]
+                if must_mask and size:
+                    # As apply_mask() does; a call here costs a tenth of the whole.
+                    mask = buffer[start - 4:start]
+                    number = int.from_bytes(payload, "little") ^ int.from_bytes(
+                        (mask * (size // 4 + 1))[:size], "little"
+                    )
+                    payload = number.to_bytes(size, "little")
+                if first == _FIN_TEXT:
+                    return str(payload, "utf-8")
+                return bytes(payload)
+        except UnicodeDecodeError as problem:
+            self._fail(InvalidPayload(f"text that is not UTF-8: {problem.reason}"))
+        except ProtocolError as problem:
+            self._fail(problem)
+        return None
+
+    def _check_header(self, first: int, size: int) -> None:
+        """RFC 6455 section 5.2: reserved bits and opcodes; 5.4 and 5.5: fragmentation, control."""
+        if first & _RSV:
+            # "MUST be 0 unless an extension is negotiated"
+            raise ProtocolError("a reserved bit is set")
+        opcode = first & 0x0F
+        if opcode >= _CLOSE:
+            if opcode > _PONG:
+                raise ProtocolError(f"the reserved opcode {opcode:#x}")
+            if not first & _FIN:
+                raise ProtocolError("a fragmented control frame")
+            if size > MAX_CONTROL_PAYLOAD:
+                raise ProtocolError("a control frame of more than 125 bytes")
+        elif opcode > _BINARY:
+            raise ProtocolError(f"the reserved opcode {opcode:#x}")
+        elif opcode == _CONTINUATION:
+            if not self._opcode:
+                raise ProtocolError("a continuation of no message")
+        elif self._opcode:
+            raise ProtocolError("a new message inside a fragmented one")
+
+    def _long_size(self, position: int, size: int) -> int:
+        """The extended payload length, RFC 6455 section 5.2: minimal, and below 2**63."""
+        width, least = (2, 126) if size == 126 else (8, 65536)
+        size = int.from_bytes(self._buffer[position + 2:position + 2 + width], "big")
+        if size < least:
+            raise ProtocolError("a length that is not in its shortest form")
+        if size >> 63:
+            raise ProtocolError("a length of 2**63 bytes or more")
+        return size
+
+    def _begin_frame(self, first: int, start: int, size: int) -> str | bytes | None:
+        """Take a frame off the fast path: control, fragment, or data that is not all there.
+
+        Leaves ``_position`` alone when more bytes are needed first.
+        """
+        self._check_header(first, size)
+        opcode = first & 0x0F
+        mask = bytes(self._buffer[start - 4:start]) if self._must_mask else b""
+        if opcode >= _CLOSE:
+            end = start + size
+            if end <= self._end:
+                self._position = end
+                payload = bytes(self._buffer[start:end])
+                self._control(opcode, apply_mask(payload, mask) if mask else payload)
+            return None
+        if len(self._fragments) + size > self._max_message_size:
+            raise MessageTooBig(
+                f"a message of more than {self._max_message_size} bytes"
+            )
+        if opcode:
+            self._opcode = opcode
+            self._decoder = _new_utf8_decoder() if opcode == _TEXT else None
+        self._position = start
+        self._left = size
+        self._mask = mask
+        self._streaming_fin = bool(first & _FIN)
+        return self._continue_frame()
+
+    def _continue_frame(self) -> str | bytes | None:
+        """Add what is there of the current frame's payload to the message."""
+        position = self._position
+        size = min(self._left, self._end - position)
+        if size:
+            piece: bytes | memoryview = memoryview(self._buffer)[position:position + size]
+            if self._mask:
+                piece = apply_mask(piece, self._mask)
+                turn = size & 3
+                self._mask = self._mask[turn:] + self._mask[:turn]
+            self._position = position + size
+            self._left -= size
+            if self._decoder is not None:
+                # Validates at once what is there (RFC 6455 section 8.1); the text itself is
+                # decoded in one go at the end, so that many fragments cost no memory.
+                self._decoder.decode(piece)
+            self._fragments += piece
+        if self._left or not self._streaming_fin:
+            return None
+        message: str | bytes
+        if self._decoder is not None:
+            self._decoder.decode(b"", True)
+            message = self._fragments.decode()
+        else:
+            message = bytes(self._fragments)
+        self._opcode = 0
+        self._decoder = None
+        self._fragments = bytearray()
+        return message
+
+    def _control(self, opcode: int, payload: bytes) -> None:
+        if opcode == _PING:
+            # Section 5.5.3: "may elect to send a Pong frame for only the most recently processed
+            # Ping frame"; the caller may drop what it cannot send.
+            self.output.append(self.encode(Opcode.PONG, payload))
+        elif opcode == _PONG:
+            self.pong = payload
+        else:
+            self._receive_close(payload)
+
+    # ---------------------------------------------------------------- closing
+
+    def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Begin the closing handshake, RFC 6455 section 7.1.2; nothing if it has begun.
+
+        :raises ValueError: when a Close frame cannot carry that code or reason.
+        """
+        payload = close_payload(code, reason)
+        if self.state is State.OPEN:
+            self._note_close(code, reason, by_peer=False)
+            self.output.append(self.encode(Opcode.CLOSE, payload))
+            self._move(State.CLOSING)
+            self._fragments = bytearray()
+
+    def connection_lost(self) -> None:
+        """The transport ended; without Close frames this is 1006, RFC 6455 section 7.1.5."""
+        if self.state is not State.CLOSED:
+            self._note_close(CloseCode.ABNORMAL_CLOSURE, "", by_peer=True)
+            self._move(State.CLOSED)
+
+    def _receive_close(self, payload: bytes) -> None:
+        code, reason = parse_close(payload)
+        if self.state is State.OPEN:
+            self._note_close(code, reason, by_peer=True)
+            # Section 5.5.1: "the endpoint typically echos the status code it received"
+            self.output.append(self.encode(Opcode.CLOSE, payload[:2]))
+        self._move(State.CLOSED)
+        self._position = self._end
+
+    def _after_close(self) -> None:
+        """While closing, look for the peer's Close frame among what is otherwise discarded."""
+        if self.state is State.CLOSED:
+            self._position = self._end
+            return
+        try:
+            while self._skip_frame():
+                pass
+        except ProtocolError:
+            # Our Close frame is out already: there is nothing left to tell the peer.
+            self.connection_lost()
+
+    def _skip_frame(self) -> bool:
+        """Pass over one frame unless it is a Close; false when more bytes are needed."""
+        if self._left:
+            size = min(self._left, self._end - self._position)
+            self._position += size
+            self._left -= size
+            return not self._left and self.has_input
+        position, available = self._position, self._end - self._position
+        if available < 2:
+            return False
+        first, second = self._buffer[position], self._buffer[position + 1]
+        size = second & 0x7F
+        start = position + (6 if second & _MASKED else 2)
+        if size > 125:
+            start += 2 if size == 126 else 8
+        if start > self._end:
+            return False
+        if size > 125:
+            size = self._long_size(position, size)
+        if first & 0x0F != _CLOSE:
+            self._position = start
+            self._left = size
+            return True
+        if size > MAX_CONTROL_PAYLOAD:
+            raise ProtocolError("a control frame of more than 125 bytes")
+        end = start + size
+        if end > self._end:
+            return False
+        payload = bytes(self._buffer[start:end])
+        if second & _MASKED:
+            payload = apply_mask(payload, bytes(self._buffer[start - 4:start]))
+        self._receive_close(payload)
+        return False
+
+    def _fail(self, problem: ProtocolError) -> None:
+        """_Fail the WebSocket Connection_, RFC 6455 section 7.1.7."""
+        self.error = problem
+        self._note_close(problem.close_code, str(problem), by_peer=False)
+        self.output.append(self.encode(Opcode.CLOSE, close_payload(problem.close_code, str(problem))))
+        self._move(State.CLOSED)
+        self._fragments = bytearray()
+        self._position = self._end
+
+    def _note_close(self, code: int, reason: str, *, by_peer: bool) -> None:
+        if self.close_code is None:
+            self.close_code = int(code)
+            self.close_reason = reason
+            self.closed_by_peer = by_peer
+
+    def _move(self, state: State) -> None:
+        if state not in TRANSITIONS[self.state]:
+            raise AssertionError(f"from {self.state.name} to {state.name}")
+        self.state = state
+
+    # ----------------------------------------------------------------- output
+
+    def encode(
+        self, opcode: int, payload: bytes | bytearray | memoryview, fin: bool = True
+    ) -> bytes:
+        """A frame of ours; a client masks it with four fresh random bytes (section 5.3)."""
+        return encode_frame(opcode, payload, os.urandom(4) if self.is_client else None, fin)

@@ -1,0 +1,194 @@
+"""The server's side of the opening handshake, RFC 6455 section 4.2, without any I/O.
+
+Takes the CGI-style variables of a WSGI environ (PEP 3333), gives the headers of the ``101``, or
+raises a :exc:`~geventws.HandshakeError` that carries the response to send instead.
+"""
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from .exceptions import HandshakeError
+from .headers import has_token, is_token, is_value, split_list
+from .options import Options
+
+Headers = list[tuple[str, str]]
+
+VERSION = "13"
+#: Appended to the key before it is hashed, RFC 6455 section 1.3.
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_TEXT: Headers = [("Content-Type", "text/plain; charset=utf-8")]
+#: The headers of the 101 that are the handshake's own.
+_RESERVED = {
+    "connection", "upgrade", "content-length", "transfer-encoding", "sec-websocket-accept",
+    "sec-websocket-extensions", "sec-websocket-protocol", "sec-websocket-version",
+}
+
+
+def is_websocket_request(environ: Mapping[str, Any]) -> bool:
+    """Whether the client asks for a WebSocket, rightly or wrongly."""
+    upgrade = environ.get("HTTP_UPGRADE")
+    return upgrade is not None and has_token(upgrade, "websocket")
+
+
+def check_request(environ: Mapping[str, Any], options: Options) -> None:
+    """Refuse what RFC 6455 section 4.2.1 and the options forbid.
+
+    :raises HandshakeError: 400 for a malformed request, 426 for another version of the protocol,
+        403 for an Origin that is not allowed.
+    """
+    if environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
+        raise _bad_request(
+            "A WebSocket needs HTTP/1.1, and this request is HTTP/1.0. If there is a proxy in"
+            " front of the server, it must be told: for nginx, proxy_http_version 1.1."
+        )
+    if environ["REQUEST_METHOD"] != "GET":
+        raise _bad_request("A WebSocket is opened with GET.")
+    if not has_token(environ.get("HTTP_CONNECTION", ""), "upgrade"):
+        raise _bad_request(
+            "The header Connection: Upgrade is missing. If there is a proxy in front of the"
+            ' server, it must pass it on: for nginx, proxy_set_header Connection "upgrade".'
+        )
+    if not environ.get("HTTP_HOST"):
+        raise _bad_request("The header Host is missing.")
+    if environ.get("CONTENT_LENGTH", "0") != "0" or "HTTP_TRANSFER_ENCODING" in environ:
+        # What follows the request would be a body for a proxy and frames for us.
+        raise _bad_request("A WebSocket request has no body.")
+    version = environ.get("HTTP_SEC_WEBSOCKET_VERSION", "").strip()
+    if version != VERSION:
+        raise HandshakeError(
+            "426 Upgrade Required",
+            f"This server speaks version {VERSION} of the WebSocket protocol.\n",
+            [*_TEXT, ("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION)],
+        )
+    if not _is_key(environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()):
+        raise _bad_request("The header Sec-WebSocket-Key is not 16 bytes in base64.")
+    if not all(map(is_token, requested_subprotocols(environ))):
+        raise _bad_request("The header Sec-WebSocket-Protocol is not a list of tokens.")
+    _check_origin(environ, options)
+
+
+def requested_subprotocols(environ: Mapping[str, Any]) -> list[str]:
+    """What the client offers, in its order of preference."""
+    return split_list(environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL", ""))
+
+
+def choose_subprotocol(offered: Sequence[str], spoken: Sequence[str]) -> str | None:
+    """The first of the spoken ones that was offered; RFC 6455 section 4.2.2 allows none."""
+    return next((subprotocol for subprotocol in spoken if subprotocol in offered), None)
+
+
+def response_headers(
+    environ: Mapping[str, Any], subprotocol: str | None, extra: Iterable[tuple[str, str]] = ()
+) -> Headers:
+    """The headers of the ``101``, RFC 6455 section 4.2.2.
+
+    :raises ValueError: for an extra header that belongs to the handshake, or would break it.
+    """
+    headers = [
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Accept", accept_key(environ["HTTP_SEC_WEBSOCKET_KEY"].strip())),
+    ]
+    if subprotocol is not None:
+        if subprotocol not in requested_subprotocols(environ):
+            # "the client MUST _Fail the WebSocket Connection_", section 4.1
+            raise ValueError(f"the client did not offer the subprotocol {subprotocol!r}")
+        headers.append(("Sec-WebSocket-Protocol", subprotocol))
+    for name, value in extra:
+        if name.lower() in _RESERVED:
+            raise ValueError(f"the header {name} belongs to the handshake")
+        if not is_token(name) or not is_value(value):
+            raise ValueError(f"{name!r}: {value!r} cannot be a header")
+        headers.append((name, value))
+    return headers
+
+
+def accept_key(key: str) -> str:
+    """The proof that the request was understood: Sec-WebSocket-Accept for Sec-WebSocket-Key."""
+    digest = hashlib.sha1(key.encode("latin-1") + _GUID, usedforsecurity=False).digest()
+    return base64.b64encode(digest).decode()
+
+
+def _bad_request(why: str) -> HandshakeError:
+    return HandshakeError("400 Bad Request", why + "\n", _TEXT)
+
+
+def _is_key(key: str) -> bool:
+    try:
+        return len(key) == 24 and len(base64.b64decode(key, validate=True)) == 16
+    except (binascii.Error, ValueError):
+        return False
+
+
+def _check_origin(environ: Mapping[str, Any], options: Options) -> None:
+    """Keep other people's pages out: browsers send cookies with a WebSocket from any page.
+
+    Only browsers send Origin, and no page can forge it; a request without one is let through
+    (RFC 6455 section 10.2).
+    """
+    origin = environ.get("HTTP_ORIGIN")
+    if origin is None or options.allowed_origins is None:
+        return
+    own = request_origin(environ, options.trusted_proxies)
+    given = _normal_origin(origin)
+    for allowed in options.allowed_origins:
+        if given == own if allowed == "self" else _matches(given, allowed):
+            return
+    raise HandshakeError(
+        "403 Forbidden", f"WebSockets from {ascii(origin)} are not allowed here.\n", _TEXT
+    )
+
+
+def request_origin(environ: Mapping[str, Any], trusted_proxies: Sequence[str]) -> str:
+    """Scheme, host and port under which the client knows this server."""
+    scheme = environ.get("wsgi.url_scheme", "http")
+    host = environ.get("HTTP_HOST", "")
+    if _is_trusted(environ.get("REMOTE_ADDR", ""), trusted_proxies):
+        # The last value is the one that the proxy nearest to us has set.
+        for proto in split_list(environ.get("HTTP_X_FORWARDED_PROTO", ""))[-1:]:
+            scheme = {"ws": "http", "wss": "https"}.get(proto.lower(), proto)
+        for forwarded in split_list(environ.get("HTTP_X_FORWARDED_HOST", ""))[-1:]:
+            host = forwarded
+    return _normal_origin(f"{scheme}://{host}")
+
+
+def _is_trusted(address: str, trusted_proxies: Sequence[str]) -> bool:
+    if "*" in trusted_proxies:
+        return True
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(ip in ipaddress.ip_network(proxy) for proxy in trusted_proxies)
+
+
+def _normal_origin(origin: str) -> str:
+    """In lower case and without the scheme's own port, RFC 6454 section 6.2."""
+    try:
+        parts = urlsplit(origin.strip().lower())
+        port = parts.port
+    except ValueError:
+        return ""
+    if not parts.scheme or not parts.hostname:
+        return origin.strip().lower()
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    if port is None or port == {"http": 80, "https": 443}.get(parts.scheme):
+        return f"{parts.scheme}://{host}"
+    return f"{parts.scheme}://{host}:{port}"
+
+
+def _matches(origin: str, allowed: str) -> bool:
+    """``*`` stands for any characters within one host and port; alone, for everything."""
+    if allowed == "*":
+        return True
+    if "*" not in allowed:
+        return origin == _normal_origin(allowed)
+    pattern = re.escape(allowed.strip().lower()).replace(r"\*", "[^/@]*")
+    return re.fullmatch(pattern, origin) is not None

@@ -1,0 +1,203 @@
+"""WSGI middleware: the exchange between a WebSocket request and the application."""
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from . import handshake
+from .exceptions import ConnectionClosed, HandshakeError
+from .frames import CloseCode
+from .hosts import Host, StartResponse, find_host
+from .options import Options
+from .websocket import WebSocket
+
+Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
+
+logger = logging.getLogger("geventws")
+
+#: The environ's keys, of which the first is on WebSocket requests only.
+WEBSOCKET = "wsgi.websocket"
+WEBSOCKET_VERSION = "wsgi.websocket_version"
+
+
+class WebSocketMiddleware:
+    """Gives an application its ``environ["wsgi.websocket"]`` under any WSGI server on gevent::
+
+        application = WebSocketMiddleware(application, max_message_size=10 << 20)
+
+    Works under :mod:`gevent.pywsgi`, ``gunicorn -k gevent`` and ``-k gevent_pywsgi``. Requests
+    that are not for a WebSocket pass through untouched. Wrapping twice does no harm: the outer
+    one does the work, with its options.
+
+    :param options: see :class:`geventws.options.Options`.
+    :raises RuntimeError: on a WebSocket request under a server without gevent.
+    """
+
+    def __init__(self, application: Application, **options: Any) -> None:
+        self.application = application
+        self.options = Options(**options)
+        #: The WebSockets that views are busy with.
+        self.websockets: set[WebSocket] = set()
+
+    def __call__(
+        self, environ: dict[str, Any], start_response: StartResponse
+    ) -> Iterable[bytes]:
+        if WEBSOCKET in environ or not handshake.is_websocket_request(environ):
+            return self.application(environ, start_response)
+        host = find_host(environ, start_response)
+        return serve(self.application, environ, host, self.options, self.websockets)
+
+
+def serve(
+    application: Application, environ: dict[str, Any], host: Host, options: Options,
+    websockets: set[WebSocket],
+) -> Iterable[bytes]:
+    """Answer one WebSocket request; returns the body for the server, empty after a ``101``."""
+    try:
+        handshake.check_request(environ, options)
+    except HandshakeError as refusal:
+        _log_refusal(environ, refusal, options)
+        length = ("Content-Length", str(len(refusal.body)))
+        host.start_response(refusal.status, [*refusal.headers, length, ("Connection", "close")])
+        return host.refusal([refusal.body])
+    ws = WebSocket(environ, host, options)
+    environ[WEBSOCKET] = ws
+    environ[WEBSOCKET_VERSION] = ws.version
+    websockets.add(ws)
+    try:
+        return _Exchange(ws, host).run(application)
+    finally:
+        websockets.discard(ws)
+        # The two refer to each other; without this their memory waits for the collector.
+        environ.pop(WEBSOCKET, None)
+
+
+class _Exchange:
+    """What the application makes of a WebSocket request: a conversation or a response."""
+
+    def __init__(self, ws: WebSocket, host: Host) -> None:
+        self.ws = ws
+        self.host = host
+        self.status = ""
+        self.headers: handshake.Headers = []
+        self.exc_info: Any = None
+        self.server_write: Callable[[bytes], object] | None = None
+
+    def run(self, application: Application) -> Iterable[bytes]:
+        ws = self.ws
+        try:
+            result = application(ws.environ, self.start_response)
+            try:
+                body = self.read(result)
+            except BaseException:
+                _close(result)
+                raise
+        except ConnectionClosed:
+            if not ws._opened:
+                raise
+        except Exception:
+            if not ws._opened:
+                raise
+            logger.exception("Exception in the view of %s", ws.path)
+            ws._begin_close(CloseCode.INTERNAL_ERROR)
+        except BaseException:
+            # GreenletExit, SystemExit: the server is stopping, there is no time to wait.
+            if ws._opened:
+                ws._begin_close(CloseCode.GOING_AWAY)
+                ws._drop()
+            raise
+        else:
+            if body is not None:
+                return self.host.refusal(body)
+        self.finish()
+        return []
+
+    def start_response(
+        self, status: str, headers: handshake.Headers, exc_info: Any = None
+    ) -> Callable[[bytes], object]:
+        """Remembers the response: the application may still use the WebSocket instead."""
+        self.status = status
+        self.headers = headers
+        self.exc_info = exc_info
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """What start_response() returns, PEP 3333."""
+        if not self.ws._opened:
+            self.respond()
+            assert self.server_write is not None
+            self.server_write(data)
+
+    def respond(self) -> None:
+        """Pass the application's response on; from now on there is no WebSocket."""
+        if self.server_write is None:
+            self.ws._refuse(self.status)
+            headers = [(name, value) for name, value in self.headers
+                       if name.lower() != "connection"]
+            headers.append(("Connection", "close"))
+            self.server_write = self.host.start_response(self.status, headers, self.exc_info)
+
+    def read(self, result: Iterable[bytes]) -> Iterable[bytes] | None:
+        """The body of the response, or None if the application used the WebSocket.
+
+        A view may be a generator: it runs only here.
+        """
+        if hasattr(result, "__len__") and not self.ws._opened and self.status:
+            self.respond()
+            return result  # as it is: the server sees how long it is
+        chunks = iter(result)
+        first = next((chunk for chunk in chunks if chunk), b"")
+        if not self.ws._opened and self.status:
+            self.respond()
+            return _Body(first, chunks, result)
+        for _ in chunks:
+            pass
+        _close(result)
+        return None
+
+    def finish(self) -> None:
+        """The view is done, and the conversation with it."""
+        ws = self.ws
+        failed = self.status[:1] == "5"  # a framework has caught and logged the exception
+        ws.close(CloseCode.INTERNAL_ERROR if failed else CloseCode.NORMAL_CLOSURE)
+        if ws._error is not None:
+            logger.info(
+                "%s broke the protocol: %s; closed with %d",
+                ws.environ.get("REMOTE_ADDR") or "peer", ws._error, ws._error.close_code,
+            )
+
+
+class _Body:
+    """The rest of a response whose first chunk has been taken."""
+
+    def __init__(self, first: bytes, rest: Iterator[bytes], result: Iterable[bytes]) -> None:
+        self._first = first
+        self._rest = rest
+        self._result = result
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._first
+        yield from self._rest
+
+    def close(self) -> None:
+        _close(self._result)
+
+
+def _close(result: Iterable[bytes]) -> None:
+    if hasattr(result, "close"):
+        result.close()
+
+
+def _log_refusal(environ: dict[str, Any], refusal: HandshakeError, options: Options) -> None:
+    peer = environ.get("REMOTE_ADDR") or "peer"
+    if refusal.status.startswith("403"):
+        logger.warning(
+            "Refused a WebSocket from %s: its Origin is %.200r, and this server is %r. If that is"
+            " a page of yours, name it in allowed_origins; if there is a proxy in front, it must"
+            " pass the header Host on, or set X-Forwarded-* and be named in trusted_proxies",
+            peer, environ.get("HTTP_ORIGIN"),
+            handshake.request_origin(environ, options.trusted_proxies),
+        )
+    else:
+        logger.info("Refused a WebSocket from %s: %s", peer, refusal)

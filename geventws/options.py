@@ -1,0 +1,73 @@
+"""What can be set, once for every way in: server, handler, middleware and worker take the same."""
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .headers import is_token
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The options of a connection, with their defaults. Sizes are in bytes, times in seconds."""
+
+    #: The longest message that is received; a longer one closes with 1009 before it is buffered.
+    max_message_size: int = 1 << 20
+    #: How many received messages wait for ``receive()`` before reading from the peer stops.
+    max_queue: int = 32
+    #: How many bytes of received messages wait before reading from the peer stops.
+    max_queue_size: int = 64 << 10
+    #: How much may wait for the peer to read it before ``send()`` blocks.
+    max_send_buffer: int = 256 << 10
+    #: How long ``send()`` blocks before the connection is dropped; None waits for ever.
+    send_timeout: float | None = 30.0
+    #: How long ``close()`` waits for the peer before TCP is dropped.
+    close_timeout: float = 10.0
+    #: From which pages browsers may connect: None for every page, a list such as
+    #: ``["https://example.com", "https://*.example.com"]``, or by default the server's own origin.
+    #: With None, any web page can act in the name of a user who is logged in with a cookie
+    #: (cross-site WebSocket hijacking).
+    allowed_origins: Sequence[str] | None = ("self",)
+    #: Addresses and networks of proxies whose X-Forwarded-Proto and X-Forwarded-Host are believed;
+    #: ``["*"]`` believes everybody, which is safe only if nobody but the proxy can connect.
+    trusted_proxies: Sequence[str] = ()
+    #: The subprotocols that are spoken, the preferred one first.
+    subprotocols: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("max_message_size", "max_queue", "max_queue_size", "max_send_buffer"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        for name in ("send_timeout", "close_timeout"):
+            value = getattr(self, name)
+            if name == "send_timeout" and value is None:
+                continue
+            if not isinstance(value, (int, float)) or value <= 0:
+                raise ValueError(f"{name} must be a positive number of seconds, not {value!r}")
+        for name in ("allowed_origins", "trusted_proxies", "subprotocols"):
+            if isinstance(getattr(self, name), (str, bytes)):
+                raise TypeError(f"{name} must be a list of strings, not one string")
+        for proxy in self.trusted_proxies:
+            if proxy != "*":
+                ipaddress.ip_network(proxy)
+        for subprotocol in self.subprotocols:
+            if not is_token(subprotocol):
+                raise ValueError(f"{subprotocol!r} cannot be the name of a subprotocol")
+
+    @classmethod
+    def take_from(cls, keywords: dict[str, Any]) -> dict[str, Any]:
+        """Remove the options from ``keywords`` and return them."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        return {name: keywords.pop(name) for name in names & keywords.keys()}
+
+    @classmethod
+    def of(cls, holder: object, overrides: Mapping[str, Any]) -> Options:
+        """The options that a class or an object holds as attributes, with some overridden."""
+        held = {
+            field.name: getattr(holder, field.name)
+            for field in dataclasses.fields(cls) if hasattr(holder, field.name)
+        }
+        return cls(**{**held, **overrides})

@@ -1,0 +1,58 @@
+"""The server: gevent's own, with WebSockets."""
+from __future__ import annotations
+
+from typing import Any
+
+from gevent import spawn
+from gevent.pool import Group
+from gevent.pywsgi import WSGIServer
+
+from .frames import CloseCode
+from .handler import WebSocketHandler
+from .middleware import Application
+from .options import Options
+from .websocket import WebSocket
+
+
+class WebSocketServer(WSGIServer):  # type: ignore[misc]
+    """A :class:`gevent.pywsgi.WSGIServer` whose application also gets WebSockets::
+
+        WebSocketServer(("127.0.0.1", 8000), application).serve_forever()
+
+    :param listener: an address, a ``host:port`` string or a listening socket, as for gevent.
+    :param application: any WSGI application; it finds its :class:`~geventws.WebSocket` in
+        ``environ["wsgi.websocket"]``.
+    :param options: those of :class:`geventws.options.Options`, beside those of gevent's server
+        (``log``, ``spawn``, ``backlog``, ``certfile``, ``keyfile``, ``ssl_context``, ...).
+    """
+
+    handler_class = WebSocketHandler
+
+    def __init__(self, listener: Any, application: Application, **options: Any) -> None:
+        chosen = Options.take_from(options)
+        super().__init__(listener, application, **options)
+        #: The options of every connection.
+        self.websocket_options = Options.of(self.handler_class, chosen)
+        #: The WebSockets that views are busy with.
+        self.websockets: set[WebSocket] = set()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Stop accepting, close every WebSocket with 1001, and wait for their views to end.
+
+        :param timeout: how many seconds all of that may take; by default ``stop_timeout``, one
+            second. What is left then is dropped.
+        """
+        self.close()
+        timeout = self.stop_timeout if timeout is None else timeout
+        close_all(self.websockets, timeout)
+        super().stop(timeout)
+
+
+def close_all(websockets: set[WebSocket], timeout: float) -> None:
+    """Close them side by side with 1001 (going away); drop those that do not answer in time."""
+    closing = Group()
+    for ws in list(websockets):
+        if ws._opened:
+            closing.start(spawn(ws.close, CloseCode.GOING_AWAY))
+    closing.join(timeout)
+    closing.kill()

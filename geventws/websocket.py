@@ -1,0 +1,120 @@
+"""The WebSocket that a view finds in ``environ["wsgi.websocket"]``."""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from . import handshake
+from ._core import Connection, Protocol
+from .exceptions import WebSocketError
+
+if TYPE_CHECKING:
+    from .hosts import Host
+    from .options import Options
+
+
+class WebSocket(Connection):
+    """One connection with a browser or another client, in plain blocking style::
+
+        for message in ws:
+            ws.send(message)
+
+    The opening handshake waits for the view: the ``101`` goes out at the first :meth:`accept`,
+    :meth:`receive`, :meth:`send`, :meth:`ping`, :meth:`close`, iteration, or look at
+    :attr:`closed`. Until then the view may answer like any other, with a 401 or a redirect.
+
+    Any number of greenlets may send; one at a time may receive. "Blocks" means that the greenlet
+    waits and others run. Everything must be called in the thread that the view runs in.
+    """
+
+    __slots__ = ("__dict__", "_environ", "_host", "_refused", "_subprotocol")
+
+    def __init__(self, environ: dict[str, Any], host: Host, options: Options) -> None:
+        super().__init__(options)
+        self._environ = environ
+        self._host = host
+        self._subprotocol: str | None = None
+        self._refused: str | None = None
+
+    def __repr__(self) -> str:
+        if not self._opened:
+            state = "refused" if self._refused else "not accepted yet"
+        else:
+            state = self._protocol.state.name.lower()
+        return f"<{type(self).__name__} {self.path} {state}>"
+
+    # -------------------------------------------------------------- handshake
+
+    def accept(
+        self, subprotocol: str | None = None, headers: Iterable[tuple[str, str]] = ()
+    ) -> None:
+        """Send the ``101``: from here on this is a WebSocket (RFC 6455 section 4.2.2).
+
+        :param subprotocol: one of :attr:`requested_subprotocols`; by default the first of the
+            ``subprotocols`` option that the client offers, or none.
+        :param headers: more headers for the ``101``, such as ``[("Set-Cookie", "seen=1")]``.
+        :raises ValueError: for a subprotocol that was not offered or a header that cannot be sent.
+        :raises WebSocketError: when it is too late: accepted already, or answered with HTTP.
+        """
+        if self._opened:
+            raise WebSocketError("the WebSocket has been accepted already")
+        if self._refused is not None:
+            raise WebSocketError(f"the request has been answered already: {self._refused}")
+        if subprotocol is None:
+            subprotocol = handshake.choose_subprotocol(
+                self.requested_subprotocols, self._options.subprotocols
+            )
+        answer = handshake.response_headers(self._environ, subprotocol, headers)
+        protocol = Protocol(max_message_size=self._options.max_message_size)
+        try:
+            sock, early = self._host.switch_protocols(answer)
+        except OSError as problem:
+            self._refused = "the client has gone"
+            raise WebSocketError(self._refused) from problem
+        self._subprotocol = subprotocol
+        self._attach(sock, protocol, early)
+
+    def _open(self) -> None:
+        self.accept()
+
+    def _refuse(self, status: str) -> None:
+        """Note that the view answers with HTTP; every later use raises."""
+        self._refused = status
+
+    # ------------------------------------------------------------- the request
+
+    @property
+    def environ(self) -> dict[str, Any]:
+        """The WSGI environ of the request."""
+        return self._environ
+
+    @property
+    def requested_subprotocols(self) -> list[str]:
+        """The subprotocols that the client offers, the preferred one first."""
+        return handshake.requested_subprotocols(self._environ)
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that was agreed on in :meth:`accept`."""
+        return self._subprotocol
+
+    @property
+    def origin(self) -> str | None:
+        """The Origin header: the page that connects, if it is a browser."""
+        return self._environ.get("HTTP_ORIGIN")
+
+    @property
+    def path(self) -> str:
+        """The path of the request, without the query."""
+        return str(self._environ.get("PATH_INFO", ""))
+
+    @property
+    def version(self) -> str:
+        """The version of the WebSocket protocol: ``"13"``."""
+        return handshake.VERSION
+
+    @property
+    def remote_address(self) -> tuple[str, int] | None:
+        """Address and port of the peer as the server sees it; ``None`` for a unix socket."""
+        address = self._environ.get("REMOTE_ADDR")
+        return (address, int(self._environ.get("REMOTE_PORT", 0))) if address else None

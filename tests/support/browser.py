@@ -1,0 +1,52 @@
+"""Real Chromium windows, driven through its own ChromeDriver."""
+import tempfile
+from collections.abc import Callable, Iterator
+
+import pytest
+from selenium import webdriver
+
+from tests.support.tools import need
+
+APT = "apt-get install chromium chromium-driver"
+QUIET = [
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--disable-dev-shm-usage", "--hide-scrollbars",
+]
+OpenWindow = Callable[..., webdriver.Chrome]
+
+
+@pytest.fixture
+def open_window() -> Iterator[OpenWindow]:
+    """``open_window(url, width=1000, height=800)``: a browser of its own, closed after the test.
+
+    Each window is a separate process with an empty profile, so it shares no cookies with others.
+    """
+    chromium = need("chromium", APT)
+    driver = need("chromedriver", APT)
+    windows = []
+    profiles = []
+
+    def open_(url: str, width: int = 1000, height: int = 800) -> webdriver.Chrome:
+        profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        profiles.append(profile)
+        options = webdriver.ChromeOptions()
+        options.binary_location = chromium
+        for argument in (*QUIET, f"--user-data-dir={profile.name}", f"--window-size={width},{height}"):
+            options.add_argument(argument)
+        window = webdriver.Chrome(options, webdriver.ChromeService(driver))
+        windows.append(window)
+        window.set_page_load_timeout(20)
+        window.set_script_timeout(20)
+        if width < 500:
+            # A desktop window cannot be as narrow as a phone: emulate its screen.
+            metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": True}
+            window.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        window.get(url)
+        return window
+
+    yield open_
+    for window in windows:
+        window.quit()
+    for profile in profiles:
+        profile.cleanup()
