@@ -1,4 +1,4 @@
-"""The vocabulary of RFC 6455: opcodes, close codes, connection states, the body of a Close frame."""
+"""The vocabulary of RFC 6455: opcodes, close codes, states, the body of a Close frame."""
 from __future__ import annotations
 
 import enum

@@ -12,7 +12,7 @@ from .options import Options
 from .websocket import WebSocket
 
 
-class WebSocketHandler(WSGIHandler):  # type: ignore[misc]
+class WebSocketHandler(WSGIHandler):
     """Serves WebSocket requests to the application, and everything else as gevent does::
 
         WSGIServer(("127.0.0.1", 8000), application, handler_class=WebSocketHandler)
@@ -24,7 +24,7 @@ class WebSocketHandler(WSGIHandler):  # type: ignore[misc]
     """
 
     def run_application(self) -> None:
-        if handshake.is_websocket_request(self.environ):
+        if handshake.is_websocket_request(self.environ or {}):
             # Whatever becomes of it: what follows on this connection is not HTTP.
             self.close_connection = True
             self.application = self._serve_websocket
@@ -33,7 +33,7 @@ class WebSocketHandler(WSGIHandler):  # type: ignore[misc]
     def _serve_websocket(
         self, environ: dict[str, Any], start_response: StartResponse
     ) -> Any:
-        server = self.server
+        server: Any = self.server
         options = getattr(server, "websocket_options", None)
         if options is None:
             # A plain WSGIServer: what the handler says holds for all of its requests.

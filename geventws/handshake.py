@@ -142,7 +142,7 @@ def _check_origin(environ: Mapping[str, Any], options: Options) -> None:
         if given == own if allowed == "self" else _matches(given, allowed):
             return
     raise HandshakeError(
-        "403 Forbidden", f"WebSockets from {ascii(origin)} are not allowed here.\n", _TEXT
+        "403 Forbidden", f"WebSockets from {origin!a} are not allowed here.\n", _TEXT
     )
 
 

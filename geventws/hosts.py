@@ -29,8 +29,12 @@ class Host:
     def switch_protocols(self, headers: Headers) -> tuple[Any, bytes]:
         """Send the ``101``; returns the socket, and what the peer has sent behind the request."""
         early = self.take_early()
-        self.start_response(_SWITCHING, headers)(b"")
+        self.send_101(self.start_response(_SWITCHING, headers))
         return self.sock, early
+
+    def send_101(self, write: Callable[[bytes], object]) -> None:
+        """Make the server write the head of the response; ``write`` is PEP 3333's."""
+        write(b"")
 
     def take_early(self) -> bytes:
         """The bytes behind the request that the server has read already; never blocks."""
@@ -82,6 +86,12 @@ class Gunicorn(Host):
         self.unreader.buf.seek(0)
         self.unreader.buf.truncate()
         return bytes(early)
+
+    def send_101(self, write: Callable[[bytes], object]) -> None:
+        response = getattr(write, "__self__", None)
+        if getattr(response, "chunked", False):
+            response.chunked = False  # type: ignore[union-attr] # gunicorn before 26.1: even a 101
+        write(b"")
 
     def refusal(self, body: Iterable[bytes]) -> Iterable[bytes]:
         return _Last(body, self)

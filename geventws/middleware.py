@@ -125,11 +125,9 @@ class _Exchange:
     def write(self, data: bytes) -> None:
         """What start_response() returns, PEP 3333."""
         if not self.ws._opened:
-            self.respond()
-            assert self.server_write is not None
-            self.server_write(data)
+            self.respond()(data)
 
-    def respond(self) -> None:
+    def respond(self) -> Callable[[bytes], object]:
         """Pass the application's response on; from now on there is no WebSocket."""
         if self.server_write is None:
             self.ws._refuse(self.status)
@@ -137,6 +135,7 @@ class _Exchange:
                        if name.lower() != "connection"]
             headers.append(("Connection", "close"))
             self.server_write = self.host.start_response(self.status, headers, self.exc_info)
+        return self.server_write
 
     def read(self, result: Iterable[bytes]) -> Iterable[bytes] | None:
         """The body of the response, or None if the application used the WebSocket.

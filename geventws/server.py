@@ -14,7 +14,7 @@ from .options import Options
 from .websocket import WebSocket
 
 
-class WebSocketServer(WSGIServer):  # type: ignore[misc]
+class WebSocketServer(WSGIServer):
     """A :class:`gevent.pywsgi.WSGIServer` whose application also gets WebSockets::
 
         WebSocketServer(("127.0.0.1", 8000), application).serve_forever()

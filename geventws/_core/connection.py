@@ -97,10 +97,9 @@ class Connection:
     __slots__ = (
         "__weakref__", "_burst", "_done", "_end_told", "_ended", "_hangup_timer", "_hub",
         "_is_tls", "_latency", "_max_queue", "_max_queue_size", "_max_send_buffer", "_opened",
-        "_options",
-        "_out", "_out_size", "_paused", "_ping", "_protocol", "_queue", "_queue_size", "_raw", "_reader",
-        "_ready", "_recv_into", "_resuming", "_room", "_send", "_shared", "_sock", "_waiter",
-        "_writer",
+        "_options", "_out", "_out_size", "_paused", "_ping", "_protocol", "_queue", "_queue_size",
+        "_raw", "_reader", "_ready", "_recv_into", "_resuming", "_room", "_send", "_shared",
+        "_sock", "_waiter", "_writer",
     )
 
     def __init__(self, options: Options) -> None:
@@ -180,9 +179,12 @@ class Connection:
             if protocol._position < protocol._end:  # has_input, on the hottest of paths
                 if monotonic() < shared.deadline:
                     message = protocol.next_message()
-                    if message is not None:
+                    if message is None:
+                        self._after_input()
+                    else:
+                        if protocol.output:
+                            self._flush_output()
                         return message
-                    self._after_input()
                 else:
                     self._resume_later()
         elif self._queue or protocol.has_input:
@@ -236,11 +238,12 @@ class Connection:
             if timer is not None:
                 timer.close()
 
-    def _tell_end(self) -> None:
+    def _tell_end(self) -> str | bytes | None:
         """``None`` once, then :exc:`ConnectionClosed`."""
         if self._end_told:
             raise self._closed_error()
         self._end_told = True
+        return None
 
     def __iter__(self) -> Iterator[str | bytes]:
         """The messages until the connection ends."""
@@ -446,6 +449,8 @@ class Connection:
         elif waiter is not None:
             message = protocol.next_message()
             if message is not None:
+                if protocol.output:
+                    self._flush_output()  # a Pong goes before what the view answers
                 self._ready = message
                 shared.deadline = monotonic() + _SLICE
                 shared.dispatched = self

@@ -35,15 +35,25 @@ _MASKED = 0x80
 _FIN_TEXT = _FIN | _TEXT
 _FIN_BINARY = _FIN | _BINARY
 
+_from_bytes = int.from_bytes
+#: For sizes up to 125: a mask times the first is the mask repeated, cut to size by the second.
+_REPEAT = [_from_bytes((b"\1\0\0\0" * 32)[:size], "little") for size in range(126)]
+_CUT = [(1 << 8 * size) - 1 for size in range(126)]
+
+#: The headers of short final frames without a mask, by size and opcode.
+_SHORT_HEADS = [[bytes((_FIN | opcode, size)) for opcode in range(16)] for size in range(126)]
+
 _new_utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
 
-def apply_mask(data: bytes | bytearray | memoryview, mask: bytes) -> bytes:
+def apply_mask(
+    data: bytes | bytearray | memoryview, mask: bytes | bytearray
+) -> bytes:
     """XOR ``data`` with the four bytes of ``mask`` over and over, RFC 6455 section 5.3."""
     size = len(data)
     # One XOR of two long integers: the only word-wise way that the standard library has.
     stretched = (mask * (size // 4 + 1))[:size]
-    number = int.from_bytes(data, "little") ^ int.from_bytes(stretched, "little")
+    number = _from_bytes(data, "little") ^ _from_bytes(stretched, "little")
     return number.to_bytes(size, "little")
 
 
@@ -163,36 +173,35 @@ class Protocol:
             self._after_close()
             return None
         buffer = self._buffer
+        end = self._end
         must_mask = self._must_mask
         try:
-            while (position := self._position) < self._end:
+            while (position := self._position) < end:
                 if self._left:
                     message = self._continue_frame()
                     if message is not None:
                         return message
                     continue
-                available = self._end - position
-                if available < 2:
+                if end - position < 2:
                     return None
-                second = buffer[position + 1]
-                if second & _MASKED != must_mask:
+                first = buffer[position]
+                size = buffer[position + 1] ^ must_mask
+                if size & _MASKED:
                     raise ProtocolError(
                         "a frame without a mask" if must_mask else "a masked frame"
                     )
-                size = second & 0x7F
                 start = position + (6 if must_mask else 2)
                 if size > 125:
                     start += 2 if size == 126 else 8
-                if start > self._end:
-                    # The header is incomplete, but its first byte may be wrong already.
-                    self._check_header(buffer[position], size)
+                if start > end:
+                    # The rest of the header is due, but what is there may be wrong already.
+                    self._check_header(first, size)
                     return None
-                first = buffer[position]
                 if size > 125:
                     size = self._long_size(position, size)
-                end = start + size
+                stop = start + size
                 if (
-                    end > self._end
+                    stop > end
                     or (first != _FIN_TEXT and first != _FIN_BINARY)  # noqa: PLR1714 - faster
                     or self._opcode
                     or size > self._max_message_size
@@ -203,15 +212,17 @@ class Protocol:
                     if self._position == position or self.state is not _OPEN:
                         return None
                     continue
-                self._position = end
-                payload: bytes | bytearray = buffer[start:end]
-                if must_mask and size:
-                    # As apply_mask() does; a call here costs a tenth of the whole.
+                self._position = stop
+                payload: bytes | bytearray = buffer[start:stop]
+                if must_mask:
                     mask = buffer[start - 4:start]
-                    number = int.from_bytes(payload, "little") ^ int.from_bytes(
-                        (mask * (size // 4 + 1))[:size], "little"
-                    )
-                    payload = number.to_bytes(size, "little")
+                    if size > 125:
+                        payload = apply_mask(payload, mask)
+                    else:
+                        # The same, in 0.4 instead of 0.9 microseconds.
+                        number = _from_bytes(mask, "little") * _REPEAT[size] & _CUT[size]
+                        number ^= _from_bytes(payload, "little")
+                        payload = number.to_bytes(size, "little")
                 if first == _FIN_TEXT:
                     return str(payload, "utf-8")
                 return bytes(payload)
@@ -398,8 +409,9 @@ class Protocol:
     def _fail(self, problem: ProtocolError) -> None:
         """_Fail the WebSocket Connection_, RFC 6455 section 7.1.7."""
         self.error = problem
-        self._note_close(problem.close_code, str(problem), by_peer=False)
-        self.output.append(self.encode(Opcode.CLOSE, close_payload(problem.close_code, str(problem))))
+        code, reason = problem.close_code, str(problem)
+        self._note_close(code, reason, by_peer=False)
+        self.output.append(self.encode(Opcode.CLOSE, close_payload(code, reason)))
         self._move(State.CLOSED)
         self._fragments = bytearray()
         self._position = self._end
@@ -421,4 +433,6 @@ class Protocol:
         self, opcode: int, payload: bytes | bytearray | memoryview, fin: bool = True
     ) -> bytes:
         """A frame of ours; a client masks it with four fresh random bytes (section 5.3)."""
+        if not self.is_client and fin and len(payload) < 126:
+            return _SHORT_HEADS[len(payload)][opcode] + payload  # what most frames are
         return encode_frame(opcode, payload, os.urandom(4) if self.is_client else None, fin)
