@@ -1,0 +1,145 @@
+"""The applications that the tests serve, in the test's process and in others."""
+import io
+import os
+from collections.abc import Iterable
+
+import gevent
+
+PLAIN = [("Content-Type", "text/plain")]
+
+
+def echo(environ, start_response):
+    """Echoes every message; without a WebSocket a 400."""
+    ws = environ.get("wsgi.websocket")
+    if ws is None:
+        start_response("400 Bad Request", PLAIN)
+        return [b"Expected a WebSocket request.\n"]
+    for message in ws:
+        ws.send(message)
+    return []
+
+
+def site(environ, start_response) -> Iterable[bytes]:
+    """What a site may do with a request, one path each."""
+    name = environ["PATH_INFO"].strip("/").replace("-", "_") or "echo"
+    return VIEWS[name](environ, start_response)
+
+
+def refuse(environ, start_response):
+    start_response("401 Unauthorized", [*PLAIN, ("WWW-Authenticate", "Basic")])
+    return [b"Who ", b"are you?\n"]
+
+
+def redirect(environ, start_response):
+    start_response("302 Found", [("Location", "/elsewhere"), ("Content-Length", "0")])
+    return []
+
+
+def refuse_in_pieces(environ, start_response):
+    start_response("404 Not Found", PLAIN)
+    yield b""
+    yield b"Nothing "
+    yield b"here\n"
+
+
+def refuse_by_write(environ, start_response):
+    start_response("403 Forbidden", PLAIN)(b"Go away\n")
+    return []
+
+
+def untouched(environ, start_response):
+    return []
+
+
+def crash(environ, start_response):
+    ws = environ["wsgi.websocket"]
+    ws.send("about to fail")
+    raise ZeroDivisionError("the view's fault")
+
+
+def crash_early(environ, start_response):
+    raise ZeroDivisionError("the view's fault")
+
+
+def framework_crash(environ, start_response):
+    """What Flask and Bottle make of an exception in a view."""
+    ws = environ["wsgi.websocket"]
+    ws.send("about to fail")
+    start_response("500 Internal Server Error", PLAIN)
+    return [b"Sorry\n"]
+
+
+def close(environ, start_response):
+    environ["wsgi.websocket"].close(4001, "not you")
+    start_response("200 OK", PLAIN)
+    return [b"swallowed"]
+
+
+def leave(environ, start_response):
+    environ["wsgi.websocket"].send("hello and goodbye")
+    start_response("200 OK", PLAIN)
+    return [b"swallowed"]
+
+
+def generator(environ, start_response):
+    """A view that runs only when its result is iterated."""
+    ws = environ["wsgi.websocket"]
+    start_response("200 OK", PLAIN)
+    for message in ws:
+        ws.send(message)
+        yield b"swallowed"
+
+
+def never_receive(environ, start_response):
+    """Heroku's tutorial: a view that only looks whether the browser is still there."""
+    ws = environ["wsgi.websocket"]
+    while not ws.closed:
+        gevent.sleep(0.01)
+    print("noticed the end", file=environ["wsgi.errors"], flush=True)
+    return []
+
+
+def accept(environ, start_response):
+    ws = environ["wsgi.websocket"]
+    ws.accept(subprotocol="chat.v2", headers=[("Set-Cookie", "seen=1")])
+    ws.send(ws.subprotocol)
+    return []
+
+
+def plain(environ, start_response):
+    start_response("200 OK", [*PLAIN, ("Content-Length", "5")])
+    return [b"plain"]
+
+
+def chunked(environ, start_response):
+    start_response("200 OK", PLAIN)
+    for i in range(3):
+        yield b"piece %d\n" % i
+
+
+def download(environ, start_response):
+    start_response("200 OK", [("Content-Type", "application/octet-stream")])
+    file = io.BytesIO(bytes(range(256)) * 1000)
+    wrapper = environ.get("wsgi.file_wrapper")
+    return wrapper(file) if wrapper else iter(lambda: file.read(8192), b"")
+
+
+def upload(environ, start_response):
+    body = environ["wsgi.input"].read()
+    start_response("200 OK", PLAIN)
+    return [str(len(body)).encode()]
+
+
+def whoami(environ, start_response):
+    start_response("200 OK", PLAIN)
+    return [str(os.getpid()).encode()]
+
+
+VIEWS = {
+    view.__name__: view
+    for view in (
+        echo, refuse, redirect, refuse_in_pieces, refuse_by_write, untouched, crash, crash_early,
+        framework_crash, close, leave, generator, never_receive, accept, plain, chunked, download,
+        upload, whoami,
+    )
+}

@@ -1,0 +1,125 @@
+"""Servers for the tests: in the test's own process, or in processes of their own."""
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import gevent
+import pytest
+
+from geventws import WebSocketServer
+from tests.support.client import RawClient
+
+ROOT = Path(__file__).parents[2]
+#: Every way in, and the command line that takes it.
+WAYS = {
+    "server": "-m tests.support.serve server",
+    "handler": "-m tests.support.serve handler",
+    "middleware": "-m tests.support.serve middleware",
+    "cli": "-m geventws tests.support.apps:site --bind 127.0.0.1:0",
+    "gunicorn-worker": "-m gunicorn -k geventws.Worker tests.support.apps:site",
+    "gunicorn-gevent": "-m gunicorn -k gevent tests.support.serve:application",
+    "gunicorn-pywsgi": "-m gunicorn -k gevent_pywsgi tests.support.serve:application",
+}
+
+
+class Process:
+    """A server in a process of its own; what it prints gathers in a file."""
+
+    def __init__(self, arguments: list[str], log: Path, **environment: str) -> None:
+        self.log = log
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-W", "error", "-W", "ignore:Monkey", *arguments], cwd=ROOT,
+                stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+            )
+        try:
+            found = self.wait_for(r"(?:http|https)://127\.0\.0\.1:(\d+)|unix:(\S+)")
+        except BaseException:
+            self.stop(signal.SIGKILL)
+            raise
+        self.address = found[2] or ("127.0.0.1", int(found[1]))
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait_for(self, pattern: str, seconds: float = 15) -> re.Match:
+        """Wait until the output has something; another process offers nothing to wait on."""
+        deadline = time.monotonic() + seconds
+        while not (found := re.search(pattern, self.output)):
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                raise AssertionError(f"{pattern!r} did not come:\n{self.output}")
+            gevent.sleep(0.02)
+        return found
+
+    def client(self, **options) -> RawClient:
+        return RawClient(self.address, **options)
+
+    def stop(self, signum: int = signal.SIGTERM, seconds: float = 15) -> int:
+        """Signal it, and return its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signum)
+        deadline = time.monotonic() + seconds
+        while self.process.poll() is None:
+            if time.monotonic() > deadline:
+                self.process.kill()
+                self.process.wait()
+                raise AssertionError(f"it did not stop:\n{self.output}")
+            gevent.sleep(0.02)
+        return self.process.returncode
+
+
+def arguments_of(way: str) -> list[str]:
+    """The command line of a way in, with an access log."""
+    arguments = WAYS[way].split()
+    if way.startswith("gunicorn"):
+        arguments += ["-b", "127.0.0.1:0", "--access-logfile", "-", "--graceful-timeout", "5"]
+    return arguments
+
+
+@contextlib.contextmanager
+def serving(arguments: list[str], log: Path, **environment: str) -> Iterator[Process]:
+    process = Process(arguments, log, **environment)
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+@pytest.fixture(scope="session", params=WAYS)
+def way_in(request, tmp_path_factory) -> Iterator[Process]:
+    """The tests' site, served every way in turn."""
+    log = tmp_path_factory.mktemp(request.param) / "log"
+    with serving(arguments_of(request.param), log) as process:
+        process.way = request.param
+        yield process
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., "LocalServer"]]:
+    """``serve(app, **options)``: a server in the test's own process, stopped after the test."""
+    servers = []
+
+    def start(app, **options) -> LocalServer:
+        server = LocalServer(("127.0.0.1", 0), app, **{"log": None, **options})
+        servers.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in servers:
+        server.stop(1)
+
+
+class LocalServer(WebSocketServer):
+    """A server with a client for it."""
+
+    def client(self, **options) -> RawClient:
+        return RawClient(("127.0.0.1", self.server_port), **options)
