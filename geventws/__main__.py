@@ -41,11 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as problem:
         return _fail(f"cannot listen on {options.bind}: {problem.strerror or problem}")
     print(f"Serving {options.app} on {url_of(server)}", file=sys.stderr, flush=True)
-    gevent.signal_handler(signal.SIGTERM, server.stop)
-    try:
-        server.serve_forever()
-    except KeyboardInterrupt:
-        return 130
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        gevent.signal_handler(signum, server.stop)
+    server.serve_forever()
     return 0
 
 

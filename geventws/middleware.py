@@ -94,6 +94,8 @@ class _Exchange:
                 _close(result)
                 raise
         except ConnectionClosed:
+            if ws._gone:
+                return []
             if not ws._opened:
                 raise
         except Exception:

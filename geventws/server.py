@@ -1,17 +1,22 @@
 """The server: gevent's own, with WebSockets."""
 from __future__ import annotations
 
+from ssl import PROTOCOL_TLS_SERVER
 from typing import Any
 
 from gevent import spawn
 from gevent.pool import Group
 from gevent.pywsgi import WSGIServer
+from gevent.ssl import SSLContext
 
 from .frames import CloseCode
 from .handler import WebSocketHandler
 from .middleware import Application
 from .options import Options
 from .websocket import WebSocket
+
+#: What gevent's server takes beside a certificate; whoever knows these wants them as they are.
+_OTHER_TLS_OPTIONS = {"ssl_context", "ssl_version", "cert_reqs", "ca_certs", "ciphers"}
 
 
 class WebSocketServer(WSGIServer):
@@ -30,6 +35,11 @@ class WebSocketServer(WSGIServer):
 
     def __init__(self, listener: Any, application: Application, **options: Any) -> None:
         chosen = Options.take_from(options)
+        if "certfile" in options and options.keys().isdisjoint(_OTHER_TLS_OPTIONS):
+            # The context that gevent makes from a bare certificate is of a deprecated kind.
+            context = SSLContext(PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(options.pop("certfile"), options.pop("keyfile", None))
+            options["ssl_context"] = context
         super().__init__(listener, application, **options)
         #: The options of every connection.
         self.websocket_options = Options.of(self.handler_class, chosen)

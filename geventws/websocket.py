@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import handshake
 from ._core import Connection, Protocol
-from .exceptions import WebSocketError
+from .exceptions import ConnectionClosed, WebSocketError
+from .frames import CloseCode
 
 if TYPE_CHECKING:
     from .hosts import Host
@@ -27,7 +28,7 @@ class WebSocket(Connection):
     waits and others run. Everything must be called in the thread that the view runs in.
     """
 
-    __slots__ = ("__dict__", "_environ", "_host", "_refused", "_subprotocol")
+    __slots__ = ("__dict__", "_environ", "_gone", "_host", "_refused", "_subprotocol")
 
     def __init__(self, environ: dict[str, Any], host: Host, options: Options) -> None:
         super().__init__(options)
@@ -35,6 +36,7 @@ class WebSocket(Connection):
         self._host = host
         self._subprotocol: str | None = None
         self._refused: str | None = None
+        self._gone = False
 
     def __repr__(self) -> str:
         if not self._opened:
@@ -55,6 +57,7 @@ class WebSocket(Connection):
         :param headers: more headers for the ``101``, such as ``[("Set-Cookie", "seen=1")]``.
         :raises ValueError: for a subprotocol that was not offered or a header that cannot be sent.
         :raises WebSocketError: when it is too late: accepted already, or answered with HTTP.
+        :raises ConnectionClosed: when the client has gone meanwhile.
         """
         if self._opened:
             raise WebSocketError("the WebSocket has been accepted already")
@@ -70,7 +73,8 @@ class WebSocket(Connection):
             sock, early = self._host.switch_protocols(answer)
         except OSError as problem:
             self._refused = "the client has gone"
-            raise WebSocketError(self._refused) from problem
+            self._gone = True
+            raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE) from problem
         self._subprotocol = subprotocol
         self._attach(sock, protocol, early)
 

@@ -163,7 +163,7 @@ def test_closed_turns_true_when_the_peer_vanishes_though_nobody_receives(way_in)
     with way_in.client().open("/never-receive") as client:
         client.send(frame(TEXT, "unread") + close_frame(1001))
         assert client.read_close() == (1001, "")
-    way_in.wait_for("(?s)(noticed the end.*){%d}" % (before + 2))
+    way_in.wait_for(f"(?s)(noticed the end.*){{{before + 2}}}")
 
 
 def test_the_access_log_has_one_line_with_status_101(way_in):

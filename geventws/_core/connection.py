@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import select
 import socket
-import ssl
 import struct
 from collections import deque
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from gevent import get_hub, getcurrent, sleep
 from gevent.event import Event
 from gevent.exceptions import ConcurrentObjectUseError
 from gevent.monkey import get_original
+from gevent.ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
 from gevent.timeout import Timeout
 
 from ..exceptions import ConnectionClosed, ProtocolError
@@ -47,7 +47,7 @@ _TEXT = int(Opcode.TEXT)
 _BINARY = int(Opcode.BINARY)
 _READ = 1
 _WRITE = 2
-_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_WOULD_BLOCK = (BlockingIOError, SSLWantReadError, SSLWantWriteError)
 #: 256 KiB would cost fairness, 16 KiB throughput.
 _BUFFER_SIZE = 64 << 10
 _MAX_CORK = 64 << 10
@@ -121,7 +121,7 @@ class Connection:
         self._hub = get_hub()
         self._shared = _shared_of(self._hub)
         self._sock = sock
-        self._is_tls = isinstance(sock, ssl.SSLSocket)
+        self._is_tls = isinstance(sock, SSLSocket)
         sock.settimeout(0)
         # gevent's own methods would wait for readiness; a TLS socket keeps its bytes to itself.
         self._raw = sock if self._is_tls else sock._sock
@@ -179,11 +179,9 @@ class Connection:
             if protocol._position < protocol._end:  # has_input, on the hottest of paths
                 if monotonic() < shared.deadline:
                     message = protocol.next_message()
-                    if message is None:
+                    if protocol.has_news:
                         self._after_input()
-                    else:
-                        if protocol.output:
-                            self._flush_output()
+                    if message is not None:
                         return message
                 else:
                     self._resume_later()
@@ -202,7 +200,8 @@ class Connection:
             sleep(0)
         if not self._queue:
             message = protocol.next_message()
-            self._after_input()
+            if protocol.has_news:
+                self._after_input()
             return message
         queued = self._queue.popleft()
         self._queue_size -= len(queued)
@@ -368,6 +367,8 @@ class Connection:
                 else:
                     vector = [self._out[i] for i in range(min(len(self._out), _MAX_VECTOR))]
                     sent = self._raw.sendmsg(vector)
+                if not sent:
+                    break  # gevent's TLS sockets say so when they would block
                 self._out_size -= sent
                 while sent:
                     size = len(self._out[0])
@@ -448,9 +449,9 @@ class Connection:
             protocol.next_message()  # nothing but the peer's Close is of interest
         elif waiter is not None:
             message = protocol.next_message()
+            if protocol.has_news:
+                self._after_input()  # a Pong goes before what the view answers
             if message is not None:
-                if protocol.output:
-                    self._flush_output()  # a Pong goes before what the view answers
                 self._ready = message
                 shared.deadline = monotonic() + _SLICE
                 shared.dispatched = self
@@ -467,7 +468,8 @@ class Connection:
         if self._waiter is None and protocol.has_input and protocol.state is _OPEN:
             self._fill_queue()
         protocol.keep()
-        self._after_input()
+        if protocol.has_news:
+            self._after_input()
 
     def _enqueue(self, message: str | bytes) -> None:
         self._queue.append(message)
@@ -486,6 +488,7 @@ class Connection:
     def _after_input(self) -> None:
         """Send what parsing has left to say, and end if it found the end."""
         protocol = self._protocol
+        protocol.has_news = False
         if protocol.output:
             self._flush_output()
         if protocol.pong is not None:
@@ -644,7 +647,7 @@ class Connection:
             return  # until the server closes, or close() has waited long enough
         try:
             if self._is_tls:
-                self._sock.unwrap()
+                self._send_close_notify()
             self._sock.shutdown(socket.SHUT_WR)
         except (OSError, ValueError):
             pass  # the peer was quicker
@@ -652,6 +655,13 @@ class Connection:
             self._stop()
         # Else the peer may be sending still: to close now would answer it with a RST, and that
         # could overtake our Close frame. Read and discard until it stops.
+
+    def _send_close_notify(self) -> None:
+        """End TLS in good order, RFC 8446 section 6.1."""
+        try:
+            self._sock.unwrap()
+        except (OSError, ValueError):
+            pass  # the alert is out; the peer's own, for which unwrap() would wait, is not needed
 
     def _lost(self) -> None:
         """The peer has gone, cleanly or not."""

@@ -94,8 +94,8 @@ class Protocol:
     __slots__ = (
         "_borrowed", "_buffer", "_decoder", "_end", "_fragments", "_left", "_mask",
         "_max_message_size", "_must_mask", "_opcode", "_position", "_streaming_fin", "close_code",
-        "close_reason", "closed_by_peer", "error", "is_client",
-        "output", "pong", "state",
+        "close_reason", "closed_by_peer", "error", "has_news", "is_client", "output", "pong",
+        "state",
     )
 
     def __init__(self, *, client: bool = False, max_message_size: int = 1 << 20) -> None:
@@ -103,6 +103,8 @@ class Protocol:
         self.is_client = client
         self._must_mask = 0 if client else _MASKED
         self._max_message_size = max_message_size
+        #: Whether there is output, a Pong or another state to look at; the caller resets it.
+        self.has_news = False
         #: Frames to be sent, in order; the caller empties the list.
         self.output: list[bytes] = []
         self.state = State.OPEN
@@ -307,6 +309,10 @@ class Protocol:
                 # Validates at once what is there (RFC 6455 section 8.1); the text itself is
                 # decoded in one go at the end, so that many fragments cost no memory.
                 self._decoder.decode(piece)
+                pending = self._decoder.getstate()[0]
+                if pending[:1] == b"\xed" and pending[1:] >= b"\xa0":
+                    # Python's decoder waits for the third byte of a surrogate; in vain.
+                    raise InvalidPayload("text that is not UTF-8: a surrogate")
             self._fragments += piece
         if self._left or not self._streaming_fin:
             return None
@@ -322,6 +328,7 @@ class Protocol:
         return message
 
     def _control(self, opcode: int, payload: bytes) -> None:
+        self.has_news = True
         if opcode == _PING:
             # Section 5.5.3: "may elect to send a Pong frame for only the most recently processed
             # Ping frame"; the caller may drop what it cannot send.
@@ -426,6 +433,7 @@ class Protocol:
         if state not in TRANSITIONS[self.state]:
             raise AssertionError(f"from {self.state.name} to {state.name}")
         self.state = state
+        self.has_news = True
 
     # ----------------------------------------------------------------- output
 

@@ -32,7 +32,8 @@ def open_window() -> Iterator[OpenWindow]:
         profiles.append(profile)
         options = webdriver.ChromeOptions()
         options.binary_location = chromium
-        for argument in (*QUIET, f"--user-data-dir={profile.name}", f"--window-size={width},{height}"):
+        own = f"--user-data-dir={profile.name}", f"--window-size={width},{height}"
+        for argument in (*QUIET, *own):
             options.add_argument(argument)
         window = webdriver.Chrome(options, webdriver.ChromeService(driver))
         windows.append(window)

@@ -116,7 +116,9 @@ class RawClient:
             body = self.read_to_end()
         return status, body
 
-    def open(self, path: str = "/echo", headers: Iterable[tuple[str, str]] = (), early: bytes = b""):
+    def open(
+        self, path: str = "/echo", headers: Iterable[tuple[str, str]] = (), early: bytes = b""
+    ) -> "RawClient":
         """Shake hands; ``early`` goes in the same segment."""
         self.send(request(path, headers) + early)
         assert self.read_head() == "101"

@@ -1,0 +1,93 @@
+"""The architecture: a layer imports only from those below it."""
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "geventws"
+#: From the bottom up; modules of one line may import each other.
+LAYERS = [
+    {"exceptions"},
+    {"frames", "headers"},
+    {"options"},
+    {"handshake", "_core.protocol"},
+    {"_core.connection"},
+    {"_core"},
+    {"hosts"},
+    {"websocket"},
+    {"middleware"},
+    {"handler"},
+    {"server"},
+    {"worker"},
+    {"__main__", ""},
+]
+LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+    for path in PACKAGE.rglob("*.py")
+)
+
+
+def imports_of(module):
+    """(absolute names, names inside the package) that a module imports at run time."""
+    path = PACKAGE.joinpath(*module.split(".")) if module else PACKAGE
+    is_package = path.is_dir()
+    tree = ast.parse((path / "__init__.py" if is_package else path.with_suffix(".py")).read_text())
+    parent = module.split(".") if is_package and module else module.split(".")[:-1]
+    outside, inside = set(), set()
+    for node in walk_run_time(tree):
+        if isinstance(node, ast.Import):
+            outside |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            outside.add(node.module)
+        elif isinstance(node, ast.ImportFrom):
+            base = parent[:len(parent) - node.level + 1]
+            if node.module:
+                inside.add(".".join([*base, node.module]))
+            else:
+                inside |= {".".join([*base, alias.name]) for alias in node.names}
+    return outside, inside & set(MODULES)
+
+
+def walk_run_time(tree):
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        yield node
+        yield from walk_run_time(node)
+
+
+def test_every_module_has_its_layer():
+    assert set(MODULES) == set(LEVEL)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_below(module):
+    if module == "":
+        return  # the package itself gathers what users import
+    above = {name for name in imports_of(module)[1] if LEVEL[name] >= LEVEL[module]}
+    assert not above
+
+
+@pytest.mark.parametrize(
+    "module", [module for module in MODULES if LEVEL[module] <= LEVEL["_core.protocol"]]
+)
+def test_protocol_and_handshake_know_neither_gevent_nor_sockets(module):
+    roots = {name.partition(".")[0] for name in imports_of(module)[0]}
+    assert not roots & {"gevent", "greenlet", "socket", "ssl", "select", "asyncio", "threading"}
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module != "worker"])
+def test_only_the_worker_imports_gunicorn(module):
+    roots = {name.partition(".")[0] for name in imports_of(module)[0]}
+    assert "gunicorn" not in roots
+
+
+def test_nothing_but_gevent_is_needed():
+    roots = {
+        name.partition(".")[0] for module in MODULES if module != "worker"
+        for name in imports_of(module)[0]
+    }
+    import sys
+
+    assert roots - set(sys.stdlib_module_names) == {"gevent"}
