@@ -22,7 +22,7 @@ votes: $(READY)  ## serve the Flask votes on port 8080 (PORT=… for another)
 	cd examples/flask_votes && exec ../../$(BIN)/python votes.py
 
 test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(READY)  ## check style and types
 	$(BIN)/ruff check .

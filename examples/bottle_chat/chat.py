@@ -1,0 +1,116 @@
+"""A chat with rooms, made of Bottle and geventws: ``python chat.py``, then open the address.
+
+A page connects to ``/ws/<room>?name=<name>``. From then on a WebSocket carries JSON both ways:
+the page sends ``{"text": "…"}`` and gets the events that `rooms` makes.
+"""
+# The first thing of all is to make Python's blocking calls cooperative, hence imports below it:
+# ruff: noqa: E402
+from gevent import monkey
+
+# Bottle keeps the current request in a `threading.local`. Here every request has a greenlet and
+# all of them share a thread; patched, each greenlet has its own. The same line makes whatever you
+# add later (a database, `requests`, `time.sleep`) stop one greenlet instead of the whole chat.
+monkey.patch_all()
+
+import os
+import signal
+from pathlib import Path
+
+import gevent
+from bottle import Bottle, HTTPResponse, request, response, static_file
+from rooms import CrowdedError, RefusedError, Rooms, clean_text
+
+from geventws import WebSocketServer
+
+STATIC = Path(__file__).parent / "static"
+
+app = Bottle()
+rooms = Rooms()
+
+
+@app.get("/")
+def page() -> HTTPResponse:
+    return static_file("index.html", root=STATIC)
+
+
+@app.get("/static/<path:path>")
+def static(path: str) -> HTTPResponse:
+    return static_file(path, root=STATIC)
+
+
+@app.get("/check/")
+@app.get("/check/<room_name:path>")
+def check(room_name: str = "") -> HTTPResponse:
+    """Say whether the chat would let somebody in.
+
+    A page asks before it connects: browsers hide from it why a WebSocket was refused.
+    """
+    try:
+        rooms.check(room_name, request.query.name)
+    except RefusedError as refusal:
+        return refuse(refusal)
+    return HTTPResponse(status=204)
+
+
+@app.get("/ws/")
+@app.get("/ws/<room_name:path>")
+def chat(room_name: str = "") -> HTTPResponse | None:
+    """Take one person through the chat, from joining to leaving: one greenlet each."""
+    ws = request.environ.get("wsgi.websocket")
+    if ws is None:
+        return plain_text(426, "This address is for WebSockets.", Upgrade="websocket")
+    # As long as nothing was done with `ws`, any HTTP response can still be the answer.
+    try:
+        member = rooms.join(room_name, request.query.name, ws)
+    except RefusedError as refusal:
+        return refuse(refusal)
+
+    sender = gevent.spawn(member.deliver)
+    try:
+        for message in ws:  # This accepts the WebSocket. It ends when the connection does.
+            try:
+                member.room.say(member, clean_text(message))
+            except RefusedError as refusal:
+                member.refuse(refusal)
+            # The next message may already be here, and a thousand more. Let the senders empty the
+            # outboxes first, or they overflow although nobody is slow.
+            gevent.sleep(0)
+    finally:
+        rooms.leave(member)
+        sender.kill()
+    return None
+
+
+@app.hook("after_request")
+def protect() -> None:
+    """Let pages use nothing but our own files, even if somebody finds a way to inject HTML."""
+    response.set_header("Content-Security-Policy", "; ".join([
+        "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self'",
+        "connect-src 'self'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
+    ]))
+    response.set_header("X-Content-Type-Options", "nosniff")
+    response.set_header("Referrer-Policy", "no-referrer")
+    response.set_header("Cache-Control", "no-cache")  # ask again, so that an edited file shows up
+
+
+def refuse(refusal: RefusedError) -> HTTPResponse:
+    return plain_text(503 if isinstance(refusal, CrowdedError) else 400, str(refusal))
+
+
+def plain_text(status: int, text: str, **headers: str) -> HTTPResponse:
+    return HTTPResponse(text + "\n", status, Content_Type="text/plain; charset=utf-8", **headers)
+
+
+def main() -> None:
+    server = WebSocketServer(("0.0.0.0", int(os.environ.get("PORT", "8080"))), app)
+    server.start()  # Now the port is known, also if PORT=0 left it to the system.
+    print(f"Chat on http://127.0.0.1:{server.server_port}/ (Ctrl-C stops it)", flush=True)
+    # Stopping closes every WebSocket with code 1001, "going away", upon which pages reconnect.
+    # A plain KeyboardInterrupt would do the same, but hit whichever greenlet happens to run.
+    for number in signal.SIGINT, signal.SIGTERM:
+        gevent.signal_handler(number, server.stop)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,317 @@
+// The page. Whatever people typed goes into it as textContent, never as HTML.
+import { Connection } from "./connection.js";
+
+const LOG_LIMIT = 500; // entries on the page; the oldest go first
+const COUNT_FROM = 100; // characters left when the countdown shows up
+const SAME_BREATH = 5 * 60_000; // milliseconds in which an author is not named again
+
+const STATES = {
+  connecting: "Connecting…",
+  open: "Connected",
+  waiting: "Connection lost. Trying again…",
+};
+
+const $ = (id) => document.getElementById(id);
+const clock = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" });
+
+let connection = null;
+let me = ""; // as the server calls us, which may differ from what we asked for
+let textLimit = Infinity;
+let unanswered = []; // texts the server has neither passed on nor refused yet
+let unread = 0;
+
+// --- Entering and leaving ---
+
+$("join").addEventListener("submit", (submission) => {
+  submission.preventDefault();
+  showJoinError("");
+  $("enter").disabled = true;
+  const name = $("name").value;
+  const room = $("room").value;
+  connection = new Connection(room, name, {
+    onState: showState,
+    onEvent: (event) => handle[event.type]?.(event),
+    onRefused: (reason) => leave(reason),
+  });
+  remember(name);
+  history.replaceState(null, "", `#${encodeURIComponent(room)}`);
+});
+
+$("leave").addEventListener("click", () => leave());
+$("retry").addEventListener("click", () => connection.retryNow());
+
+function leave(reason = "") {
+  connection.stop();
+  returnUnanswered();
+  $("messages").replaceChildren();
+  $("chat").hidden = true;
+  $("door").hidden = false;
+  $("enter").disabled = false;
+  document.title = "Bottle Chat";
+  unread = 0;
+  showJoinError(reason);
+  $(/room/i.test(reason) ? "room" : "name").focus();
+}
+
+function showJoinError(reason) {
+  $("join-error").textContent = reason;
+  for (const id of ["name", "room"]) {
+    $(id).setAttribute("aria-invalid", reason.toLowerCase().includes(id));
+  }
+}
+
+function showChat() {
+  if (!$("chat").hidden) return;
+  $("door").hidden = true;
+  $("chat").hidden = false;
+  $("title").textContent = $("room").value.trim();
+  $("text").focus();
+}
+
+function showState(state) {
+  if (state !== "connecting") showChat();
+  if (state !== "open") returnUnanswered();
+  $("state").textContent = STATES[state];
+  $("chat").dataset.state = state;
+  if (document.activeElement === $("retry")) $("text").focus(); // it is about to disappear
+  $("retry").hidden = state !== "waiting";
+}
+
+// --- What the server tells us ---
+
+const handle = {
+  welcome({ room, name, members, history, text_limit: limit }) {
+    const isFirst = $("messages").childElementCount === 0;
+    me = name;
+    textLimit = limit;
+    $("title").textContent = room;
+    showUnread(unread);
+    $("people").replaceChildren(...members.map(personItem));
+    countPeople();
+    const known = new Set(Array.from($("messages").children, (item) => item.dataset.id));
+    quietly(() => history.filter(({ id }) => !known.has(id)).forEach(addMessage));
+    if (isFirst) addNotice(`Welcome, ${me}. The address of this page brings others to this room.`);
+    const asked = $("name").value.trim();
+    if (me.toLowerCase() !== asked.toLowerCase()) {
+      addNotice(`Somebody here is called ${asked} already. You are ${me}.`);
+    }
+  },
+
+  message(message) {
+    if (message.name === me) unanswered.shift();
+    addMessage(message);
+    if (document.hidden) showUnread(unread + 1);
+  },
+
+  refused({ reason }) {
+    const text = unanswered.shift();
+    $("refusal").textContent = reason;
+    if ($("text").value === "") write(text?.trim() ?? "");
+    $("text").setAttribute("aria-invalid", "true");
+  },
+
+  joined({ name }) {
+    $("people").append(personItem(name));
+    countPeople();
+    addNotice(`${name} joined.`);
+  },
+
+  left({ name }) {
+    for (const item of $("people").children) {
+      if (item.dataset.name === name) item.remove();
+    }
+    countPeople();
+    addNotice(`${name} left.`);
+  },
+};
+
+// --- Writing ---
+
+$("compose").addEventListener("submit", (submission) => {
+  submission.preventDefault();
+  forgetRefusal();
+  const text = $("text").value;
+  if (connection.send(text)) {
+    unanswered.push(text);
+    write("");
+    scrollToEnd();
+  } else {
+    $("refusal").textContent = "Not connected. Your message stays here until you send it again.";
+  }
+  $("text").focus();
+});
+
+$("text").addEventListener("keydown", (key) => {
+  // While an input method composes, Enter picks a word.
+  if (key.key !== "Enter" || key.shiftKey || key.isComposing) return;
+  key.preventDefault();
+  $("compose").requestSubmit();
+});
+
+$("text").addEventListener("input", () => {
+  forgetRefusal();
+  fitText();
+});
+
+function forgetRefusal() {
+  $("refusal").textContent = "";
+  $("text").removeAttribute("aria-invalid");
+}
+
+function write(text) {
+  $("text").value = text;
+  fitText();
+}
+
+function fitText() {
+  const field = $("text");
+  field.style.height = "auto";
+  field.style.height = `${field.scrollHeight + field.offsetHeight - field.clientHeight}px`;
+  const left = textLimit - [...field.value].length; // as Python counts, emoji are one
+  $("remaining").textContent = left > COUNT_FROM ? "" : left < 0 ? `${-left} too many` : `${left} left`;
+  $("remaining").classList.toggle("over", left < 0);
+}
+
+// A connection that breaks leaves it open whether the last messages arrived. The author decides.
+function returnUnanswered() {
+  if (unanswered.length === 0) return;
+  write([...unanswered, $("text").value].filter(Boolean).join("\n"));
+  unanswered = [];
+}
+
+// --- The log and the people ---
+
+function addMessage({ id, name, text, time }) {
+  const item = fromTemplate("message");
+  const sentAt = new Date(time);
+  item.dataset.id = id;
+  item.dataset.name = name;
+  item.dataset.time = sentAt.getTime();
+  item.classList.toggle("mine", name === me);
+  const previous = $("messages").lastElementChild;
+  item.classList.toggle("follows", previous?.dataset.name === name
+    && sentAt - previous.dataset.time < SAME_BREATH);
+  paint(item.querySelector(".avatar"), name);
+  item.querySelector(".author").textContent = name;
+  item.querySelector("time").dateTime = time;
+  item.querySelector("time").title = sentAt.toLocaleString();
+  item.querySelector("time").textContent = clock.format(sentAt);
+  item.querySelector(".text").textContent = text;
+  append(item);
+}
+
+function addNotice(text) {
+  const item = fromTemplate("notice");
+  item.textContent = text;
+  append(item);
+}
+
+function append(item) {
+  const follow = isAtEnd();
+  $("messages").append(item);
+  if ($("messages").childElementCount > LOG_LIMIT) $("messages").firstElementChild.remove();
+  if (follow) {
+    scrollToEnd();
+  } else if (item.classList.contains("message")) {
+    $("newer").hidden = false;
+  }
+}
+
+// Screen readers shall not read out the whole history.
+function quietly(change) {
+  $("log").setAttribute("aria-live", "off");
+  change();
+  setTimeout(() => $("log").setAttribute("aria-live", "polite"), 1000);
+}
+
+function personItem(name) {
+  const item = fromTemplate("person");
+  item.dataset.name = name;
+  paint(item.querySelector(".avatar"), name);
+  item.querySelector(".who").textContent = name === me ? `${name} (you)` : name;
+  return item;
+}
+
+function countPeople() {
+  $("count").textContent = $("people").childElementCount;
+}
+
+function paint(avatar, name) {
+  let hash = 2166136261; // FNV-1a: one colour for each name, far apart for similar names
+  for (const character of name) hash = Math.imul(hash ^ character.codePointAt(0), 16777619);
+  avatar.style.setProperty("--hue", (hash >>> 8) % 360);
+  avatar.textContent = [...name][0].toUpperCase();
+}
+
+function fromTemplate(id) {
+  return $(id).content.firstElementChild.cloneNode(true);
+}
+
+// --- Scrolling: follow the conversation, unless somebody reads further up ---
+
+let wasAtEnd = true;
+
+function isAtEnd() {
+  const { scrollHeight, scrollTop, clientHeight } = $("log");
+  return scrollHeight - scrollTop - clientHeight < 40;
+}
+
+function scrollToEnd() {
+  $("log").scrollTop = $("log").scrollHeight;
+}
+
+$("newer").addEventListener("click", () => {
+  scrollToEnd();
+  $("text").focus();
+});
+
+$("log").addEventListener("scroll", () => {
+  wasAtEnd = isAtEnd();
+  if (wasAtEnd) $("newer").hidden = true;
+});
+
+// The keyboard of a phone takes half of the log's height.
+new ResizeObserver(() => wasAtEnd && scrollToEnd()).observe($("log"));
+
+// --- The window around the page ---
+
+function showUnread(count) {
+  unread = count;
+  const title = `${$("title").textContent} · Bottle Chat`;
+  document.title = unread ? `(${unread}) ${title}` : title;
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden || $("chat").hidden) return;
+  showUnread(0);
+  connection.retryNow(); // a phone that wakes up
+});
+
+addEventListener("online", () => connection?.retryNow());
+
+// Browsers may forbid storage. Then the name is just asked for again.
+function remember(name) {
+  try {
+    localStorage.setItem("name", name);
+  } catch { /* see above */ }
+}
+
+function recall() {
+  try {
+    return localStorage.getItem("name") ?? "";
+  } catch {
+    return "";
+  }
+}
+
+$("name").value = recall();
+if (location.hash.length > 1) $("room").value = roomInAddress();
+if ($("name").value) $("enter").focus();
+
+function roomInAddress() {
+  try {
+    return decodeURIComponent(location.hash.slice(1));
+  } catch {
+    return location.hash.slice(1);
+  }
+}

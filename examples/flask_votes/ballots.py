@@ -1,0 +1,116 @@
+"""The memory of the show, in SQLite: what was opened, who voted for what, and two secrets.
+
+There is one connection and no lock. SQLite calls do not switch greenlets, so each one is finished
+before any other greenlet runs; the price is that they stop the whole program meanwhile. That is
+fine for these: single statements on small indexed tables take some ten microseconds.
+"""
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS secret (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS round (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    step TEXT NOT NULL,
+    chosen TEXT,               -- the option that led here; NULL begins the story
+    tossed INTEGER NOT NULL    -- 1 when a tie made a coin choose it
+);
+CREATE TABLE IF NOT EXISTS vote (
+    round INTEGER NOT NULL REFERENCES round,
+    voter TEXT NOT NULL,
+    option INTEGER NOT NULL,   -- its place in the step, from 0
+    PRIMARY KEY (round, voter) -- one vote a browser and round: a second one replaces the first
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One showing of a step. A story may pass a step twice, and each time is voted on anew."""
+
+    id: int
+    step: str
+    chosen: str | None
+    tossed: bool
+
+
+class Ballots:
+    """Every method is one statement, committed when it returns, so a crash loses nothing of it."""
+
+    def __init__(self, path: Path) -> None:
+        # Without an isolation level each statement commits by itself.
+        self._db = sqlite3.connect(path, isolation_level=None)
+        # A write-ahead log needs no fsync for each vote, which could hold up every page for
+        # milliseconds. A killed process loses nothing; a power cut may lose the last votes.
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def secret(self, name: str) -> str:
+        """A random text, made on first use and the same ever after."""
+        self._db.execute(
+            "INSERT INTO secret VALUES (?, ?) ON CONFLICT DO NOTHING",
+            (name, secrets.token_urlsafe(16)),
+        )
+        row = self._db.execute("SELECT value FROM secret WHERE name = ?", (name,)).fetchone()
+        return str(row[0])
+
+    def current_round(self) -> Round | None:
+        row = self._db.execute("SELECT * FROM round ORDER BY id DESC LIMIT 1").fetchone()
+        return None if row is None else Round(row[0], row[1], row[2], bool(row[3]))
+
+    def open_round(self, step: str, chosen: str | None = None, tossed: bool = False) -> Round:
+        """Open ``step`` for votes; the round before stays as it was counted."""
+        cursor = self._db.execute(
+            "INSERT INTO round (step, chosen, tossed) VALUES (?, ?, ?)", (step, chosen, tossed)
+        )
+        if cursor.lastrowid is None:
+            raise AssertionError("SQLite names the row that was inserted")
+        return Round(cursor.lastrowid, step, chosen, tossed)
+
+    def cast(self, round_id: int, voter: str, option: int) -> None:
+        self._db.execute(
+            "INSERT INTO vote VALUES (?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET option = excluded.option",
+            (round_id, voter, option),
+        )
+
+    def choice(self, round_id: int, voter: str) -> int | None:
+        row = self._db.execute(
+            "SELECT option FROM vote WHERE round = ? AND voter = ?", (round_id, voter)
+        ).fetchone()
+        return None if row is None else int(row[0])
+
+    def counts(self, round_id: int) -> dict[int, int]:
+        """How many votes each option has; those without any are missing."""
+        rows = self._db.execute(
+            "SELECT option, COUNT(*) FROM vote WHERE round = ? GROUP BY option", (round_id,)
+        )
+        return dict(rows.fetchall())
+
+    def road(self) -> list[str]:
+        """What was chosen since the story last began."""
+        rows = self._db.execute(
+            "SELECT chosen FROM round"
+            " WHERE id > (SELECT MAX(id) FROM round WHERE chosen IS NULL) ORDER BY id"
+        )
+        return [chosen for (chosen,) in rows.fetchall()]
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Ballots]:
+    ballots = Ballots(path)
+    try:
+        yield ballots
+    finally:
+        ballots.close()

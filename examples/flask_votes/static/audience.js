@@ -1,0 +1,73 @@
+import { connect } from "./live.js";
+import {
+  announce, count, find, notify, showConnection, showCounts, showOptions, showScene,
+} from "./scene.js";
+
+let round = null; // The round whose options are in the page,
+let mine = null; // the option that the server counts as ours,
+let wanted = null; // and the one we asked for and were not answered about yet.
+
+const send = connect("live", {
+  onMessage(message) {
+    if (message.type === "refused") refused(message.reason);
+    else show(message);
+  },
+  onConnection(isOpen) {
+    showConnection(isOpen);
+    wanted = isOpen ? wanted : null;
+    find("#options").classList.toggle("paused", !isOpen);
+    showChoice();
+  },
+});
+
+function show(state) {
+  if (state.round !== round) openStep(state);
+  else if (state.mine !== mine && state.mine !== null) {
+    announce(`Your vote: ${state.options[state.mine].text}`);
+  }
+  mine = state.mine;
+  if (wanted === mine) wanted = null;
+  showCounts(state, (votes) => count(votes, "vote"));
+  showChoice();
+}
+
+function openStep(state) {
+  const wasVoting = find("#options").contains(document.activeElement);
+  const isFirst = round === null;
+  round = state.round;
+  wanted = null;
+  showScene(state);
+  showOptions(state).forEach((item, option) => {
+    item.querySelector("button").addEventListener("click", () => vote(option));
+  });
+  if (isFirst) return;
+  announce(state.heading);
+  scrollTo(0, 0);
+  // The button that had the focus is gone: without this, the keyboard would be nowhere.
+  if (wasVoting) find("#heading").focus();
+}
+
+function vote(option) {
+  if (send({ do: "vote", round, option })) {
+    wanted = option;
+    showChoice();
+  } else {
+    notify("No connection at the moment. Your vote was not sent.");
+  }
+}
+
+function refused(reason) {
+  wanted = null;
+  showChoice();
+  notify(reason);
+}
+
+function showChoice() {
+  find("#options").querySelectorAll("button").forEach((button, option) => {
+    button.setAttribute("aria-pressed", option === (wanted ?? mine));
+    button.classList.toggle("wanted", option === wanted);
+  });
+  find("#hint").textContent = mine === null
+    ? "Tap one. You can change your mind until the vote is closed."
+    : "Your vote counts. You can still change it.";
+}

@@ -1,0 +1,219 @@
+"""A story that an audience decides, step by step, from their phones. Run: ``python votes.py``.
+
+This file is the Flask application and the program around it. The WebSocket views are
+:func:`audience_live` and :func:`presenter_live`; what they do all day is in ``dialogue.py``.
+"""
+import hmac
+import os
+import re
+import secrets
+import signal
+import socket
+import sqlite3
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import cast
+from urllib.parse import quote, urlsplit
+
+import gevent
+from ballots import Ballots, opened
+from dialogue import LIMITS, Command, converse, number
+from flask import (
+    Blueprint,
+    Flask,
+    Response,
+    abort,
+    current_app,
+    make_response,
+    redirect,
+    render_template,
+    request,
+    url_for,
+)
+from flask.typing import ResponseReturnValue
+from qr import draw
+from stage import Page, Stage
+from story import StoryError, load
+from werkzeug.exceptions import HTTPException
+
+from geventws import WebSocketServer
+
+HERE = Path(__file__).parent
+VOTER = "votes_voter"
+PRESENTER = "votes_presenter"
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
+        " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+}
+
+pages = Blueprint("votes", __name__)
+
+
+def create_app(stage: Stage, presenter_token: str, audience_url: str = "") -> Flask:
+    app = Flask(__name__)
+    app.config.update(STAGE=stage, PRESENTER_TOKEN=presenter_token, AUDIENCE_URL=audience_url)
+    app.register_blueprint(pages)
+    return app
+
+
+def the_stage() -> Stage:
+    return cast(Stage, current_app.config["STAGE"])
+
+
+# ------------------------------------------------------------------------------ the audience
+
+
+@pages.get("/")
+def audience() -> Response:
+    response = make_response(render_template("audience.html", title=the_stage().story.title))
+    if voter() is None:
+        # The cookie is a random name for this browser; there is nothing to sign in it.
+        response.set_cookie(
+            VOTER, secrets.token_urlsafe(16), max_age=7 * 24 * 3600, httponly=True, samesite="Lax"
+        )
+    return response
+
+
+# websocket=True: this rule is for WebSocket requests, and only such rules ever see them.
+@pages.route("/live", websocket=True)
+def audience_live() -> ResponseReturnValue:
+    name = voter()
+    if name is None:
+        # The WebSocket is not in use yet, so an ordinary response still refuses it.
+        return "Open the audience page first: it sets the cookie that you vote with.\n", 400
+    stage = the_stage()
+
+    def vote(command: Command) -> None:
+        stage.vote(name, number(command, "round"), number(command, "option"))
+
+    converse(request.environ["wsgi.websocket"], stage, Page(name), {"vote": vote})
+    return ""  # The conversation is over: nobody gets this, but a Flask view returns something.
+
+
+def voter() -> str | None:
+    name = request.cookies.get(VOTER, "")
+    # Cookies come from the outside: anything but what we hand out is as good as none.
+    return name if re.fullmatch(r"[\w-]{22}", name, re.ASCII) else None
+
+
+# ----------------------------------------------------------------------------- the presenter
+
+
+@pages.get("/presenter")
+def presenter() -> ResponseReturnValue:
+    if "token" in request.args:
+        return sign_in(request.args["token"])
+    if not is_presenter(request.cookies.get(PRESENTER)):
+        abort(403, "Only the presenter may open this page, with the link printed at the start.")
+    url = current_app.config["AUDIENCE_URL"] or url_for("votes.audience", _external=True)
+    title = the_stage().story.title
+    return render_template("presenter.html", title=title, audience_url=url, qr=draw(url))
+
+
+@pages.route("/presenter/live", websocket=True)
+def presenter_live() -> ResponseReturnValue:
+    if not is_presenter(request.cookies.get(PRESENTER)):
+        abort(403)
+    stage = the_stage()
+    commands = {
+        "next": lambda command: stage.advance(number(command, "round")),
+        "restart": lambda command: stage.restart(number(command, "round")),
+    }
+    converse(request.environ["wsgi.websocket"], stage, Page(), commands)
+    return ""
+
+
+def sign_in(token: str) -> ResponseReturnValue:
+    """Move the token from the address to a cookie: the address bar will be on a projector."""
+    if not is_presenter(token):
+        abort(403, "This is not the presenter's link, or it is one from an earlier show.")
+    response = redirect(url_for("votes.presenter"))
+    response.set_cookie(PRESENTER, token, httponly=True, samesite="Lax")
+    return cast(Response, response)
+
+
+def is_presenter(token: str | None) -> bool:
+    expected: str = current_app.config["PRESENTER_TOKEN"]
+    # In constant time: how long a comparison takes must not tell how much of a guess was right.
+    return token is not None and hmac.compare_digest(token.encode(), expected.encode())
+
+
+# -------------------------------------------------------------------------------- every page
+
+
+@pages.app_errorhandler(HTTPException)
+def sorry(error: HTTPException) -> ResponseReturnValue:
+    return render_template("sorry.html", error=error), error.code or 500
+
+
+@pages.after_app_request
+def add_headers(response: Response) -> Response:
+    for name, value in HEADERS.items():
+        response.headers[name] = value
+    response.headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
+# ------------------------------------------------------------------------------- the program
+
+
+def main() -> None:
+    story_path = Path(os.environ.get("STORY", HERE / "story.txt"))
+    votes_path = Path(os.environ.get("VOTES", HERE / "votes.sqlite3"))
+    try:
+        story = load(story_path)
+        with opened(votes_path) as ballots:
+            serve(Stage(story, ballots), ballots)
+    except StoryError as error:
+        sys.exit(str(error))
+    except sqlite3.Error as error:
+        sys.exit(f"{votes_path}: the votes cannot be read ({error}).")
+
+
+def serve(stage: Stage, ballots: Ballots) -> None:
+    # There is no monkey patching: this program waits in gevent and geventws only. An application
+    # that calls other services with requests, say, begins with gevent.monkey.patch_all().
+    token = os.environ.get("PRESENTER_TOKEN") or ballots.secret("presenter")
+    host, port = os.environ.get("BIND", "0.0.0.0"), int(os.environ.get("PORT", "8080"))
+    app = create_app(stage, token)
+    server = WebSocketServer((host, port), app, log=None, allowed_origins=origins(), **LIMITS)
+    for wish in (signal.SIGINT, signal.SIGTERM):
+        gevent.signal_handler(wish, server.stop)  # Says goodbye to every page (1001).
+    try:
+        server.start()
+    except OSError as error:
+        sys.exit(f"Cannot listen on {host}:{port} ({error.strerror}).")
+    app.config["AUDIENCE_URL"] = url = public_url(host, server.server_port)
+    print(f"The audience votes at  {url}")
+    print(f"You present at         {url}presenter?token={quote(token)}", flush=True)
+    server.serve_forever()
+
+
+def public_url(host: str, port: int) -> str:
+    url = os.environ.get("PUBLIC_URL") or f"http://{reachable(host)}:{port}"
+    return url.rstrip("/") + "/"
+
+
+def origins() -> list[str]:
+    """The sites whose pages may connect: ours, under the names that it has."""
+    public = urlsplit(os.environ.get("PUBLIC_URL", ""))
+    return ["self", f"{public.scheme}://{public.netloc}"] if public.netloc else ["self"]
+
+
+def reachable(host: str) -> str:
+    """An address by which phones in the same network find a server that listens on ``host``."""
+    if host != "0.0.0.0":
+        return host
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        probe.connect(("192.0.2.1", 9))  # Sends nothing: it only makes the system pick a route.
+        return cast(str, probe.getsockname()[0])
+    return "localhost"
+
+
+if __name__ == "__main__":
+    main()
