@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from . import handshake
-from ._core import Connection, Protocol
+from .connection import Connection
 from .exceptions import ConnectionClosed, WebSocketError
 from .frames import CloseCode
+from .protocol import Protocol
 
 if TYPE_CHECKING:
     from .hosts import Host

@@ -10,9 +10,11 @@ LAYERS = [
     {"exceptions"},
     {"frames", "headers"},
     {"options"},
-    {"handshake", "_core.protocol"},
-    {"_core.connection"},
+    {"handshake", "_core.reader"},
+    {"_core.transport"},
     {"_core"},
+    {"protocol"},
+    {"connection"},
     {"hosts"},
     {"websocket"},
     {"middleware"},
@@ -70,9 +72,9 @@ def test_a_module_imports_only_from_below(module):
 
 
 @pytest.mark.parametrize(
-    "module", [module for module in MODULES if LEVEL[module] <= LEVEL["_core.protocol"]]
+    "module", [module for module in MODULES if LEVEL[module] <= LEVEL["_core.reader"]]
 )
-def test_protocol_and_handshake_know_neither_gevent_nor_sockets(module):
+def test_frames_and_handshake_know_neither_gevent_nor_sockets(module):
     roots = {name.partition(".")[0] for name in imports_of(module)[0]}
     assert not roots & {"gevent", "greenlet", "socket", "ssl", "select", "asyncio", "threading"}
 

@@ -1,7 +1,7 @@
 """A self-signed certificate for the tests."""
-import ssl
 import datetime
 import ipaddress
+import ssl
 from pathlib import Path
 
 import pytest

@@ -32,13 +32,12 @@ def flask_plain():
 
 @flask_app.route("/chat", websocket=True)
 def flask_chat():
-    """Greets who has logged in, and echoes."""
+    """Repeats what somebody says who has logged in."""
     if "name" not in flask.session:
         flask.abort(401, "Log in first.")
     ws = flask.request.environ["wsgi.websocket"]
-    ws.send(f"hello {flask.session['name']}, {flask.request.args.get('mood', 'well?')}")
     for message in ws:
-        ws.send(message)
+        ws.send(f"{flask.session['name']} in {flask.request.args['room']}: {message}")
     return "swallowed\n"
 
 
@@ -82,17 +81,19 @@ def bottle_plain():
 
 @bottle_app.get("/chat")
 def bottle_chat():
-    """Greets who has logged in, and echoes."""
+    """Repeats what somebody says who has logged in."""
     ws = bottle.request.environ.get("wsgi.websocket")
     if not ws:
         bottle.abort(400, "Expected a WebSocket.")
-    name = bottle.request.get_cookie("name", secret=SECRET)
-    if name is None:
+    if bottle_name() is None:
         bottle.abort(401, "Log in first.")
-    ws.send(f"hello {name}, {bottle.request.query.get('mood', 'well?')}")
     for message in ws:
-        ws.send(message)
+        ws.send(f"{bottle_name()} in {bottle.request.query.room}: {message}")
     return "swallowed\n"
+
+
+def bottle_name() -> str | None:
+    return bottle.request.get_cookie("name", secret=SECRET)
 
 
 @bottle_app.get("/moved")

@@ -1,58 +1,30 @@
-"""A WebSocket on a gevent socket: reads driven by the hub, corked writes, blocking calls.
+"""A WebSocket on a gevent socket: bounds, waiting, closing; what is not the way of every message.
 
-The reference implementation. How it works, and why it is quick:
-
-- One READ watcher a connection stays active for its whole life. Its callback runs in the hub,
-  reads into a buffer that all connections of the hub share, and parses the first message.
-- If a greenlet waits in :meth:`Connection.receive`, the callback switches straight into it: this
-  is a *dispatch*. Until that greenlet blocks, its further calls of ``receive()`` parse the rest
-  of the shared buffer. If nobody waits, messages go to a bounded queue, so that Close, Ping and
-  the loss of the connection are noticed at once.
-- During a dispatch, frames that are sent while input is left are *corked*: they gather, and leave
-  in one system call as soon as the input is used up or the greenlet blocks. A greenlet that has
-  nothing left to read may be about to compute, so its frame leaves at once.
-
-Ownership: everything here belongs to the thread of the hub that opened the connection. ``_waiter``
-is the one greenlet inside ``receive()``; any number may be inside ``send()``.
+That way is in :mod:`geventws._core`, in Python and compiled; this is the common rest.
 """
 from __future__ import annotations
 
 import select
 import socket
 import struct
-from collections import deque
-from collections.abc import Iterator
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
-from gevent import get_hub, getcurrent, sleep
+from gevent import sleep
 from gevent.event import Event
-from gevent.exceptions import ConcurrentObjectUseError
 from gevent.monkey import get_original
-from gevent.ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
 from gevent.timeout import Timeout
 
-from ..exceptions import ConnectionClosed, ProtocolError
-from ..frames import MAX_CONTROL_PAYLOAD, CloseCode, Opcode, State
+from ._core import WOULD_BLOCK, Transport
+from .exceptions import ConnectionClosed, ProtocolError
+from .frames import MAX_CONTROL_PAYLOAD, CloseCode, Opcode, State
 from .protocol import Protocol
 
 if TYPE_CHECKING:
-    from gevent.hub import Hub
-
-    from ..options import Options
+    from .options import Options
 
 _OPEN = State.OPEN
-_TEXT = int(Opcode.TEXT)
-_BINARY = int(Opcode.BINARY)
-_READ = 1
 _WRITE = 2
-_WOULD_BLOCK = (BlockingIOError, SSLWantReadError, SSLWantWriteError)
-#: 256 KiB would cost fairness, 16 KiB throughput.
-_BUFFER_SIZE = 64 << 10
-_MAX_CORK = 64 << 10
-#: How long a dispatch may keep the loop from the other connections, in seconds.
-_SLICE = 0.001
 #: How many messages in a row are received outside of a dispatch without letting the loop run.
 _BURST = 32
 #: How often a connection that is not read from is asked whether the peer is still there.
@@ -65,46 +37,19 @@ _poll = get_original("select", "poll")
 _MAX_VECTOR = 64
 
 
-class _Shared:
-    """What the connections of one hub share: only one of them is dispatched at a time."""
-
-    __slots__ = ("buffer", "cork", "cork_size", "deadline", "dispatched")
-
-    def __init__(self) -> None:
-        self.buffer = bytearray(_BUFFER_SIZE)
-        #: The connection whose greenlet runs on behalf of the watcher's callback.
-        self.dispatched: Connection | None = None
-        #: When its greenlet has to let the loop run.
-        self.deadline = 0.0
-        #: Its frames that are still to be written.
-        self.cork: list[bytes] = []
-        self.cork_size = 0
-
-
-_shared_by_hub: WeakKeyDictionary[Hub, _Shared] = WeakKeyDictionary()
-
-
-def _shared_of(hub: Hub) -> _Shared:
-    shared = _shared_by_hub.get(hub)
-    if shared is None:
-        shared = _shared_by_hub[hub] = _Shared()
-    return shared
-
-
-class Connection:
-    """The blocking side of a connection. :class:`geventws.WebSocket` documents what users see."""
+class Connection(Transport):
+    """One side of a connection in blocking style; see :class:`geventws.WebSocket`."""
 
     __slots__ = (
-        "__weakref__", "_burst", "_done", "_end_told", "_ended", "_hangup_timer", "_hub",
-        "_is_tls", "_latency", "_max_queue", "_max_queue_size", "_max_send_buffer", "_opened",
-        "_options", "_out", "_out_size", "_paused", "_ping", "_protocol", "_queue", "_queue_size",
-        "_raw", "_reader", "_ready", "_recv_into", "_resuming", "_room", "_send", "_shared",
-        "_sock", "_waiter", "_writer",
+        "__weakref__", "_burst", "_done", "_ended", "_hangup_timer", "_latency",
+        "_max_queue", "_max_queue_size", "_options", "_ping", "_queue_size", "_room", "_writer",
     )
 
+    _protocol: Protocol
+
     def __init__(self, options: Options) -> None:
+        super().__init__()
         self._options = options
-        self._opened = False
 
     def _open(self) -> None:
         """Finish the opening handshake and :meth:`_attach`; called at the first use."""
@@ -113,34 +58,15 @@ class Connection:
     def _attach(self, sock: Any, protocol: Protocol, early: bytes = b"") -> None:
         """Take over a gevent socket; ``early`` are the bytes that were read from it already."""
         options = self._options
-        self._opened = True
-        self._protocol = protocol
         self._max_queue = options.max_queue
         self._max_queue_size = options.max_queue_size
-        self._max_send_buffer = options.max_send_buffer
-        self._hub = get_hub()
-        self._shared = _shared_of(self._hub)
-        self._sock = sock
-        self._is_tls = isinstance(sock, SSLSocket)
-        sock.settimeout(0)
-        # gevent's own methods would wait for readiness; a TLS socket keeps its bytes to itself.
-        self._raw = sock if self._is_tls else sock._sock
-        self._recv_into = self._raw.recv_into
-        self._send = self._raw.send
-        self._waiter: Any = None
-        self._ready: str | bytes | None = None
-        self._queue: deque[str | bytes] = deque()
         self._queue_size = 0
         self._burst = 0
-        self._paused = False
-        self._resuming = False
         self._hangup_timer: Any = None
-        self._out: deque[bytes | memoryview] = deque()
-        self._out_size = 0
+        self._writer: Any = None
         self._room: Event | None = None
         self._done: Event | None = None
         self._ended = False
-        self._end_told = False
         self._ping: tuple[bytes, float] | None = None
         self._latency: float | None = None
         try:
@@ -148,9 +74,7 @@ class Connection:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError:
             pass  # a unix socket has no such algorithm
-        self._writer: Any = None
-        self._reader: Any = self._hub.loop.io(sock.fileno(), _READ)
-        self._reader.start(self._on_readable)
+        self._attach_transport(sock, protocol, options.max_send_buffer)
         if early:
             protocol.receive_data(early)
         if early or self._is_tls:
@@ -159,39 +83,14 @@ class Connection:
 
     # -------------------------------------------------------------- receiving
 
-    def receive(self, timeout: float | None = None) -> str | bytes | None:
-        """Block until the next message and return it: ``str`` for text, ``bytes`` for binary.
+    def _receive_within(self, timeout: float) -> str | bytes | None:
+        timer = Timeout.start_new(timeout, TimeoutError(f"no message within {timeout} seconds"))
+        try:
+            return self.receive()
+        finally:
+            timer.close()
 
-        Returns ``None`` once when the connection has ended, by either side or by its loss; what
-        arrived before is returned first. Whatever is thrown in meanwhile (``gevent.Timeout``,
-        ``kill()``), no message is lost and the WebSocket stays usable.
-
-        :param timeout: in seconds; ``None`` waits for ever.
-        :raises TimeoutError: when no message came in time.
-        :raises ConnectionClosed: when the end has been returned already.
-        :raises gevent.exceptions.ConcurrentObjectUseError: when another greenlet is receiving.
-        """
-        if not self._opened:
-            self._open()
-        protocol = self._protocol
-        shared = self._shared
-        if shared.dispatched is self:
-            if protocol._position < protocol._end:  # has_input, on the hottest of paths
-                if monotonic() < shared.deadline:
-                    message = protocol.next_message()
-                    if protocol.has_news:
-                        self._after_input()
-                    if message is not None:
-                        return message
-                else:
-                    self._resume_later()
-        elif self._queue or protocol.has_input:
-            message = self._receive_at_hand(protocol)
-            if message is not None:
-                return message
-        return self._wait(timeout)
-
-    def _receive_at_hand(self, protocol: Protocol) -> str | bytes | None:
+    def _receive_at_hand(self) -> str | bytes | None:
         """The next message of the queue or of the input that was kept."""
         self._burst += 1
         if self._burst > _BURST:
@@ -199,6 +98,7 @@ class Connection:
             # Let the loop run. Whatever is thrown in here, the message stays where it is.
             sleep(0)
         if not self._queue:
+            protocol = self._protocol
             message = protocol.next_message()
             if protocol.has_news:
                 self._after_input()
@@ -209,84 +109,13 @@ class Connection:
             self._unpause()
         return queued
 
-    def _wait(self, timeout: float | None) -> str | bytes | None:
-        """Wait in the hub until a dispatch brings a message, or the end."""
-        protocol = self._protocol
-        if protocol.state is not _OPEN:
-            return self._tell_end()
-        if self._waiter is not None:
-            raise ConcurrentObjectUseError("another greenlet is receiving from this WebSocket")
-        timer = None
-        if timeout is not None:
-            timer = Timeout.start_new(
-                timeout, TimeoutError(f"no message within {timeout} seconds")
-            )
-        self._waiter = getcurrent()
-        try:
-            while True:
-                self._hub.switch()
-                message = self._ready
-                if message is not None:
-                    self._ready = None
-                    return message
-                if protocol.state is not _OPEN:
-                    return self._tell_end()
-                # Somebody else switched in here; it was not for us.
-        finally:
-            self._waiter = None
-            if timer is not None:
-                timer.close()
-
-    def _tell_end(self) -> str | bytes | None:
+    def _tell_end(self) -> None:
         """``None`` once, then :exc:`ConnectionClosed`."""
         if self._end_told:
             raise self._closed_error()
         self._end_told = True
-        return None
-
-    def __iter__(self) -> Iterator[str | bytes]:
-        """The messages until the connection ends."""
-        return self
-
-    def __next__(self) -> str | bytes:
-        if self._opened and self._end_told:
-            raise StopIteration
-        message = self.receive()
-        if message is None:
-            raise StopIteration
-        return message
 
     # ---------------------------------------------------------------- sending
-
-    def send(self, data: str | bytes | bytearray | memoryview, binary: bool | None = None) -> None:
-        """Send one message: ``str`` as text, bytes-like as binary.
-
-        Returns when the message is on its way: in the kernel, or in a buffer of at most
-        ``max_send_buffer`` bytes. While that is full, because the peer does not read, blocks for
-        up to ``send_timeout`` seconds; then the connection is dropped. Messages are never torn or
-        mixed, whichever greenlets send them. Bytes are copied: a buffer may be used again at once.
-
-        :param binary: overrides the type: ``True`` sends a ``str`` in UTF-8 as binary, ``False``
-            sends bytes, which must be UTF-8, as text.
-        :raises ConnectionClosed: when the connection has ended. A loss that nobody knows of yet
-            shows only at a later call.
-        :raises TypeError: for what is neither ``str`` nor bytes-like.
-        :raises ValueError: for bytes that are sent as text and are not UTF-8.
-        """
-        if not self._opened:
-            self._open()
-        protocol = self._protocol
-        if binary is None and type(data) is str:
-            opcode, payload = _TEXT, data.encode()
-        else:
-            opcode, payload = _message(data, binary)
-        if protocol.state is not _OPEN:
-            raise self._closed_error()
-        if self._out_size >= self._max_send_buffer:
-            self._wait_for_room()
-        self._transmit(protocol.encode(opcode, payload))
-        if protocol.state is State.CLOSED:
-            raise self._closed_error()
 
     def ping(self, data: str | bytes = b"") -> None:
         """Send a Ping with up to 125 bytes (RFC 6455 section 5.5.2); does not wait for the Pong.
@@ -307,54 +136,13 @@ class Connection:
         self._ping = payload, perf_counter()
         self._transmit(protocol.encode(Opcode.PING, payload))
 
-    def _transmit(self, frame: bytes) -> None:
-        """Write a frame now, or behind the others of this dispatch."""
-        shared = self._shared
-        if shared.dispatched is self:
-            protocol = self._protocol
-            if (
-                protocol._position < protocol._end
-                and shared.cork_size < _MAX_CORK
-                and len(frame) < _MAX_CORK
-            ):
-                shared.cork.append(frame)
-                shared.cork_size += len(frame)
-                return
-            if shared.cork:
-                shared.cork.append(frame)
-                self._flush_cork()
-                return
-        self._write(frame)
-
-    def _flush_cork(self) -> None:
-        shared = self._shared
-        data = b"".join(shared.cork)
-        shared.cork.clear()
-        shared.cork_size = 0
-        if self._reader is not None:
-            self._write(data)
-
-    def _write(self, data: bytes) -> None:
-        """Write behind what is waiting; what the kernel does not take waits.
-
-        Does not raise: the loss of the connection shows in the protocol's state.
-        """
-        if self._out:
-            self._out.append(data)
-            self._out_size += len(data)
-            return
-        try:
-            sent = self._send(data)
-        except _WOULD_BLOCK:
-            sent = 0
-        except OSError:
-            self._lost()
-            return
-        if sent < len(data):
-            self._out.append(memoryview(data)[sent:] if sent else data)
-            self._out_size = len(data) - sent
-            if self._writer is None:
-                self._writer = self._hub.loop.io(self._sock.fileno(), _WRITE)
+    def _queue_output(self, data: bytes | memoryview) -> None:
+        """Let bytes wait until the kernel has room for them."""
+        self._out.append(data)
+        self._out_size += len(data)
+        if self._writer is None:
+            self._writer = self._hub.loop.io(self._sock.fileno(), _WRITE)
+        if not self._writer.active:
             self._writer.start(self._on_writable)
 
     def _on_writable(self) -> None:
@@ -377,7 +165,7 @@ class Connection:
                         break
                     self._out.popleft()
                     sent -= size
-        except _WOULD_BLOCK:
+        except WOULD_BLOCK:
             pass
         except OSError:
             self._lost()
@@ -408,69 +196,6 @@ class Connection:
 
     # ------------------------------------------------------------ in the hub
 
-    def _on_readable(self) -> None:
-        if self._resuming:
-            return  # older input goes first; it is next in the loop
-        shared = self._shared
-        try:
-            size = self._recv_into(shared.buffer)
-            if self._is_tls and size:
-                size = self._fill_from_tls(size)
-        except _WOULD_BLOCK:
-            return
-        except OSError:
-            self._lost()
-            return
-        if not size:
-            self._lost()
-            return
-        self._protocol.borrow(shared.buffer, size)
-        self._dispatch()
-        if self._is_tls and self._reader is not None and not self._paused and self._sock.pending():
-            # What OpenSSL holds back makes no descriptor readable.
-            self._resume_later()
-
-    def _fill_from_tls(self, size: int) -> int:
-        """Read on until the shared buffer is full: a TLS record has 16 KiB at most."""
-        view = memoryview(self._shared.buffer)
-        try:
-            while size < _BUFFER_SIZE and (more := self._recv_into(view[size:])):
-                size += more
-        except OSError:
-            pass  # would block, or an error that the next read reports again
-        return size
-
-    def _dispatch(self) -> None:
-        """Hand the input to the greenlet that waits for it, else to the queue."""
-        protocol = self._protocol
-        shared = self._shared
-        waiter = self._waiter
-        if protocol.state is not _OPEN:
-            protocol.next_message()  # nothing but the peer's Close is of interest
-        elif waiter is not None:
-            message = protocol.next_message()
-            if protocol.has_news:
-                self._after_input()  # a Pong goes before what the view answers
-            if message is not None:
-                self._ready = message
-                shared.deadline = monotonic() + _SLICE
-                shared.dispatched = self
-                try:
-                    waiter.switch()
-                finally:
-                    shared.dispatched = None
-                    if shared.cork:
-                        self._flush_cork()
-                    if self._ready is not None:
-                        # The greenlet was dead.
-                        self._enqueue(self._ready)
-                        self._ready = None
-        if self._waiter is None and protocol.has_input and protocol.state is _OPEN:
-            self._fill_queue()
-        protocol.keep()
-        if protocol.has_news:
-            self._after_input()
-
     def _enqueue(self, message: str | bytes) -> None:
         self._queue.append(message)
         self._queue_size += len(message)
@@ -478,6 +203,9 @@ class Connection:
     def _fill_queue(self) -> None:
         """Parse ahead of the view up to the bounds; above them, stop reading."""
         protocol = self._protocol
+        if protocol.state is not _OPEN:
+            protocol.next_message()  # looks for the peer's Close and drops the rest
+            return
         while len(self._queue) < self._max_queue and self._queue_size < self._max_queue_size:
             message = protocol.next_message()
             if message is None:
@@ -500,16 +228,11 @@ class Connection:
     def _flush_output(self) -> None:
         """Write the protocol's own frames."""
         protocol = self._protocol
-        data = b"".join(protocol.output)
+        frames = b"".join(protocol.output)
         protocol.output.clear()
         if protocol.state is _OPEN and self._out_size >= self._max_send_buffer:
             return  # only Pongs, for a peer that reads nothing: it can do without them
-        if self._reader is not None:
-            if self._shared.dispatched is self and self._shared.cork:
-                self._shared.cork.append(data)
-                self._flush_cork()
-            else:
-                self._write(data)
+        self._transmit_now(frames)
 
     def _take_pong(self, payload: bytes) -> None:
         if self._ping is not None and payload == self._ping[0]:
@@ -544,8 +267,8 @@ class Connection:
     def _unpause(self) -> None:
         """The queue is used up: fill it with what was kept, and read on if that is used up too."""
         self._paused = False
-        if self._protocol.state is _OPEN:
-            self._fill_queue()
+        self._fill_queue()
+        if self._protocol.has_news:
             self._after_input()
         if not self._paused and self._reader is not None:
             self._stop_hangup_timer()
@@ -651,7 +374,7 @@ class Connection:
             self._sock.shutdown(socket.SHUT_WR)
         except (OSError, ValueError):
             pass  # the peer was quicker
-        if protocol.error is None:
+        if protocol.close_received:
             self._stop()
         # Else the peer may be sending still: to close now would answer it with a RST, and that
         # could overtake our Close frame. Read and discard until it stops.
@@ -701,9 +424,6 @@ class Connection:
         self._stop_hangup_timer()
         self._out.clear()
         self._out_size = 0
-        if self._shared.dispatched is self:
-            self._shared.cork.clear()
-            self._shared.cork_size = 0
         if self._done is not None:
             self._done.set()
         if self._room is not None:
@@ -729,20 +449,3 @@ class Connection:
         """How the peer broke the protocol, if it did."""
         return self._protocol.error if self._opened else None
 
-
-def _message(
-    data: str | bytes | bytearray | memoryview, binary: bool | None
-) -> tuple[int, bytes]:
-    """The opcode and the payload for what ``send()`` was given."""
-    if isinstance(data, str):
-        return (_BINARY if binary else _TEXT), data.encode()
-    if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise TypeError(f"a message is str or bytes-like, not {type(data).__name__}")
-    payload = bytes(data)
-    if binary is None or binary:
-        return _BINARY, payload
-    try:
-        payload.decode()
-    except UnicodeDecodeError as problem:
-        raise ValueError("a text message must be UTF-8") from problem
-    return _TEXT, payload

@@ -1,8 +1,8 @@
-"""RFC 6455 sections 5 to 8 for one connection: bytes in, messages and bytes out, no I/O.
+"""Frames and messages, RFC 6455 sections 5 and 8: bytes in, messages out, no I/O.
 
-The reference implementation: plain Python, tuned only where every message passes. It parses
-lazily: :meth:`Protocol.next_message` stops at the first complete message, so that the caller may
-hand a message over before it looks at the bytes behind it.
+The reference twin of what ``speedups.pyx`` compiles. It parses lazily:
+:meth:`FrameReader.next_message` stops at the first complete message, so that the caller may hand
+a message over before it looks at the bytes behind it.
 """
 from __future__ import annotations
 
@@ -10,24 +10,16 @@ import codecs
 import os
 
 from ..exceptions import InvalidPayload, MessageTooBig, ProtocolError
-from ..frames import (
-    MAX_CONTROL_PAYLOAD,
-    TRANSITIONS,
-    CloseCode,
-    Opcode,
-    State,
-    close_payload,
-    parse_close,
-)
+from ..frames import MAX_CONTROL_PAYLOAD, Opcode, State
 
 # Plain integers: every received frame is compared with these.
 _TEXT = int(Opcode.TEXT)
 _BINARY = int(Opcode.BINARY)
 _CONTINUATION = int(Opcode.CONTINUATION)
 _CLOSE = int(Opcode.CLOSE)
-_PING = int(Opcode.PING)
 _PONG = int(Opcode.PONG)
 _OPEN = State.OPEN
+_CLOSED = State.CLOSED
 
 _FIN = 0x80
 _RSV = 0x70
@@ -76,47 +68,26 @@ def encode_frame(
     return head + mask + apply_mask(payload, mask)
 
 
-class Protocol:
-    """One side of an open connection.
-
-    Put bytes in with :meth:`receive_data`, or point at a buffer of the caller's with
-    :meth:`borrow` and give it back with :meth:`keep`. Take messages with :meth:`next_message`.
-    What the protocol itself has to say (Pong and Close frames) gathers in :attr:`output`.
-
-    A peer's fault never raises: the protocol answers it with a Close frame in ``output``, becomes
-    ``CLOSED``, and says in :attr:`error` what it was.
+class FrameReader:
+    """The input of one side of a connection; :class:`~geventws.protocol.Protocol` is the rest.
 
     :param client: whether this is the client's side, which masks what it sends.
-    :param max_message_size: in bytes of payload; a longer message fails with 1009 before it is
-        buffered.
+    :param max_message_size: in bytes of payload.
     """
 
     __slots__ = (
-        "_borrowed", "_buffer", "_decoder", "_end", "_fragments", "_left", "_mask",
-        "_max_message_size", "_must_mask", "_opcode", "_position", "_streaming_fin", "close_code",
-        "close_reason", "closed_by_peer", "error", "has_news", "is_client", "output", "pong",
-        "state",
+        "_borrowed", "_buffer", "_decoder", "_end", "_fin", "_fragments", "_left", "_mask",
+        "_max_message_size", "_must_mask", "_opcode", "_position", "has_news", "is_client", "state",
     )
 
-    def __init__(self, *, client: bool = False, max_message_size: int = 1 << 20) -> None:
+    def __init__(self, client: bool, max_message_size: int) -> None:
         #: Which side this is.
         self.is_client = client
-        self._must_mask = 0 if client else _MASKED
-        self._max_message_size = max_message_size
+        self.state = State.OPEN
         #: Whether there is output, a Pong or another state to look at; the caller resets it.
         self.has_news = False
-        #: Frames to be sent, in order; the caller empties the list.
-        self.output: list[bytes] = []
-        self.state = State.OPEN
-        #: Of the Close frame that came first, the peer's or ours; 1006 if none ever did.
-        self.close_code: int | None = None
-        self.close_reason = ""
-        #: Whether the peer began the closing handshake, or broke off.
-        self.closed_by_peer = False
-        #: What the peer did wrong, once it did.
-        self.error: ProtocolError | None = None
-        #: The payload of the latest Pong; the caller resets it to None.
-        self.pong: bytes | None = None
+        self._must_mask = 0 if client else _MASKED
+        self._max_message_size = max_message_size
         # Input: the bytes from _position to _end of _buffer.
         self._buffer: bytes | bytearray = b""
         self._borrowed = False
@@ -129,9 +100,14 @@ class Protocol:
         # The frame whose header is parsed and whose payload is not all there.
         self._left = 0
         self._mask = b""
-        self._streaming_fin = False
+        self._fin = False
 
     # ------------------------------------------------------------------ input
+
+    def _discard_input(self) -> None:
+        """Forget what is there; nothing more will be taken in once the state is CLOSED."""
+        self._fragments = bytearray()
+        self._position = self._end
 
     @property
     def has_input(self) -> bool:
@@ -140,6 +116,8 @@ class Protocol:
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
         """Add bytes from the peer to the input."""
+        if self.state is _CLOSED:
+            return
         self._buffer = bytes(self._buffer[self._position:self._end]) + data
         self._borrowed = False
         self._position = 0
@@ -152,7 +130,7 @@ class Protocol:
         """
         if self._position < self._end:
             self.receive_data(memoryview(buffer)[:size])
-        else:
+        elif self.state is not _CLOSED:
             self._buffer = buffer
             self._borrowed = True
             self._position = 0
@@ -169,11 +147,9 @@ class Protocol:
     def next_message(self) -> str | bytes | None:
         """Parse the input up to the end of the next message and return it.
 
-        ``None`` means that there is none yet, or that the connection is no longer open.
+        ``None`` means that there is none yet, or that the connection is no longer open: then
+        messages are passed over in search of the peer's Close frame.
         """
-        if self.state is not _OPEN:
-            self._after_close()
-            return None
         buffer = self._buffer
         end = self._end
         must_mask = self._must_mask
@@ -181,7 +157,7 @@ class Protocol:
             while (position := self._position) < end:
                 if self._left:
                     message = self._continue_frame()
-                    if message is not None:
+                    if message is not None and self.state is _OPEN:
                         return message
                     continue
                 if end - position < 2:
@@ -209,9 +185,9 @@ class Protocol:
                     or size > self._max_message_size
                 ):
                     message = self._begin_frame(first, start, size)
-                    if message is not None:
+                    if message is not None and self.state is _OPEN:
                         return message
-                    if self._position == position or self.state is not _OPEN:
+                    if self._position == position or self.state is _CLOSED:
                         return None
                     continue
                 self._position = stop
@@ -225,11 +201,11 @@ class Protocol:
                         number = _from_bytes(mask, "little") * _REPEAT[size] & _CUT[size]
                         number ^= _from_bytes(payload, "little")
                         payload = number.to_bytes(size, "little")
-                if first == _FIN_TEXT:
-                    return str(payload, "utf-8")
-                return bytes(payload)
-        except UnicodeDecodeError as problem:
-            self._fail(InvalidPayload(f"text that is not UTF-8: {problem.reason}"))
+                message = str(payload, "utf-8") if first == _FIN_TEXT else bytes(payload)
+                if self.state is _OPEN:
+                    return message
+        except UnicodeDecodeError:
+            self._fail(InvalidPayload("text that is not UTF-8"))
         except ProtocolError as problem:
             self._fail(problem)
         return None
@@ -290,7 +266,7 @@ class Protocol:
         self._position = start
         self._left = size
         self._mask = mask
-        self._streaming_fin = bool(first & _FIN)
+        self._fin = bool(first & _FIN)
         return self._continue_frame()
 
     def _continue_frame(self) -> str | bytes | None:
@@ -312,9 +288,9 @@ class Protocol:
                 pending = self._decoder.getstate()[0]
                 if pending[:1] == b"\xed" and pending[1:] >= b"\xa0":
                     # Python's decoder waits for the third byte of a surrogate; in vain.
-                    raise InvalidPayload("text that is not UTF-8: a surrogate")
+                    raise InvalidPayload("text that is not UTF-8")
             self._fragments += piece
-        if self._left or not self._streaming_fin:
+        if self._left or not self._fin:
             return None
         message: str | bytes
         if self._decoder is not None:
@@ -328,112 +304,12 @@ class Protocol:
         return message
 
     def _control(self, opcode: int, payload: bytes) -> None:
-        self.has_news = True
-        if opcode == _PING:
-            # Section 5.5.3: "may elect to send a Pong frame for only the most recently processed
-            # Ping frame"; the caller may drop what it cannot send.
-            self.output.append(self.encode(Opcode.PONG, payload))
-        elif opcode == _PONG:
-            self.pong = payload
-        else:
-            self._receive_close(payload)
-
-    # ---------------------------------------------------------------- closing
-
-    def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
-        """Begin the closing handshake, RFC 6455 section 7.1.2; nothing if it has begun.
-
-        :raises ValueError: when a Close frame cannot carry that code or reason.
-        """
-        payload = close_payload(code, reason)
-        if self.state is State.OPEN:
-            self._note_close(code, reason, by_peer=False)
-            self.output.append(self.encode(Opcode.CLOSE, payload))
-            self._move(State.CLOSING)
-            self._fragments = bytearray()
-
-    def connection_lost(self) -> None:
-        """The transport ended; without Close frames this is 1006, RFC 6455 section 7.1.5."""
-        if self.state is not State.CLOSED:
-            self._note_close(CloseCode.ABNORMAL_CLOSURE, "", by_peer=True)
-            self._move(State.CLOSED)
-
-    def _receive_close(self, payload: bytes) -> None:
-        code, reason = parse_close(payload)
-        if self.state is State.OPEN:
-            self._note_close(code, reason, by_peer=True)
-            # Section 5.5.1: "the endpoint typically echos the status code it received"
-            self.output.append(self.encode(Opcode.CLOSE, payload[:2]))
-        self._move(State.CLOSED)
-        self._position = self._end
-
-    def _after_close(self) -> None:
-        """While closing, look for the peer's Close frame among what is otherwise discarded."""
-        if self.state is State.CLOSED:
-            self._position = self._end
-            return
-        try:
-            while self._skip_frame():
-                pass
-        except ProtocolError:
-            # Our Close frame is out already: there is nothing left to tell the peer.
-            self.connection_lost()
-
-    def _skip_frame(self) -> bool:
-        """Pass over one frame unless it is a Close; false when more bytes are needed."""
-        if self._left:
-            size = min(self._left, self._end - self._position)
-            self._position += size
-            self._left -= size
-            return not self._left and self.has_input
-        position, available = self._position, self._end - self._position
-        if available < 2:
-            return False
-        first, second = self._buffer[position], self._buffer[position + 1]
-        size = second & 0x7F
-        start = position + (6 if second & _MASKED else 2)
-        if size > 125:
-            start += 2 if size == 126 else 8
-        if start > self._end:
-            return False
-        if size > 125:
-            size = self._long_size(position, size)
-        if first & 0x0F != _CLOSE:
-            self._position = start
-            self._left = size
-            return True
-        if size > MAX_CONTROL_PAYLOAD:
-            raise ProtocolError("a control frame of more than 125 bytes")
-        end = start + size
-        if end > self._end:
-            return False
-        payload = bytes(self._buffer[start:end])
-        if second & _MASKED:
-            payload = apply_mask(payload, bytes(self._buffer[start - 4:start]))
-        self._receive_close(payload)
-        return False
+        """Take a control frame."""
+        raise NotImplementedError
 
     def _fail(self, problem: ProtocolError) -> None:
-        """_Fail the WebSocket Connection_, RFC 6455 section 7.1.7."""
-        self.error = problem
-        code, reason = problem.close_code, str(problem)
-        self._note_close(code, reason, by_peer=False)
-        self.output.append(self.encode(Opcode.CLOSE, close_payload(code, reason)))
-        self._move(State.CLOSED)
-        self._fragments = bytearray()
-        self._position = self._end
-
-    def _note_close(self, code: int, reason: str, *, by_peer: bool) -> None:
-        if self.close_code is None:
-            self.close_code = int(code)
-            self.close_reason = reason
-            self.closed_by_peer = by_peer
-
-    def _move(self, state: State) -> None:
-        if state not in TRANSITIONS[self.state]:
-            raise AssertionError(f"from {self.state.name} to {state.name}")
-        self.state = state
-        self.has_news = True
+        """End the connection on account of the peer's fault."""
+        raise NotImplementedError
 
     # ----------------------------------------------------------------- output
 

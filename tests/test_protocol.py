@@ -1,24 +1,26 @@
-"""The sans-I/O core: frames are byte literals where that is readable."""
+"""The protocol, sans I/O; make test runs this once with each core."""
 import itertools
 import random
 
 import pytest
 
+from geventws._core import apply_mask, encode_frame
 from geventws.exceptions import InvalidPayload, MessageTooBig, ProtocolError
 from geventws.frames import CloseCode, Opcode, State
+from geventws.protocol import Protocol
 from tests.support.client import BINARY, CLOSE, PING, PONG, TEXT, close_frame, frame
 
 NOT_FINAL_TEXT, NOT_FINAL_BINARY, MORE, LAST = 0x01, 0x02, 0x00, 0x80
 
 
 @pytest.fixture
-def server(core):
-    return core.Protocol(max_message_size=1 << 20)
+def server():
+    return Protocol(max_message_size=1 << 20)
 
 
 @pytest.fixture
-def client(core):
-    return core.Protocol(client=True)
+def client():
+    return Protocol(client=True)
 
 
 def feed(protocol, *pieces):
@@ -51,11 +53,11 @@ def test_the_rfcs_fragmented_text(client):
     assert feed(client, b"\x01\x03Hel", b"\x80\x02lo") == ["Hello"]
 
 
-def test_the_rfcs_ping_and_its_masked_pong(client, core):
+def test_the_rfcs_ping_and_its_masked_pong(client):
     assert feed(client, b"\x89\x05Hello") == []
     pong = output_of(client)
     assert pong[:2] == b"\x8a\x85"
-    assert core.apply_mask(pong[6:], pong[2:6]) == b"Hello"
+    assert apply_mask(pong[6:], pong[2:6]) == b"Hello"
 
 
 @pytest.mark.parametrize(
@@ -66,11 +68,11 @@ def test_the_rfcs_ping_and_its_masked_pong(client, core):
         (65536, b"\x82\x7f\x00\x00\x00\x00\x00\x01\x00\x00"),
     ],
 )
-def test_lengths_are_written_and_read_in_their_shortest_form(server, client, core, size, head):
+def test_lengths_are_written_and_read_in_their_shortest_form(server, client, size, head):
     payload = random.Random(size).randbytes(size)
     assert server.encode(Opcode.BINARY, payload) == head + payload
     assert feed(client, head + payload) == [payload]
-    assert feed(server, core.encode_frame(Opcode.BINARY, payload, b"mask")) == [payload]
+    assert feed(server, encode_frame(Opcode.BINARY, payload, b"mask")) == [payload]
 
 
 # ------------------------------------------------------------- segmentation
@@ -130,12 +132,12 @@ def test_a_message_is_returned_before_the_bytes_behind_it_are_looked_at(server):
 
 @pytest.mark.parametrize("mask", [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\1\2\3\4"])
 @pytest.mark.parametrize("size", [*range(20), 63, 64, 65, 125, 126, 127, 1000, 65535, 65537])
-def test_masks_apply_at_every_size(core, mask, size):
+def test_masks_apply_at_every_size(mask, size):
     data = random.Random(size).randbytes(size)
     expected = bytes(a ^ b for a, b in zip(data, itertools.cycle(mask), strict=False))
-    assert core.apply_mask(data, mask) == expected
-    assert core.apply_mask(bytearray(data), mask) == expected
-    assert core.apply_mask(memoryview(data), mask) == expected
+    assert apply_mask(data, mask) == expected
+    assert apply_mask(bytearray(data), mask) == expected
+    assert apply_mask(memoryview(data), mask) == expected
 
 
 def test_a_client_masks_every_frame_with_another_mask(client, server):
@@ -244,8 +246,8 @@ def test_a_close_reason_that_is_not_utf8_closes_with_1007(server):
 
 # --------------------------------------------------------------------- sizes
 
-def test_a_message_of_exactly_the_limit_is_received(core):
-    server = core.Protocol(max_message_size=1000)
+def test_a_message_of_exactly_the_limit_is_received():
+    server = Protocol(max_message_size=1000)
     assert feed(server, frame(BINARY, bytes(1000))) == [bytes(1000)]
     assert feed(server, frame(NOT_FINAL_BINARY, bytes(999)), frame(LAST, b"x")) == [
         bytes(999) + b"x"
@@ -261,21 +263,21 @@ def test_a_message_of_exactly_the_limit_is_received(core):
         frame(NOT_FINAL_TEXT, "x" * 500) + frame(MORE, "x" * 500) + frame(MORE, "x")[:6],
     ],
 )
-def test_a_message_over_the_limit_closes_with_1009_before_it_is_buffered(core, data):
-    server = core.Protocol(max_message_size=1000)
+def test_a_message_over_the_limit_closes_with_1009_before_it_is_buffered(data):
+    server = Protocol(max_message_size=1000)
     assert feed(server, data) == []
     assert type(server.error) is MessageTooBig
     assert output_of(server)[2:4] == b"\x03\xf1"
 
 
-def test_the_limit_holds_for_short_messages_too(core):
-    server = core.Protocol(max_message_size=10)
+def test_the_limit_holds_for_short_messages_too():
+    server = Protocol(max_message_size=10)
     assert feed(server, frame(TEXT, "0123456789"), frame(TEXT, "0123456789a")) == ["0123456789"]
     assert type(server.error) is MessageTooBig
 
 
-def test_control_frames_do_not_count(core):
-    server = core.Protocol(max_message_size=10)
+def test_control_frames_do_not_count():
+    server = Protocol(max_message_size=10)
     assert feed(server, frame(PING, bytes(125)), frame(TEXT, "0123456789")) == ["0123456789"]
 
 

@@ -1,0 +1,208 @@
+/* What speedups.pyx needs of C itself: masks, UTF-8, frame headers, a clock, the system calls. */
+#ifndef GEVENTWS_SPEEDUPS_H
+#define GEVENTWS_SPEEDUPS_H
+
+#include <Python.h>
+#include <errno.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(_WIN32)
+#define DIRECT_IO 0  /* descriptors are no sockets there: Python's sockets do it */
+struct iovec {
+    void *iov_base;
+    size_t iov_len;
+};
+static Py_ssize_t direct_recv(int fd, uint8_t *buffer, size_t size) { return -1; }
+static Py_ssize_t direct_send(int fd, struct iovec *parts, int count) { return -1; }
+static int would_block(void) { return 0; }
+#else
+#define DIRECT_IO 1
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0  /* Python ignores SIGPIPE anyway */
+#endif
+
+/* Neither call blocks, so both keep the GIL. */
+static Py_ssize_t direct_recv(int fd, uint8_t *buffer, size_t size)
+{
+    ssize_t got;
+    do
+        got = recv(fd, buffer, size, MSG_DONTWAIT);
+    while (got < 0 && errno == EINTR);
+    return got;
+}
+
+static Py_ssize_t direct_send(int fd, struct iovec *parts, int count)
+{
+    ssize_t sent;
+    do {
+        if (count == 1)
+            sent = send(fd, parts->iov_base, parts->iov_len, MSG_DONTWAIT | MSG_NOSIGNAL);
+        else {
+            struct msghdr message = {0};
+            message.msg_iov = parts;
+            message.msg_iovlen = count;
+            sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        }
+    } while (sent < 0 && errno == EINTR);
+    return sent;
+}
+
+static int would_block(void) { return errno == EAGAIN || errno == EWOULDBLOCK; }
+#endif
+
+/* ------------------------------------------------------------------ masks, RFC 6455 section 5.3 */
+
+/* Eight bytes at a time, wherever they lie. */
+#define XOR_WORDS(out, in, size, mask)                         \
+    do {                                                       \
+        uint64_t word, key = (uint64_t)(mask) << 32 | (mask);  \
+        size_t i = 0;                                          \
+        for (; i + 8 <= (size); i += 8) {                      \
+            memcpy(&word, (in) + i, 8);                        \
+            word ^= key;                                       \
+            memcpy((out) + i, &word, 8);                       \
+        }                                                      \
+        for (; i < (size); i++)                                \
+            (out)[i] = (in)[i] ^ ((const uint8_t *)&key)[i & 7]; \
+    } while (0)
+
+/* A vector loop for what is long. Two versions of it, chosen at load time, where that works. */
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) \
+    && !defined(__SANITIZE_ADDRESS__)
+__attribute__((target_clones("avx2", "default")))
+#endif
+static void xor_long(uint8_t *out, const uint8_t *in, size_t size, uint32_t mask)
+{
+    XOR_WORDS(out, in, size, mask);
+}
+
+/* out may be in. The mask is four bytes as they lie in memory. */
+static inline void apply_mask_to(uint8_t *out, const uint8_t *in, size_t size, uint32_t mask)
+{
+    if (size < 64)
+        XOR_WORDS(out, in, size, mask);
+    else
+        xor_long(out, in, size, mask);
+}
+
+/* The mask that goes on after `size` bytes. */
+static inline uint32_t turn_mask(uint32_t mask, size_t size)
+{
+    uint8_t bytes[4], turned[4];
+    int i;
+    memcpy(bytes, &mask, 4);
+    for (i = 0; i < 4; i++)
+        turned[i] = bytes[(i + size) & 3];
+    memcpy(&mask, turned, 4);
+    return mask;
+}
+
+/* ---------------------------------------------------------------------- UTF-8, RFC 3629 section 4 */
+
+/* Where a text stands: how many bytes its last character lacks, and what the next may be. */
+typedef struct {
+    uint8_t lacking, least, most;
+} utf8_state;
+
+/* Take in the next piece of a text; false as soon as it cannot become UTF-8 any more. */
+static int utf8_take(utf8_state *state, const uint8_t *text, size_t size)
+{
+    size_t i = 0;
+    while (i < size) {
+        uint8_t byte;
+        if (!state->lacking) {
+            uint64_t word;
+            for (; i + 8 <= size; i += 8) {
+                memcpy(&word, text + i, 8);
+                if (word & 0x8080808080808080u)
+                    break;
+            }
+            if (i == size)
+                break;
+        }
+        byte = text[i++];
+        if (state->lacking) {
+            if (byte < state->least || byte > state->most)
+                return 0;
+            state->lacking--;
+            state->least = 0x80;
+            state->most = 0xBF;
+        } else if (byte >= 0x80) {
+            state->least = 0x80;
+            state->most = 0xBF;
+            if (byte < 0xC2 || byte > 0xF4)
+                return 0;
+            if (byte < 0xE0)
+                state->lacking = 1;
+            else if (byte < 0xF0) {
+                state->lacking = 2;
+                if (byte == 0xE0)
+                    state->least = 0xA0;  /* shorter forms exist */
+                else if (byte == 0xED)
+                    state->most = 0x9F;  /* surrogates */
+            } else {
+                state->lacking = 3;
+                if (byte == 0xF0)
+                    state->least = 0x90;  /* shorter forms exist */
+                else if (byte == 0xF4)
+                    state->most = 0x8F;  /* beyond U+10FFFF */
+            }
+        }
+    }
+    return 1;
+}
+
+/* --------------------------------------------------------- frame headers, RFC 6455 section 5.2 */
+
+#define MAX_HEAD 10
+
+/* Write the head of an unmasked frame; returns its size. */
+static inline int put_head(uint8_t *out, int first, uint64_t size)
+{
+    int i;
+    out[0] = (uint8_t)first;
+    if (size < 126) {
+        out[1] = (uint8_t)size;
+        return 2;
+    }
+    if (size < 65536) {
+        out[1] = 126;
+        out[2] = (uint8_t)(size >> 8);
+        out[3] = (uint8_t)size;
+        return 4;
+    }
+    out[1] = 127;
+    for (i = 0; i < 8; i++)
+        out[2 + i] = (uint8_t)(size >> (56 - 8 * i));
+    return MAX_HEAD;
+}
+
+static inline uint64_t get_number(const uint8_t *in, int width)
+{
+    uint64_t number = 0;
+    while (width--)
+        number = number << 8 | *in++;
+    return number;
+}
+
+/* ------------------------------------------------------------------------------------------ clock */
+
+#if defined(_WIN32)
+#include <windows.h>
+static uint64_t now_us(void) { return GetTickCount64() * 1000u; }
+#else
+#include <time.h>
+static uint64_t now_us(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
+}
+#endif
+
+#endif
