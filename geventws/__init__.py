@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ._core import CORE as __core__
 from .exceptions import (
     ConnectionClosed,
     HandshakeError,
@@ -36,6 +37,8 @@ __all__ = [
     "WebSocketMiddleware",
     "WebSocketServer",
     "Worker",
+    "__core__",
+    "__version__",
 ]
 
 

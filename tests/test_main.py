@@ -87,4 +87,4 @@ def test_a_fault_inside_the_module_keeps_its_traceback(tmp_path):
 def test_version():
     import geventws
 
-    assert run("--version") == (0, f"geventws {geventws.__version__}")
+    assert run("--version") == (0, f"geventws {geventws.__version__} ({geventws.__core__} core)")

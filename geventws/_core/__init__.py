@@ -5,7 +5,21 @@ One selector for the twins: the compiled one where it was built, unless the envi
 """
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
 from .reader import FrameReader, apply_mask, encode_frame
 from .transport import WOULD_BLOCK, Transport
 
-__all__ = ["WOULD_BLOCK", "FrameReader", "Transport", "apply_mask", "encode_frame"]
+__all__ = ["CORE", "WOULD_BLOCK", "FrameReader", "Transport", "apply_mask", "encode_frame"]
+
+#: Which one runs: "compiled" or "python".
+CORE = "python"
+
+if not TYPE_CHECKING and not os.environ.get("GEVENTWS_PURE_PYTHON"):
+    try:
+        from ._speedups import FrameReader, Transport, apply_mask, encode_frame
+    except ImportError:
+        pass  # it was not built here
+    else:
+        CORE = "compiled"

@@ -1,0 +1,856 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, embedsignature=True
+"""The compiled twin of ``reader.py`` and ``transport.py``, which are the reference and explain it.
+
+What differs, and why:
+
+- Input is a pair of C pointers, and a payload is unmasked straight into its final object.
+- Plain sockets are read and written by ``recv(2)`` and ``send(2)`` on the descriptor, without the
+  layers of Python's sockets; they never block, so the GIL stays. TLS goes through Python.
+- Frames are made in the cork's buffer or on the stack. No greenlet switch may happen while a
+  pointer into the C stack is in use elsewhere: a suspended greenlet's stack is copied away.
+- ``greenlet``'s C API switches without a Python call.
+"""
+from collections import deque
+from os import urandom
+from weakref import WeakKeyDictionary
+
+from cpython.buffer cimport PyBuffer_FillInfo, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.ref cimport Py_DECREF, PyObject
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from gevent import get_hub
+from gevent.exceptions import ConcurrentObjectUseError
+from gevent.ssl import SSLSocket
+
+from geventws._core.transport import WOULD_BLOCK, _message
+from geventws.exceptions import InvalidPayload, MessageTooBig, ProtocolError
+from geventws.frames import State
+
+
+cdef extern from "Python.h":
+    const char* PyUnicode_AsUTF8AndSize(object, Py_ssize_t*) except NULL
+    PyObject* PyUnicode_DecodeUTF8(const char*, Py_ssize_t, const char*)
+    object decode_utf8 "PyUnicode_DecodeUTF8"(const char*, Py_ssize_t, const char*)
+    object PyMemoryView_FromMemory(char*, Py_ssize_t, int)
+    int PyBUF_WRITE
+    int _PyBytes_Resize(PyObject**, Py_ssize_t) except -1
+    void PyErr_Clear()
+
+
+cdef extern from "greenlet/greenlet.h":
+    ctypedef struct PyGreenlet:
+        pass
+    void PyGreenlet_Import()
+    PyGreenlet* PyGreenlet_GetCurrent() except NULL
+    object PyGreenlet_Switch(PyGreenlet*, PyObject*, PyObject*)
+
+
+cdef extern from "speedups.h" nogil:
+    bint DIRECT_IO
+    int MAX_HEAD
+    struct iovec:
+        void* iov_base
+        size_t iov_len
+    ctypedef struct utf8_state:
+        uint8_t lacking
+    Py_ssize_t direct_recv(int, uint8_t*, size_t)
+    Py_ssize_t direct_send(int, iovec*, int)
+    bint would_block()
+    void apply_mask_to(uint8_t*, const uint8_t*, size_t, uint32_t)
+    uint32_t turn_mask(uint32_t, size_t)
+    bint utf8_take(utf8_state*, const uint8_t*, size_t)
+    int put_head(uint8_t*, int, uint64_t)
+    uint64_t get_number(const uint8_t*, int)
+    uint64_t now_us()
+
+
+PyGreenlet_Import()
+
+cdef object OPEN = State.OPEN
+cdef object CLOSED = State.CLOSED
+
+cdef enum:
+    TEXT = 1
+    BINARY = 2
+    CLOSE = 8
+    PONG = 10
+    FIN = 0x80
+    RSV = 0x70
+    MASKED = 0x80
+    MAX_CONTROL = 125
+    # The sizes of the reference twin, and those that only matter here.
+    BUFFER_SIZE = 64 << 10
+    MAX_CORK = 64 << 10
+    SLICE_US = 1000
+    # While a message of more than the usual buffer comes in, fewer and larger reads are cheaper.
+    LARGE_BUFFER_SIZE = 256 << 10
+    # A payload from here on is not copied behind its header, but written from where it is.
+    LARGE_PAYLOAD = 16 << 10
+    ON_STACK = 4 << 10
+    FIRST_CAPACITY = 4 << 10
+
+
+# ------------------------------------------------------------------------------------- frames
+
+def apply_mask(data, mask):
+    """XOR ``data`` with the four bytes of ``mask`` over and over, RFC 6455 section 5.3."""
+    cdef Py_buffer view
+    cdef uint32_t key
+    cdef bytes four = bytes(mask)
+    cdef bytes result
+    memcpy(&key, PyBytes_AS_STRING(four), 4)
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        result = PyBytes_FromStringAndSize(NULL, view.len)
+        apply_mask_to(<uint8_t*>PyBytes_AS_STRING(result), <uint8_t*>view.buf, view.len, key)
+    finally:
+        PyBuffer_Release(&view)
+    return result
+
+
+def encode_frame(int opcode, payload, mask=None, bint fin=True):
+    """One frame, RFC 6455 section 5.2, with its length in the shortest form."""
+    cdef Py_buffer view
+    cdef uint8_t head[14]
+    cdef int size
+    cdef bytes result
+    cdef uint8_t* out
+    cdef uint32_t key = 0
+    PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE)
+    try:
+        size = put_head(head, opcode | FIN if fin else opcode, view.len)
+        if mask is not None:
+            head[1] |= MASKED
+            four = bytes(mask)
+            memcpy(&key, PyBytes_AS_STRING(four), 4)
+            memcpy(head + size, &key, 4)
+            size += 4
+        result = PyBytes_FromStringAndSize(NULL, size + view.len)
+        out = <uint8_t*>PyBytes_AS_STRING(result)
+        memcpy(out, head, size)
+        apply_mask_to(out + size, <uint8_t*>view.buf, view.len, key)
+    finally:
+        PyBuffer_Release(&view)
+    return result
+
+
+cdef class FrameReader:
+    """The input of one side of a connection; see the twin in ``reader.py``."""
+
+    cdef public object state
+    cdef public bint has_news
+    cdef readonly bint is_client
+    cdef Py_ssize_t max_message_size
+    # Input: from `at` to `end`, inside of `owner`, or of the buffer of a hub if that is None.
+    cdef uint8_t* at
+    cdef uint8_t* end
+    cdef object owner
+    cdef bint borrowed
+    # The message being assembled: a bytes object with more capacity than it uses.
+    cdef PyObject* message
+    cdef Py_ssize_t used
+    cdef Py_ssize_t capacity
+    cdef int opcode
+    cdef utf8_state text_state
+    # The frame whose header is parsed and whose payload is not all there.
+    cdef Py_ssize_t left
+    cdef uint32_t mask
+    cdef bint fin
+
+    def __init__(self, bint client, Py_ssize_t max_message_size):
+        self.is_client = client
+        self.state = OPEN
+        self.max_message_size = max_message_size
+
+    def __dealloc__(self):
+        self.drop_message()
+
+    cdef void drop_message(self) noexcept:
+        if self.message != NULL:
+            Py_DECREF(<object>self.message)
+            self.message = NULL
+        self.used = self.capacity = 0
+
+    def _discard_input(self):
+        """Forget what is there; nothing more will be taken in once the state is CLOSED."""
+        self.drop_message()
+        self.at = self.end
+
+    @property
+    def has_input(self):
+        """Whether bytes are waiting to be parsed."""
+        return self.at < self.end
+
+    def receive_data(self, data):
+        """Add bytes from the peer to the input."""
+        cdef Py_buffer view
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            self.add(<uint8_t*>view.buf, view.len)
+        finally:
+            PyBuffer_Release(&view)
+
+    def borrow(self, bytearray buffer, Py_ssize_t size):
+        """Parse the first ``size`` bytes of a buffer in place, behind what was kept."""
+        self.borrow_at(<uint8_t*><char*>buffer, size)
+        if self.borrowed:
+            self.owner = buffer
+
+    def keep(self):
+        """Copy what is left of a borrowed buffer, so that the caller may use it again."""
+        self.keep_rest()
+
+    cdef int add(self, const uint8_t* data, Py_ssize_t size) except -1:
+        cdef Py_ssize_t rest = self.end - self.at
+        cdef bytes joined
+        cdef uint8_t* out
+        if self.state is CLOSED:
+            return 0
+        joined = PyBytes_FromStringAndSize(NULL, rest + size)
+        out = <uint8_t*>PyBytes_AS_STRING(joined)
+        if rest:
+            memcpy(out, self.at, rest)
+        if size:
+            memcpy(out + rest, data, size)
+        self.owner = joined
+        self.borrowed = False
+        self.at = out
+        self.end = out + rest + size
+        return 0
+
+    cdef int borrow_at(self, uint8_t* data, Py_ssize_t size) except -1:
+        if self.at < self.end:
+            return self.add(data, size)
+        if self.state is not CLOSED:
+            self.owner = None
+            self.borrowed = True
+            self.at = data
+            self.end = data + size
+        return 0
+
+    cdef int keep_rest(self) except -1:
+        if self.borrowed:
+            if self.at < self.end:
+                self.add(NULL, 0)
+                if not self.borrowed:
+                    return 0
+            self.borrowed = False
+            self.owner = None
+            self.at = self.end = NULL
+        return 0
+
+    cpdef object next_message(self):
+        """Parse the input up to the end of the next message and return it; None if there is none.
+
+        While the state is CLOSING messages are passed over.
+        """
+        cdef uint8_t* at
+        cdef uint8_t* payload
+        cdef Py_ssize_t available, size, head
+        cdef uint64_t long_size
+        cdef uint32_t mask
+        cdef int first, short_size
+        cdef bint masked = not self.is_client
+        cdef PyObject* text
+        cdef object message
+        while self.at < self.end:
+            if self.left:
+                message = self.continue_frame()
+                if message is not None and self.state is OPEN:
+                    return message
+                continue
+            at = self.at
+            available = self.end - at
+            if available < 2:
+                return None
+            first = at[0]
+            short_size = at[1] & 0x7F
+            if (at[1] & MASKED != 0) != masked:
+                self.bad("a frame without a mask" if masked else "a masked frame")
+                return None
+            head = 6 if masked else 2
+            if short_size > 125:
+                head += 2 if short_size == 126 else 8
+            if head > available:
+                # The rest of the header is due, but what is there may be wrong already.
+                self.check_header(first, short_size)
+                return None
+            size = short_size
+            if short_size > 125:
+                long_size = get_number(at + 2, 2 if short_size == 126 else 8)
+                if long_size < <uint64_t>(126 if short_size == 126 else 65536):
+                    self.bad("a length that is not in its shortest form")
+                    return None
+                if long_size >> 63:
+                    self.bad("a length of 2**63 bytes or more")
+                    return None
+                size = <Py_ssize_t>long_size
+            payload = at + head
+            if (
+                size > available - head
+                or (first != FIN | TEXT and first != FIN | BINARY)
+                or self.opcode
+                or size > self.max_message_size
+            ):
+                message = self.begin_frame(first, payload, size)
+                if message is not None and self.state is OPEN:
+                    return message
+                if self.at == at or self.state is CLOSED:
+                    return None
+                continue
+            self.at = payload + size
+            mask = 0
+            if masked:
+                memcpy(&mask, payload - 4, 4)
+            if first == FIN | BINARY:
+                message = PyBytes_FromStringAndSize(NULL, size)
+                apply_mask_to(<uint8_t*>PyBytes_AS_STRING(message), payload, size, mask)
+            else:
+                if masked:
+                    # The input is ours to change: a bytes object of our own, or the hub's buffer.
+                    apply_mask_to(payload, payload, size, mask)
+                text = PyUnicode_DecodeUTF8(<char*>payload, size, NULL)
+                if text == NULL:
+                    PyErr_Clear()
+                    self.bad_text()
+                    return None
+                message = <object>text
+                Py_DECREF(message)
+            if self.state is OPEN:
+                return message
+        return None
+
+    cdef bint bad(self, str reason) except -1:
+        self._fail(ProtocolError(reason))
+        return False
+
+    cdef bint bad_text(self) except -1:
+        self._fail(InvalidPayload("text that is not UTF-8"))
+        return False
+
+    cdef bint check_header(self, int first, Py_ssize_t size) except -1:
+        """RFC 6455 section 5.2: reserved bits and opcodes; 5.4 and 5.5: fragmentation, control."""
+        cdef int opcode = first & 0x0F
+        if first & RSV:
+            return self.bad("a reserved bit is set")
+        if opcode >= CLOSE:
+            if opcode > PONG:
+                return self.bad(f"the reserved opcode {opcode:#x}")
+            if not first & FIN:
+                return self.bad("a fragmented control frame")
+            if size > MAX_CONTROL:
+                return self.bad("a control frame of more than 125 bytes")
+        elif opcode > BINARY:
+            return self.bad(f"the reserved opcode {opcode:#x}")
+        elif opcode == 0:
+            if not self.opcode:
+                return self.bad("a continuation of no message")
+        elif self.opcode:
+            return self.bad("a new message inside a fragmented one")
+        return True
+
+    cdef object begin_frame(self, int first, uint8_t* payload, Py_ssize_t size):
+        """Take a frame off the fast path: control, fragment, or data that is not all there.
+
+        Leaves ``at`` alone when more bytes are needed first.
+        """
+        cdef int opcode = first & 0x0F
+        cdef bytes control
+        cdef uint32_t mask = 0
+        if not self.check_header(first, size):
+            return None
+        if not self.is_client:
+            memcpy(&mask, payload - 4, 4)
+        if opcode >= CLOSE:
+            if size <= self.end - payload:
+                self.at = payload + size
+                control = PyBytes_FromStringAndSize(NULL, size)
+                apply_mask_to(<uint8_t*>PyBytes_AS_STRING(control), payload, size, mask)
+                try:
+                    self._control(opcode, control)
+                except ProtocolError as problem:
+                    self._fail(problem)
+            return None
+        if size > self.max_message_size - self.used:
+            self._fail(MessageTooBig(f"a message of more than {self.max_message_size} bytes"))
+            return None
+        if opcode:
+            self.opcode = opcode
+            memset(&self.text_state, 0, sizeof(utf8_state))
+        self.at = payload
+        self.left = size
+        self.mask = mask
+        self.fin = first & FIN
+        return self.continue_frame()
+
+    cdef int make_room(self, Py_ssize_t size) except -1:
+        """Grow the message by what is there, not by what its header claims."""
+        cdef Py_ssize_t capacity = self.capacity
+        if self.used + size <= capacity:
+            return 0
+        capacity = max(2 * capacity, self.used + size, FIRST_CAPACITY)
+        capacity = max(min(capacity, self.used + self.left), self.used + size)
+        if self.message == NULL:
+            fresh = PyBytes_FromStringAndSize(NULL, capacity)
+            self.message = <PyObject*>fresh
+            # One reference, ours: _PyBytes_Resize() asks for it.
+            keep_reference(fresh)
+        else:
+            self.capacity = 0
+            _PyBytes_Resize(&self.message, capacity)
+        self.capacity = capacity
+        return 0
+
+    cdef object continue_frame(self):
+        """Add what is there of the current frame's payload to the message."""
+        cdef Py_ssize_t size = min(self.left, self.end - self.at)
+        cdef uint8_t* out
+        cdef object message
+        if size:
+            self.make_room(size)
+            out = <uint8_t*>PyBytes_AS_STRING(<object>self.message) + self.used
+            apply_mask_to(out, self.at, size, self.mask)
+            self.mask = turn_mask(self.mask, size)
+            self.at += size
+            self.left -= size
+            self.used += size
+            if self.opcode == TEXT and not utf8_take(&self.text_state, out, size):
+                self.bad_text()
+                return None
+        if self.left or not self.fin:
+            return None
+        if self.opcode == TEXT:
+            if self.text_state.lacking:
+                self.bad_text()
+                return None
+            if self.used:
+                message = decode_utf8(PyBytes_AS_STRING(<object>self.message), self.used, NULL)
+            else:
+                message = ""
+            self.drop_message()
+        elif self.used:
+            _PyBytes_Resize(&self.message, self.used)
+            message = <object>self.message
+            Py_DECREF(message)
+            self.message = NULL
+            self.used = self.capacity = 0
+        else:
+            message = b""
+        self.opcode = 0
+        return message
+
+    def encode(self, int opcode, payload, bint fin=True):
+        """A frame of ours; a client masks it with four fresh random bytes (section 5.3)."""
+        return encode_frame(opcode, payload, urandom(4) if self.is_client else None, fin)
+
+
+cdef extern from *:
+    """
+    #define keep_reference(object) Py_INCREF(object)
+    """
+    void keep_reference(object)
+
+
+# ------------------------------------------------------------------------------------ transport
+
+cdef class Shared:
+    """What the connections of one hub share: only one of them is dispatched at a time."""
+
+    cdef object __weakref__
+    cdef uint8_t* buffer
+    cdef uint8_t* cork
+    cdef Py_ssize_t cork_size
+    cdef Transport dispatched
+    cdef uint64_t deadline
+
+    def __cinit__(self):
+        self.buffer = <uint8_t*>PyMem_Malloc(LARGE_BUFFER_SIZE)
+        self.cork = <uint8_t*>PyMem_Malloc(MAX_CORK + LARGE_PAYLOAD + MAX_HEAD)
+        if self.buffer == NULL or self.cork == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        PyMem_Free(self.buffer)
+        PyMem_Free(self.cork)
+
+
+cdef object shared_by_hub = WeakKeyDictionary()
+
+
+cdef class LargeText:
+    """Lends the UTF-8 of a string, so that what the kernel did not take need not be copied."""
+
+    cdef object owner
+    cdef const uint8_t* data
+    cdef Py_ssize_t size
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, <void*>self.data, self.size, 1, flags)
+
+
+cdef class Transport:
+    """The hot half of :class:`~geventws.connection.Connection`; see the twin in ``transport.py``."""
+
+    cdef public FrameReader _protocol
+    cdef public object _hub
+    cdef public object _sock
+    cdef public object _raw
+    cdef public object _reader
+    cdef public object _queue
+    cdef public object _out
+    cdef public object _ready
+    cdef public object _waiter
+    cdef public Py_ssize_t _out_size
+    cdef public Py_ssize_t _max_send_buffer
+    cdef public bint _opened
+    cdef public bint _end_told
+    cdef public bint _is_tls
+    cdef public bint _paused
+    cdef public bint _resuming
+    cdef Shared _shared
+    cdef int fd
+
+    def __init__(self):
+        self._opened = False
+        self._end_told = False
+
+    def _attach_transport(self, sock, FrameReader protocol, Py_ssize_t max_send_buffer):
+        """Take over a gevent socket and start reading from it."""
+        self._protocol = protocol
+        self._max_send_buffer = max_send_buffer
+        self._hub = get_hub()
+        shared = shared_by_hub.get(self._hub)
+        if shared is None:
+            shared = shared_by_hub[self._hub] = Shared()
+        self._shared = shared
+        self._sock = sock
+        self._is_tls = isinstance(sock, SSLSocket)
+        sock.settimeout(0)
+        self._raw = sock if self._is_tls else sock._sock
+        self.fd = sock.fileno() if DIRECT_IO and not self._is_tls else -1
+        self._queue = deque()
+        self._out = deque()
+        self._opened = True
+        self._reader = self._hub.loop.io(sock.fileno(), 1)
+        self._reader.start(self._on_readable)
+
+    @property
+    def _send(self):
+        return self._raw.send
+
+    # ------------------------------------------------------------------------------- receiving
+
+    def receive(self, timeout=None):
+        """Block until the next message and return it; the contract is that of the twin."""
+        if timeout is not None:
+            return self._receive_within(timeout)
+        return self.receive_next()
+
+    cdef object receive_next(self):
+        cdef FrameReader protocol
+        cdef Shared shared
+        cdef object message
+        if not self._opened:
+            self._open()
+        protocol = self._protocol
+        shared = self._shared
+        if shared.dispatched is self:
+            if protocol.at < protocol.end:
+                if now_us() < shared.deadline:
+                    message = protocol.next_message()
+                    if protocol.has_news:
+                        self._after_input()
+                    if message is not None:
+                        return message
+                else:
+                    self._resume_later()
+        elif self._queue or protocol.at < protocol.end:
+            message = self._receive_at_hand()
+            if message is not None:
+                return message
+        return self.wait()
+
+    cdef object wait(self):
+        """Wait in the hub until a dispatch brings a message, or the end."""
+        cdef object message, hub = self._hub
+        if self._protocol.state is not OPEN:
+            self._tell_end()
+            return None
+        if self._waiter is not None:
+            raise ConcurrentObjectUseError("another greenlet is receiving from this WebSocket")
+        self._waiter = current_greenlet()
+        try:
+            while True:
+                PyGreenlet_Switch(<PyGreenlet*>hub, NULL, NULL)
+                message = self._ready
+                if message is not None:
+                    self._ready = None
+                    return message
+                if self._protocol.state is not OPEN:
+                    self._tell_end()
+                    return None
+        finally:
+            self._waiter = None
+
+    def __iter__(self):
+        """The messages until the connection ends."""
+        return self
+
+    def __next__(self):
+        cdef object message
+        if not self._end_told:
+            message = self.receive_next()
+            if message is not None:
+                return message
+        raise StopIteration
+
+    # --------------------------------------------------------------------------------- sending
+
+    def send(self, data, binary=None):
+        """Send one message: ``str`` as text, bytes-like as binary; the contract is the twin's."""
+        cdef const uint8_t* payload
+        cdef Py_ssize_t size
+        cdef int opcode
+        cdef FrameReader protocol
+        if not self._opened:
+            self._open()
+        if binary is None and type(data) is str:
+            opcode = TEXT
+            payload = <const uint8_t*>PyUnicode_AsUTF8AndSize(data, &size)
+        else:
+            if binary is None and type(data) is bytes:
+                opcode = BINARY
+            else:
+                opcode, data = _message(data, binary)
+            payload = <const uint8_t*>PyBytes_AS_STRING(data)
+            size = PyBytes_GET_SIZE(data)
+        protocol = self._protocol
+        if protocol.state is not OPEN:
+            raise self._closed_error()
+        if self._out_size >= self._max_send_buffer:
+            self._wait_for_room()
+        if protocol.is_client:
+            self._transmit(protocol.encode(opcode, data.encode() if type(data) is str else data))
+        else:
+            self.transmit_payload(FIN | opcode, payload, size, data)
+        if protocol.state is CLOSED:
+            raise self._closed_error()
+
+    cdef int transmit_payload(
+        self, int first, const uint8_t* payload, Py_ssize_t size, object data
+    ) except -1:
+        """Write an unmasked frame now, or gather it with the others of this dispatch."""
+        cdef Shared shared = self._shared
+        cdef FrameReader protocol = self._protocol
+        cdef uint8_t small[ON_STACK]
+        cdef uint8_t* out
+        cdef iovec parts[2]
+        cdef int head
+        if shared.dispatched is self and (shared.cork_size or protocol.at < protocol.end):
+            if size < LARGE_PAYLOAD:
+                out = shared.cork + shared.cork_size
+                head = put_head(out, first, size)
+                memcpy(out + head, payload, size)
+                shared.cork_size += head + size
+                if protocol.at >= protocol.end or shared.cork_size >= MAX_CORK:
+                    self.flush_cork()
+                return 0
+            if shared.cork_size:
+                self.flush_cork()
+        head = put_head(small, first, size)
+        if size <= ON_STACK - MAX_HEAD:
+            memcpy(small + head, payload, size)
+            return self.write(small, head + size)
+        parts[0].iov_base = small
+        parts[0].iov_len = head
+        parts[1].iov_base = <void*>payload
+        parts[1].iov_len = size
+        return self.write_parts(parts, data)
+
+    cdef int write_parts(self, iovec* parts, object data) except -1:
+        """Write a head and a payload that lies in ``data``, which is a str or bytes."""
+        cdef Py_ssize_t head = parts[0].iov_len, size = parts[1].iov_len, sent = 0
+        cdef const uint8_t* payload = <const uint8_t*>parts[1].iov_base
+        cdef const char* first = <const char*>parts[0].iov_base
+        cdef LargeText text
+        if self._reader is None:
+            return 0
+        if not self._out and self.fd >= 0:
+            sent = direct_send(self.fd, parts, 2)
+            if sent < 0:
+                if not would_block():
+                    self._lost()
+                    return 0
+                sent = 0
+            if sent == head + size:
+                return 0
+        elif not self._out:
+            self._write(first[:head] + (<char*>payload)[:size])
+            return 0
+        if sent < head:
+            self._queue_output(first[sent:head])
+            sent = head
+        if size < LARGE_PAYLOAD:
+            self._queue_output((<char*>payload)[sent - head:size])
+            return 0
+        text = LargeText.__new__(LargeText)
+        text.owner = data
+        text.data = payload + sent - head
+        text.size = size - (sent - head)
+        self._queue_output(memoryview(text))
+        return 0
+
+    def _transmit(self, bytes frame):
+        """Write a frame now, or gather it with the others of this dispatch."""
+        cdef Shared shared = self._shared
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(frame)
+        if (
+            shared.dispatched is self and self._protocol.at < self._protocol.end
+            and size < LARGE_PAYLOAD
+        ):
+            memcpy(shared.cork + shared.cork_size, PyBytes_AS_STRING(frame), size)
+            shared.cork_size += size
+            if shared.cork_size >= MAX_CORK:
+                self.flush_cork()
+        else:
+            self._transmit_now(frame)
+
+    def _transmit_now(self, bytes frames):
+        """Write frames without delay, behind what is corked."""
+        if self._shared.dispatched is self and self._shared.cork_size:
+            self.flush_cork()
+        self.write(<const uint8_t*>PyBytes_AS_STRING(frames), PyBytes_GET_SIZE(frames))
+
+    cdef int flush_cork(self) except -1:
+        cdef Shared shared = self._shared
+        cdef Py_ssize_t size = shared.cork_size
+        shared.cork_size = 0
+        return self.write(shared.cork, size)
+
+    cdef int write(self, const uint8_t* data, Py_ssize_t size) except -1:
+        """Write behind what is waiting; what the kernel does not take waits.
+
+        The loss of the connection does not raise: it shows in the protocol's state.
+        """
+        cdef Py_ssize_t sent
+        cdef iovec part
+        if self._reader is None:
+            return 0
+        if self._out:
+            self._queue_output((<char*>data)[:size])
+            return 0
+        if self.fd < 0:
+            self._write((<char*>data)[:size])
+            return 0
+        part.iov_base = <void*>data
+        part.iov_len = size
+        sent = direct_send(self.fd, &part, 1)
+        if sent == size:
+            return 0
+        if sent < 0:
+            if not would_block():
+                self._lost()
+                return 0
+            sent = 0
+        self._queue_output((<char*>data)[sent:size])
+        return 0
+
+    def _write(self, bytes data):
+        """Write to a Python socket, when nothing is waiting: TLS, or a system without send(2)."""
+        try:
+            sent = self._raw.send(data)
+        except WOULD_BLOCK:
+            sent = 0
+        except OSError:
+            self._lost()
+            return
+        if sent < len(data):
+            self._queue_output(memoryview(data)[sent:] if sent else data)
+
+    # ------------------------------------------------------------------------------ in the hub
+
+    def _on_readable(self):
+        cdef Shared shared = self._shared
+        cdef FrameReader protocol = self._protocol
+        cdef Py_ssize_t size
+        if self._resuming:
+            return  # older input goes first; it is next in the loop
+        if self.fd >= 0:
+            size = direct_recv(
+                self.fd, shared.buffer,
+                LARGE_BUFFER_SIZE if protocol.left > BUFFER_SIZE else BUFFER_SIZE,
+            )
+            if size < 0 and would_block():
+                return
+        else:
+            size = self.read_from_python()
+            if size == -2:
+                return
+        if size <= 0:
+            self._lost()
+            return
+        protocol.borrow_at(shared.buffer, size)
+        self._dispatch()
+        if self._is_tls and self._reader is not None and not self._paused and self._sock.pending():
+            # What OpenSSL holds back makes no descriptor readable.
+            self._resume_later()
+
+    cdef Py_ssize_t read_from_python(self) except -3:
+        """Fill the buffer from a Python socket: -1 for an error, -2 for nothing yet."""
+        cdef Py_ssize_t size = 0, more
+        view = PyMemoryView_FromMemory(<char*>self._shared.buffer, BUFFER_SIZE, PyBUF_WRITE)
+        try:
+            size = self._raw.recv_into(view)
+            # A TLS record has 16 KiB at most.
+            while self._is_tls and 0 < size < BUFFER_SIZE:
+                more = self._raw.recv_into(view[size:])
+                if not more:
+                    break
+                size += more
+        except WOULD_BLOCK:
+            return size or -2
+        except OSError:
+            return size or -1  # what was read goes first; the next read reports it again
+        return size
+
+    def _dispatch(self):
+        """Hand the input to the greenlet that waits for it, else to the queue."""
+        cdef FrameReader protocol = self._protocol
+        cdef Shared shared = self._shared
+        cdef object message, waiter = self._waiter
+        if waiter is not None:
+            message = protocol.next_message()
+            if protocol.has_news:
+                self._after_input()  # a Pong goes before what the view answers
+            if message is not None:
+                self._ready = message
+                message = None
+                shared.deadline = now_us() + SLICE_US
+                shared.dispatched = self
+                try:
+                    PyGreenlet_Switch(<PyGreenlet*>waiter, NULL, NULL)
+                finally:
+                    shared.dispatched = None
+                    if shared.cork_size:
+                        self.flush_cork()
+                    if self._ready is not None:
+                        # The greenlet was dead.
+                        self._enqueue(self._ready)
+                        self._ready = None
+        if self._waiter is None and protocol.at < protocol.end:
+            self._fill_queue()
+        protocol.keep_rest()
+        if protocol.has_news:
+            self._after_input()
+
+
+cdef object current_greenlet():
+    """The running greenlet; the C API's reference is a new one."""
+    cdef PyObject* current = <PyObject*>PyGreenlet_GetCurrent()
+    greenlet = <object>current
+    Py_DECREF(greenlet)
+    return greenlet
