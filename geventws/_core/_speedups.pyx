@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 from cpython.buffer cimport PyBuffer_FillInfo, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from cpython.ref cimport Py_DECREF, PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -33,12 +33,13 @@ from geventws.frames import State
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object, Py_ssize_t*) except NULL
-    PyObject* PyUnicode_DecodeUTF8(const char*, Py_ssize_t, const char*)
+    object PyUnicode_New(Py_ssize_t, Py_UCS4)
+    void* PyUnicode_DATA(object)
+    int PyUnicode_Resize(PyObject**, Py_ssize_t) except -1
     object decode_utf8 "PyUnicode_DecodeUTF8"(const char*, Py_ssize_t, const char*)
     object PyMemoryView_FromMemory(char*, Py_ssize_t, int)
     int PyBUF_WRITE
     int _PyBytes_Resize(PyObject**, Py_ssize_t) except -1
-    void PyErr_Clear()
 
 
 cdef extern from "greenlet/greenlet.h":
@@ -61,6 +62,7 @@ cdef extern from "speedups.h" nogil:
     Py_ssize_t direct_send(int, iovec*, int)
     bint would_block()
     void apply_mask_to(uint8_t*, const uint8_t*, size_t, uint32_t)
+    bint apply_mask_to_ascii(uint8_t*, const uint8_t*, size_t, uint32_t)
     uint32_t turn_mask(uint32_t, size_t)
     bint utf8_take(utf8_state*, const uint8_t*, size_t)
     int put_head(uint8_t*, int, uint64_t)
@@ -150,8 +152,11 @@ cdef class FrameReader:
     cdef uint8_t* end
     cdef object owner
     cdef bint borrowed
-    # The message being assembled: a bytes object with more capacity than it uses.
+    # The message being assembled: an object with more capacity than it uses; a str as long as
+    # all is ASCII, else bytes.
     cdef PyObject* message
+    cdef uint8_t* data
+    cdef bint is_str
     cdef Py_ssize_t used
     cdef Py_ssize_t capacity
     cdef int opcode
@@ -255,7 +260,7 @@ cdef class FrameReader:
         cdef uint32_t mask
         cdef int first, short_size
         cdef bint masked = not self.is_client
-        cdef PyObject* text
+        cdef uint8_t* text
         cdef object message
         while self.at < self.end:
             if self.left:
@@ -309,17 +314,18 @@ cdef class FrameReader:
             if first == FIN | BINARY:
                 message = PyBytes_FromStringAndSize(NULL, size)
                 apply_mask_to(<uint8_t*>PyBytes_AS_STRING(message), payload, size, mask)
+            elif size == 0:
+                message = ""
             else:
-                if masked:
-                    # The input is ours to change: a bytes object of our own, or the hub's buffer.
-                    apply_mask_to(payload, payload, size, mask)
-                text = PyUnicode_DecodeUTF8(<char*>payload, size, NULL)
-                if text == NULL:
-                    PyErr_Clear()
-                    self.bad_text()
-                    return None
-                message = <object>text
-                Py_DECREF(message)
+                # Most text is ASCII, and then a str is nothing but its bytes.
+                message = PyUnicode_New(size, 127)
+                text = <uint8_t*>PyUnicode_DATA(message)
+                if not apply_mask_to_ascii(text, payload, size, mask):
+                    try:
+                        message = decode_utf8(<char*>text, size, NULL)
+                    except UnicodeDecodeError:
+                        self.bad_text()
+                        return None
             if self.state is OPEN:
                 return message
         return None
@@ -380,6 +386,7 @@ cdef class FrameReader:
             return None
         if opcode:
             self.opcode = opcode
+            self.is_str = opcode == TEXT
             memset(&self.text_state, 0, sizeof(utf8_state))
         self.at = payload
         self.left = size
@@ -389,58 +396,74 @@ cdef class FrameReader:
 
     cdef int make_room(self, Py_ssize_t size) except -1:
         """Grow the message by what is there, not by what its header claims."""
-        cdef Py_ssize_t capacity = self.capacity
-        if self.used + size <= capacity:
+        cdef Py_ssize_t capacity = self.used + size
+        if capacity <= self.capacity:
             return 0
-        capacity = max(2 * capacity, self.used + size, FIRST_CAPACITY)
-        capacity = max(min(capacity, self.used + self.left), self.used + size)
+        capacity = max(capacity, min(max(4 * capacity, FIRST_CAPACITY), self.used + self.left))
         if self.message == NULL:
-            fresh = PyBytes_FromStringAndSize(NULL, capacity)
-            self.message = <PyObject*>fresh
-            # One reference, ours: _PyBytes_Resize() asks for it.
-            keep_reference(fresh)
+            self.message = new_message(self.is_str, capacity)
+        elif self.is_str:
+            PyUnicode_Resize(&self.message, capacity)
         else:
-            self.capacity = 0
             _PyBytes_Resize(&self.message, capacity)
+        self.data = data_of(self.message, self.is_str)
         self.capacity = capacity
+        return 0
+
+    cdef int become_bytes(self) except -1:
+        """Go on with a text that is not ASCII."""
+        cdef PyObject* message = new_message(False, self.capacity)
+        cdef uint8_t* data = data_of(message, False)
+        memcpy(data, self.data, self.used)
+        Py_DECREF(<object>self.message)
+        self.message = message
+        self.data = data
+        self.is_str = False
         return 0
 
     cdef object continue_frame(self):
         """Add what is there of the current frame's payload to the message."""
         cdef Py_ssize_t size = min(self.left, self.end - self.at)
         cdef uint8_t* out
-        cdef object message
+        cdef bint ascii
         if size:
             self.make_room(size)
-            out = <uint8_t*>PyBytes_AS_STRING(<object>self.message) + self.used
-            apply_mask_to(out, self.at, size, self.mask)
+            out = self.data + self.used
+            ascii = apply_mask_to_ascii(out, self.at, size, self.mask)
             self.mask = turn_mask(self.mask, size)
             self.at += size
             self.left -= size
             self.used += size
-            if self.opcode == TEXT and not utf8_take(&self.text_state, out, size):
-                self.bad_text()
-                return None
+            if self.opcode == TEXT and (self.text_state.lacking or not ascii):
+                if not utf8_take(&self.text_state, out, size):
+                    self.bad_text()
+                    return None
+                if self.is_str:
+                    self.become_bytes()
         if self.left or not self.fin:
             return None
-        if self.opcode == TEXT:
-            if self.text_state.lacking:
-                self.bad_text()
-                return None
-            if self.used:
-                message = decode_utf8(PyBytes_AS_STRING(<object>self.message), self.used, NULL)
-            else:
-                message = ""
-            self.drop_message()
-        elif self.used:
-            _PyBytes_Resize(&self.message, self.used)
-            message = <object>self.message
-            Py_DECREF(message)
-            self.message = NULL
-            self.used = self.capacity = 0
-        else:
-            message = b""
+        if self.text_state.lacking:
+            self.bad_text()
+            return None
+        return self.take_message()
+
+    cdef object take_message(self):
+        """The message is complete: hand it over and be ready for the next."""
+        cdef bint is_text = self.opcode == TEXT
+        cdef object message
         self.opcode = 0
+        if not self.used:
+            return "" if is_text else b""
+        if is_text and not self.is_str:
+            message = decode_utf8(<char*>self.data, self.used, NULL)
+            self.drop_message()
+            return message
+        if is_text:
+            PyUnicode_Resize(&self.message, self.used)
+        else:
+            _PyBytes_Resize(&self.message, self.used)
+        message = <object>self.message
+        self.drop_message()
         return message
 
     def encode(self, int opcode, payload, bint fin=True):
@@ -448,11 +471,17 @@ cdef class FrameReader:
         return encode_frame(opcode, payload, urandom(4) if self.is_client else None, fin)
 
 
-cdef extern from *:
-    """
-    #define keep_reference(object) Py_INCREF(object)
-    """
-    void keep_reference(object)
+cdef PyObject* new_message(bint is_str, Py_ssize_t capacity) except NULL:
+    """A str or bytes object of our own: one reference, so that it may be resized."""
+    message = PyUnicode_New(capacity, 127) if is_str else PyBytes_FromStringAndSize(NULL, capacity)
+    Py_INCREF(message)
+    return <PyObject*>message
+
+
+cdef uint8_t* data_of(PyObject* message, bint is_str) noexcept:
+    if is_str:
+        return <uint8_t*>PyUnicode_DATA(<object>message)
+    return <uint8_t*>PyBytes_AS_STRING(<object>message)
 
 
 # ------------------------------------------------------------------------------------ transport

@@ -71,12 +71,15 @@ static int would_block(void) { return errno == EAGAIN || errno == EWOULDBLOCK; }
             (out)[i] = (in)[i] ^ ((const uint8_t *)&key)[i & 7]; \
     } while (0)
 
-/* A vector loop for what is long. Two versions of it, chosen at load time, where that works. */
+/* Vector loops for what is long. Two versions of each, chosen at load time, where that works. */
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) \
     && !defined(__SANITIZE_ADDRESS__)
-__attribute__((target_clones("avx2", "default")))
+#define VECTORS __attribute__((target_clones("avx2", "default")))
+#else
+#define VECTORS
 #endif
-static void xor_long(uint8_t *out, const uint8_t *in, size_t size, uint32_t mask)
+
+VECTORS static void xor_long(uint8_t *out, const uint8_t *in, size_t size, uint32_t mask)
 {
     XOR_WORDS(out, in, size, mask);
 }
@@ -88,6 +91,42 @@ static inline void apply_mask_to(uint8_t *out, const uint8_t *in, size_t size, u
         XOR_WORDS(out, in, size, mask);
     else
         xor_long(out, in, size, mask);
+}
+
+#define HIGH_BITS 0x8080808080808080u
+
+/* The same, and whether all of it is ASCII: one pass instead of two. */
+#define XOR_ASCII(out, in, size, mask, seen)                   \
+    do {                                                       \
+        uint64_t word, key = (uint64_t)(mask) << 32 | (mask);  \
+        size_t i = 0;                                          \
+        for (; i + 8 <= (size); i += 8) {                      \
+            memcpy(&word, (in) + i, 8);                        \
+            word ^= key;                                       \
+            seen |= word;                                      \
+            memcpy((out) + i, &word, 8);                       \
+        }                                                      \
+        for (; i < (size); i++)                                \
+            seen |= (out)[i] = (in)[i] ^ ((const uint8_t *)&key)[i & 7]; \
+    } while (0)
+
+VECTORS static uint64_t xor_ascii_long(
+    uint8_t *out, const uint8_t *in, size_t size, uint32_t mask)
+{
+    uint64_t seen = 0;
+    XOR_ASCII(out, in, size, mask, seen);
+    return seen;
+}
+
+static inline int apply_mask_to_ascii(
+    uint8_t *out, const uint8_t *in, size_t size, uint32_t mask)
+{
+    uint64_t seen = 0;
+    if (size < 64)
+        XOR_ASCII(out, in, size, mask, seen);
+    else
+        seen = xor_ascii_long(out, in, size, mask);
+    return !(seen & HIGH_BITS);
 }
 
 /* The mask that goes on after `size` bytes. */
@@ -119,7 +158,7 @@ static int utf8_take(utf8_state *state, const uint8_t *text, size_t size)
             uint64_t word;
             for (; i + 8 <= size; i += 8) {
                 memcpy(&word, text + i, 8);
-                if (word & 0x8080808080808080u)
+                if (word & HIGH_BITS)
                     break;
             }
             if (i == size)
