@@ -88,8 +88,8 @@ cdef enum:
     BUFFER_SIZE = 64 << 10
     MAX_CORK = 64 << 10
     SLICE_US = 1000
-    # While a message of more than the usual buffer comes in, fewer and larger reads are cheaper.
-    LARGE_BUFFER_SIZE = 256 << 10
+    # Of a large message that is coming in, more may be read at once: nobody else is due.
+    LARGE_READ = 256 << 10
     # A payload from here on is not copied behind its header, but written from where it is.
     LARGE_PAYLOAD = 16 << 10
     ON_STACK = 4 << 10
@@ -183,6 +183,7 @@ cdef class FrameReader:
     def _discard_input(self):
         """Forget what is there; nothing more will be taken in once the state is CLOSED."""
         self.drop_message()
+        self.left = 0
         self.at = self.end
 
     @property
@@ -395,11 +396,11 @@ cdef class FrameReader:
         return self.continue_frame()
 
     cdef int make_room(self, Py_ssize_t size) except -1:
-        """Grow the message by what is there, not by what its header claims."""
+        """Grow the message by what is there, up to eightfold, not by what its header claims."""
         cdef Py_ssize_t capacity = self.used + size
         if capacity <= self.capacity:
             return 0
-        capacity = max(capacity, min(max(4 * capacity, FIRST_CAPACITY), self.used + self.left))
+        capacity = max(capacity, min(max(8 * capacity, FIRST_CAPACITY), self.used + self.left))
         if self.message == NULL:
             self.message = new_message(self.is_str, capacity)
         elif self.is_str:
@@ -497,7 +498,7 @@ cdef class Shared:
     cdef uint64_t deadline
 
     def __cinit__(self):
-        self.buffer = <uint8_t*>PyMem_Malloc(LARGE_BUFFER_SIZE)
+        self.buffer = <uint8_t*>PyMem_Malloc(BUFFER_SIZE)
         self.cork = <uint8_t*>PyMem_Malloc(MAX_CORK + LARGE_PAYLOAD + MAX_HEAD)
         if self.buffer == NULL or self.cork == NULL:
             raise MemoryError
@@ -805,14 +806,20 @@ cdef class Transport:
     def _on_readable(self):
         cdef Shared shared = self._shared
         cdef FrameReader protocol = self._protocol
-        cdef Py_ssize_t size
+        cdef uint8_t* buffer = shared.buffer
+        cdef Py_ssize_t size, room
         if self._resuming:
             return  # older input goes first; it is next in the loop
-        if self.fd >= 0:
-            size = direct_recv(
-                self.fd, shared.buffer,
-                LARGE_BUFFER_SIZE if protocol.left > BUFFER_SIZE else BUFFER_SIZE,
-            )
+        if self.fd >= 0 and protocol.left >= BUFFER_SIZE and protocol.at == protocol.end:
+            # Straight to where it belongs, to be unmasked in place.
+            room = min(protocol.left, LARGE_READ)
+            protocol.make_room(room)
+            buffer = protocol.data + protocol.used
+            size = direct_recv(self.fd, buffer, room)
+            if size < 0 and would_block():
+                return
+        elif self.fd >= 0:
+            size = direct_recv(self.fd, buffer, BUFFER_SIZE)
             if size < 0 and would_block():
                 return
         else:
@@ -822,7 +829,7 @@ cdef class Transport:
         if size <= 0:
             self._lost()
             return
-        protocol.borrow_at(shared.buffer, size)
+        protocol.borrow_at(buffer, size)
         self._dispatch()
         if self._is_tls and self._reader is not None and not self._paused and self._sock.pending():
             # What OpenSSL holds back makes no descriptor readable.

@@ -107,6 +107,7 @@ class FrameReader:
     def _discard_input(self) -> None:
         """Forget what is there; nothing more will be taken in once the state is CLOSED."""
         self._fragments = bytearray()
+        self._left = 0
         self._position = self._end
 
     @property
