@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
-$(READY): setup.cfg pyproject.toml
+$(READY): setup.cfg setup.py pyproject.toml geventws/_core/_speedups.pyx geventws/_core/speedups.h
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint]'
 	@touch $@
@@ -21,8 +21,9 @@ chat: $(READY)  ## serve the Bottle chat on port 8080 (PORT=… for another)
 votes: $(READY)  ## serve the Flask votes on port 8080 (PORT=… for another)
 	cd examples/flask_votes && exec ../../$(BIN)/python votes.py
 
-test: $(READY)  ## run the tests
+test: $(READY)  ## run the tests, with the compiled core and with the plain one
 	$(BIN)/python -m pytest $(ARGS)
+	GEVENTWS_PURE_PYTHON=1 $(BIN)/python -m pytest -m "not browser" tests $(ARGS)
 
 lint: $(READY)  ## check style and types
 	$(BIN)/ruff check .

@@ -21,9 +21,10 @@ class OptionalBuild(build_ext):
     def run(self):
         try:
             super().run()
-        except Exception as problem:  # noqa: BLE001 - whatever it is, the plain core works
+        except Exception as problem:
             if REQUIRED:
                 raise
+            # Whatever it is, the plain core works.
             print(f"geventws: installed without its compiled core: {problem}", file=sys.stderr)
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ._core import CORE as __core__
+from ._core import CORE
 from .exceptions import (
     ConnectionClosed,
     HandshakeError,
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .worker import Worker
 
 __version__ = "0.1.0"
+#: Which core runs: "compiled" or "python".
+__core__ = CORE
 
 __all__ = [
     "CloseCode",

@@ -26,7 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
                         help="where the application is, such as chat:app")
     parser.add_argument("--bind", metavar="HOST:PORT", default="127.0.0.1:8000",
                         help="where to listen (default: %(default)s)")
-    parser.add_argument("--version", action="version", version=f"geventws {__version__} ({__core__} core)")
+    parser.add_argument("--version", action="version",
+                        version=f"geventws {__version__} ({__core__} core)")
     options = parser.parse_args(arguments)
 
     with warnings.catch_warnings():

@@ -75,9 +75,9 @@ class Transport:
     """The hot half of :class:`~geventws.connection.Connection`."""
 
     __slots__ = (
-        "_end_told", "_hub", "_is_tls", "_max_send_buffer", "_opened", "_out", "_out_size", "_paused",
-        "_protocol", "_queue", "_raw", "_reader", "_ready", "_recv_into", "_resuming", "_send",
-        "_shared", "_sock", "_waiter",
+        "_end_told", "_hub", "_is_tls", "_max_send_buffer", "_opened", "_out", "_out_size",
+        "_paused", "_protocol", "_queue", "_raw", "_reader", "_ready", "_recv_into", "_resuming",
+        "_send", "_shared", "_sock", "_waiter",
     )
 
     def __init__(self) -> None:
