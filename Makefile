@@ -23,7 +23,7 @@ votes: $(READY)  ## serve the Flask votes on port 8080 (PORT=… for another)
 
 test: $(READY)  ## run the tests, with the compiled core and with the plain one
 	$(BIN)/python -m pytest $(ARGS)
-	GEVENTWS_PURE_PYTHON=1 $(BIN)/python -m pytest -m "not browser" tests $(ARGS)
+	GEVENTWS_PURE_PYTHON=1 $(BIN)/python -m pytest $(or $(ARGS),tests)
 
 lint: $(READY)  ## check style and types
 	$(BIN)/ruff check .
