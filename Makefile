@@ -30,7 +30,7 @@ lint: $(READY)  ## check style and types
 	$(BIN)/mypy
 
 compliance: $(READY)  ## run the Autobahn|Testsuite (needs Python 2.7)
-	$(BIN)/python compliance/run.py
+	$(BIN)/python compliance/run.py --core compiled --core python
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache compliance/lab

@@ -85,7 +85,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--core",
         nargs="+",
-        choices=["python", "extension"],
+        choices=["python", "compiled"],
         default=[None],
         help="which core of geventws, one run for each (default: the one that is imported)",
     )
