@@ -42,7 +42,8 @@ class Connection(Transport):
 
     __slots__ = (
         "__weakref__", "_burst", "_done", "_ended", "_hangup_timer", "_latency",
-        "_max_queue", "_max_queue_size", "_options", "_ping", "_queue_size", "_room", "_writer",
+        "_max_queue", "_max_queue_size", "_options", "_ping", "_queue_size", "_room", "_shut",
+        "_writer",
     )
 
     _protocol: Protocol
@@ -67,6 +68,7 @@ class Connection(Transport):
         self._room: Event | None = None
         self._done: Event | None = None
         self._ended = False
+        self._shut = False
         self._ping: tuple[bytes, float] | None = None
         self._latency: float | None = None
         try:
@@ -371,11 +373,13 @@ class Connection(Transport):
         try:
             if self._is_tls:
                 self._send_close_notify()
-            self._sock.shutdown(socket.SHUT_WR)
-        except (OSError, ValueError):
+            # A peer that has closed, too, has nothing more to say.
+            self._sock.shutdown(socket.SHUT_RDWR if protocol.close_received else socket.SHUT_WR)
+        except OSError:
             pass  # the peer was quicker
         if protocol.close_received:
             self._stop()
+            self._shut = True
         # Else the peer may be sending still: to close now would answer it with a RST, and that
         # could overtake our Close frame. Read and discard until it stops.
 
@@ -405,10 +409,12 @@ class Connection(Transport):
         if not self._opened:
             return
         self._lost()
-        try:
-            self._sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the peer was quicker
+        if not self._shut:
+            self._shut = True
+            try:
+                self._sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # the peer was quicker
 
     def _stop(self) -> None:
         """Let go of the loop, so that nothing here meets the descriptor's next owner."""

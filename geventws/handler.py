@@ -9,7 +9,7 @@ from typing import Any
 from gevent.pywsgi import WSGIHandler
 
 from . import handshake
-from .hosts import Pywsgi, StartResponse
+from .hosts import SWITCHING, Pywsgi, StartResponse
 from .middleware import serve
 from .options import Options
 from .websocket import WebSocket
@@ -18,7 +18,7 @@ from .websocket import WebSocket
 _END = b"\r\n\r\n"
 _WEBSOCKET = re.compile(rb"\r?\nupgrade:[^\r\n]*websocket", re.IGNORECASE)
 #: A header line as RFC 9112 section 5 wants it, without obsolete folding and stray controls.
-_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*")
+_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\x00-\x08\x0a-\x1f\x7f]*)")
 _MAX_HEADERS = 100  # as many as the standard library's parser takes
 
 
@@ -55,6 +55,10 @@ class WebSocketHandler(WSGIHandler):
             self.application = self._serve_websocket
         super().run_application()
 
+    def log_request(self) -> None:
+        if getattr(self.server, "logs_requests", True):
+            super().log_request()
+
     def _serve_websocket(
         self, environ: dict[str, Any], start_response: StartResponse
     ) -> Any:
@@ -64,8 +68,39 @@ class WebSocketHandler(WSGIHandler):
             # A plain WSGIServer: what the handler says holds for all of its requests.
             options = server.websocket_options = Options.of(type(self), {})
         websockets: set[WebSocket] = getattr(server, "websockets", set())
-        host = Pywsgi(self.rfile, start_response)
+        host = _Host(self, start_response)
         return serve(server.application, environ, host, options, websockets)
+
+
+class _Host(Pywsgi):
+    """What is shorter with the handler at hand than through PEP 3333."""
+
+    def __init__(self, handler: Any, start_response: StartResponse) -> None:
+        super().__init__(handler.rfile, start_response)
+        self.handler = handler
+
+    def switch_protocols(self, headers: handshake.Headers) -> tuple[Any, bytes]:
+        handler = self.handler
+        early = self.take_early()
+        lines = [f"HTTP/1.1 {SWITCHING}", *(f"{name}: {value}" for name, value in headers), "\r\n"]
+        head = "\r\n".join(lines).encode("latin-1")
+        sent = self.sock.send(head)  # sendall() asks the kernel for its buffer's size first
+        if sent < len(head):
+            self.sock.sendall(head[sent:])
+        # For the access log, and so that nothing more is written as HTTP.
+        handler.status, handler._orig_status, handler.code = SWITCHING.encode(), SWITCHING, 101
+        handler.response_headers = headers
+        handler.response_length = len(head)
+        handler.headers_sent = True
+        # Free the read buffer. The connection is over when the view is: gevent's server closes the
+        # socket then, and its handler need not look for a next request.
+        self.rfile.close()
+        handler.socket = None
+        return self.sock, early
+
+    def take_early(self) -> bytes:
+        headers = self.handler.headers
+        return headers.early if isinstance(headers, _Headers) else super().take_early()
 
 
 def _parse_websocket_head(rfile: Any) -> _Headers | None:
@@ -82,9 +117,9 @@ def _parse_websocket_head(rfile: Any) -> _Headers | None:
         match = _LINE.fullmatch(line)
         if match is None:
             return None
-        fields.append((match[1], match[2]))
-    rfile.read(end + len(_END))
-    return _Headers(fields)
+        fields.append((match[1], match[2].strip(b" \t")))
+    rfile.read(len(buffered))
+    return _Headers(fields, buffered[end + len(_END):])
 
 
 class _Headers:
@@ -94,25 +129,26 @@ class _Headers:
     #: The lines, of which gevent would make variables of the environ; :meth:`add_to` does.
     headers = ()
 
-    def __init__(self, fields: list[tuple[bytes, bytes]]) -> None:
+    def __init__(self, fields: list[tuple[bytes, bytes]], early: bytes) -> None:
         self._fields = fields
+        self._values = {name.lower(): value for name, value in reversed(fields)}
+        #: What came behind them.
+        self.early = early
 
     @property
     def typeheader(self) -> str | None:
         return self.get("content-type")
 
     def get(self, name: str, default: str | None = None) -> str | None:
-        wanted = name.lower().encode()
-        for field, value in self._fields:
-            if field.lower() == wanted:
-                return value.decode("latin-1")
-        return default
+        value = self._values.get(name.lower().encode())
+        return default if value is None else value.decode("latin-1")
 
     getheader = get
 
     def __delitem__(self, name: str) -> None:
         wanted = name.lower().encode()
         self._fields = [field for field in self._fields if field[0].lower() != wanted]
+        self._values.pop(wanted, None)
 
     def items(self) -> Iterator[tuple[str, str]]:
         for name, value in self._fields:

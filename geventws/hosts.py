@@ -16,7 +16,7 @@ from .handshake import Headers
 
 StartResponse = Callable[..., Callable[[bytes], object]]
 
-_SWITCHING = "101 Switching Protocols"
+SWITCHING = "101 Switching Protocols"
 
 
 class Host:
@@ -29,7 +29,7 @@ class Host:
     def switch_protocols(self, headers: Headers) -> tuple[Any, bytes]:
         """Send the ``101``; returns the socket, and what the peer has sent behind the request."""
         early = self.take_early()
-        self.send_101(self.start_response(_SWITCHING, headers))
+        self.send_101(self.start_response(SWITCHING, headers))
         return self.sock, early
 
     def send_101(self, write: Callable[[bytes], object]) -> None:

@@ -40,6 +40,8 @@ class WebSocketServer(WSGIServer):
             context = SSLContext(PROTOCOL_TLS_SERVER)
             context.load_cert_chain(options.pop("certfile"), options.pop("keyfile", None))
             options["ssl_context"] = context
+        #: False spares the handler the formatting of lines that nobody reads.
+        self.logs_requests = options.get("log", "default") is not None
         super().__init__(listener, application, **options)
         #: The options of every connection.
         self.websocket_options = Options.of(self.handler_class, chosen)
