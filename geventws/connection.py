@@ -7,6 +7,7 @@ from __future__ import annotations
 import select
 import socket
 import struct
+from collections import deque
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -107,8 +108,10 @@ class Connection(Transport):
             return message
         queued = self._queue.popleft()
         self._queue_size -= len(queued)
-        if self._paused and not self._queue:
-            self._unpause()
+        if not self._queue:
+            self._queue = None
+            if self._paused:
+                self._unpause()
         return queued
 
     def _tell_end(self) -> None:
@@ -140,6 +143,8 @@ class Connection(Transport):
 
     def _queue_output(self, data: bytes | memoryview) -> None:
         """Let bytes wait until the kernel has room for them."""
+        if self._out is None:
+            self._out = deque()
         self._out.append(data)
         self._out_size += len(data)
         if self._writer is None:
@@ -173,6 +178,7 @@ class Connection(Transport):
             self._lost()
             return
         if not self._out:
+            self._out = None
             self._writer.stop()
             if self._ended:
                 self._say_goodbye()
@@ -199,6 +205,8 @@ class Connection(Transport):
     # ------------------------------------------------------------ in the hub
 
     def _enqueue(self, message: str | bytes) -> None:
+        if self._queue is None:
+            self._queue = deque()
         self._queue.append(message)
         self._queue_size += len(message)
 
@@ -208,7 +216,7 @@ class Connection(Transport):
         if protocol.state is not _OPEN:
             protocol.next_message()  # looks for the peer's Close and drops the rest
             return
-        while len(self._queue) < self._max_queue and self._queue_size < self._max_queue_size:
+        while len(self._queue or ()) < self._max_queue and self._queue_size < self._max_queue_size:
             message = protocol.next_message()
             if message is None:
                 return
@@ -428,7 +436,7 @@ class Connection(Transport):
             self._writer.close()
             self._writer = None
         self._stop_hangup_timer()
-        self._out.clear()
+        self._out = None
         self._out_size = 0
         if self._done is not None:
             self._done.set()

@@ -22,6 +22,8 @@ SWITCHING = "101 Switching Protocols"
 class Host:
     """One request of one server; the base of those below."""
 
+    __slots__ = ("sock", "start_response")
+
     def __init__(self, sock: Any, start_response: StartResponse) -> None:
         self.sock = sock
         self.start_response = start_response
@@ -52,6 +54,8 @@ class Host:
 class Pywsgi(Host):
     """:mod:`gevent.pywsgi`, by itself or inside gunicorn's gevent_pywsgi worker."""
 
+    __slots__ = ("rfile",)
+
     def __init__(self, rfile: Any, start_response: StartResponse) -> None:
         super().__init__(rfile.raw._sock, start_response)
         self.rfile = rfile
@@ -74,6 +78,8 @@ class Pywsgi(Host):
 
 class Gunicorn(Host):
     """gunicorn's gevent worker."""
+
+    __slots__ = ("unreader",)
 
     def __init__(self, sock: Any, unreader: Any, start_response: StartResponse) -> None:
         super().__init__(sock, start_response)

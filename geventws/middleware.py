@@ -76,6 +76,8 @@ def serve(
 class _Exchange:
     """What the application makes of a WebSocket request: a conversation or a response."""
 
+    __slots__ = ("exc_info", "headers", "host", "server_write", "status", "ws")
+
     def __init__(self, ws: WebSocket, host: Host) -> None:
         self.ws = ws
         self.host = host

@@ -11,7 +11,6 @@ What differs, and why:
   pointer into the C stack is in use elsewhere: a suspended greenlet's stack is copied away.
 - ``greenlet``'s C API switches without a Python call.
 """
-from collections import deque
 from os import urandom
 from weakref import WeakKeyDictionary
 
@@ -562,8 +561,6 @@ cdef class Transport:
         sock.settimeout(0)
         self._raw = sock if self._is_tls else sock._sock
         self.fd = sock.fileno() if DIRECT_IO and not self._is_tls else -1
-        self._queue = deque()
-        self._out = deque()
         self._opened = True
         self._reader = self._hub.loop.io(sock.fileno(), 1)
         self._reader.start(self._on_readable)

@@ -102,10 +102,11 @@ class Transport:
         self._send = self._raw.send
         self._waiter: Any = None
         self._ready: str | bytes | None = None
-        self._queue: deque[str | bytes] = deque()
+        # An empty deque weighs 600 bytes, and most connections never need either.
+        self._queue: deque[str | bytes] | None = None
         self._paused = False
         self._resuming = False
-        self._out: deque[bytes | memoryview] = deque()
+        self._out: deque[bytes | memoryview] | None = None
         self._out_size = 0
         self._opened = True
         self._reader: Any = hub.loop.io(sock.fileno(), _READ)
