@@ -248,11 +248,14 @@ cdef class FrameReader:
             self.at = self.end = NULL
         return 0
 
-    cpdef object next_message(self):
+    def next_message(self):
         """Parse the input up to the end of the next message and return it; None if there is none.
 
         While the state is CLOSING messages are passed over.
         """
+        return self.parse()
+
+    cdef object parse(self):
         cdef uint8_t* at
         cdef uint8_t* payload
         cdef Py_ssize_t available, size, head
@@ -588,7 +591,7 @@ cdef class Transport:
         if shared.dispatched is self:
             if protocol.at < protocol.end:
                 if now_us() < shared.deadline:
-                    message = protocol.next_message()
+                    message = protocol.parse()
                     if protocol.has_news:
                         self._after_input()
                     if message is not None:
@@ -827,7 +830,7 @@ cdef class Transport:
             self._lost()
             return
         protocol.borrow_at(buffer, size)
-        self._dispatch()
+        self.dispatch()
         if self._is_tls and self._reader is not None and not self._paused and self._sock.pending():
             # What OpenSSL holds back makes no descriptor readable.
             self._resume_later()
@@ -852,11 +855,14 @@ cdef class Transport:
 
     def _dispatch(self):
         """Hand the input to the greenlet that waits for it, else to the queue."""
+        self.dispatch()
+
+    cdef int dispatch(self) except -1:
         cdef FrameReader protocol = self._protocol
         cdef Shared shared = self._shared
         cdef object message, waiter = self._waiter
         if waiter is not None:
-            message = protocol.next_message()
+            message = protocol.parse()
             if protocol.has_news:
                 self._after_input()  # a Pong goes before what the view answers
             if message is not None:
@@ -879,6 +885,7 @@ cdef class Transport:
         protocol.keep_rest()
         if protocol.has_news:
             self._after_input()
+        return 0
 
 
 cdef object current_greenlet():
