@@ -4,6 +4,7 @@ That way is in :mod:`geventws._core`, in Python and compiled; this is the common
 """
 from __future__ import annotations
 
+import itertools
 import select
 import socket
 import struct
@@ -17,9 +18,10 @@ from gevent.monkey import get_original
 from gevent.timeout import Timeout
 
 from ._core import WOULD_BLOCK, Transport
-from .exceptions import ConnectionClosed, ProtocolError
+from .exceptions import ConnectionClosed
 from .frames import MAX_CONTROL_PAYLOAD, CloseCode, Opcode, State
 from .protocol import Protocol
+from .sweeper import sweeper_of
 
 if TYPE_CHECKING:
     from .options import Options
@@ -36,18 +38,21 @@ _HANGUP = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
 _poll = get_original("select", "poll")
 #: The most buffers that one sendmsg() takes; IOV_MAX is 1024 or more on the systems gevent knows.
 _MAX_VECTOR = 64
+#: No two pings of this process are alike, so that a Pong tells which one it answers.
+_ping_numbers = itertools.count()
 
 
 class Connection(Transport):
     """One side of a connection in blocking style; see :class:`geventws.WebSocket`."""
 
     __slots__ = (
-        "__weakref__", "_burst", "_done", "_ended", "_hangup_timer", "_latency",
-        "_max_queue", "_max_queue_size", "_options", "_ping", "_queue_size", "_room", "_shut",
-        "_writer",
+        "__weakref__", "_burst", "_done", "_due", "_ended", "_fault", "_gone", "_hangup_timer",
+        "_latency", "_max_queue", "_max_queue_size", "_options", "_ping", "_pinged",
+        "_queue_size", "_room", "_shut", "_writer",
     )
 
     _protocol: Protocol
+    _due: int
 
     def __init__(self, options: Options) -> None:
         super().__init__()
@@ -70,6 +75,9 @@ class Connection(Transport):
         self._done: Event | None = None
         self._ended = False
         self._shut = False
+        self._gone = False
+        self._pinged = False
+        self._fault: str | None = None
         self._ping: tuple[bytes, float] | None = None
         self._latency: float | None = None
         try:
@@ -78,6 +86,8 @@ class Connection(Transport):
         except OSError:
             pass  # a unix socket has no such algorithm
         self._attach_transport(sock, protocol, options.max_send_buffer)
+        if options.ping_interval is not None:
+            sweeper_of(self._hub).add(self, options.ping_interval)
         if early:
             protocol.receive_data(early)
         if early or self._is_tls:
@@ -138,8 +148,31 @@ class Connection(Transport):
             raise ValueError(f"a Ping carries at most {MAX_CONTROL_PAYLOAD} bytes")
         if protocol.state is not _OPEN:
             raise self._closed_error()
+        self._send_ping(payload)
+
+    def _send_ping(self, payload: bytes) -> None:
         self._ping = payload, perf_counter()
-        self._transmit(protocol.encode(Opcode.PING, payload))
+        self._transmit(self._protocol.encode(Opcode.PING, payload))
+
+    def _check(self) -> float | None:
+        """Keepalive: whatever comes from the peer is a sign of life, and silence is asked about."""
+        options = self._options
+        if self._protocol.state is not _OPEN:
+            return None
+        if self._heard or self._paused:
+            # Of a peer that is not read from nothing can be heard.
+            self._heard = self._pinged = False
+            return options.ping_interval
+        if not self._pinged:
+            self._pinged = True
+            if self._out_size < self._max_send_buffer:
+                self._send_ping(next(_ping_numbers).to_bytes(8, "big"))
+            return options.ping_timeout
+        self._give_up(
+            f"did not answer a ping within {options.ping_timeout:g} seconds",
+            "keepalive ping timeout",
+        )
+        return None
 
     def _queue_output(self, data: bytes | memoryview) -> None:
         """Let bytes wait until the kernel has room for them."""
@@ -195,7 +228,7 @@ class Connection(Transport):
         while self._out_size >= self._max_send_buffer and protocol.state is _OPEN:
             remaining = None if deadline is None else deadline - monotonic()
             if remaining is not None and remaining <= 0:
-                self._abort()
+                self._give_up(f"did not read for {timeout:g} seconds", "send timeout")
             else:
                 self._room.clear()
                 self._room.wait(remaining)
@@ -296,7 +329,9 @@ class Connection(Transport):
         poll = _poll()
         poll.register(self._sock.fileno(), _HANGUP)
         if poll.poll(0):
-            self._lost()
+            # What it has sent before is still to be received.
+            self._gone = True
+            self._stop_hangup_timer()
 
     # ---------------------------------------------------------------- closing
 
@@ -308,7 +343,7 @@ class Connection(Transport):
         """
         if not self._opened:
             self._open()
-        return self._protocol.state is not _OPEN
+        return self._gone or self._protocol.state is not _OPEN
 
     @property
     def close_code(self) -> int | None:
@@ -316,7 +351,10 @@ class Connection(Transport):
 
         1005: the frame had no code. 1006: the connection was lost without a Close frame.
         """
-        return self._protocol.close_code if self._opened else None
+        if not self._opened:
+            return None
+        code = self._protocol.close_code
+        return CloseCode.ABNORMAL_CLOSURE if code is None and self._gone else code
 
     @property
     def close_reason(self) -> str:
@@ -404,8 +442,11 @@ class Connection(Transport):
         self._ended = True
         self._stop()
 
-    def _abort(self) -> None:
-        """Drop a peer that does not read, and with it what the kernel holds for it."""
+    def _give_up(self, fault: str, reason: str) -> None:
+        """Drop a peer that is of no use any more, and with it what the kernel holds for it."""
+        self._fault = fault
+        self._protocol.close(CloseCode.INTERNAL_ERROR, reason)
+        self._protocol.output.clear()  # it would not arrive
         try:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         except OSError:
@@ -436,6 +477,8 @@ class Connection(Transport):
             self._writer.close()
             self._writer = None
         self._stop_hangup_timer()
+        if self._options.ping_interval is not None:
+            sweeper_of(self._hub).remove(self)
         self._out = None
         self._out_size = 0
         if self._done is not None:
@@ -459,7 +502,12 @@ class Connection(Transport):
         return ConnectionClosed(code, protocol.close_reason, by_peer=protocol.closed_by_peer)
 
     @property
-    def _error(self) -> ProtocolError | None:
-        """How the peer broke the protocol, if it did."""
-        return self._protocol.error if self._opened else None
+    def _complaint(self) -> str | None:
+        """What the log should say of the peer."""
+        if not self._opened:
+            return None
+        error = self._protocol.error
+        if error is not None:
+            return f"broke the protocol: {error}; closed with {error.close_code}"
+        return self._fault
 

@@ -5,7 +5,6 @@ raises a :exc:`~geventws.HandshakeError` that carries the response to send inste
 """
 from __future__ import annotations
 
-import base64
 import binascii
 import hashlib
 import ipaddress
@@ -21,6 +20,8 @@ from .options import Options
 Headers = list[tuple[str, str]]
 
 VERSION = "13"
+#: 16 bytes in base64.
+_KEY = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")
 #: Appended to the key before it is hashed, RFC 6455 section 1.3.
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _TEXT: Headers = [("Content-Type", "text/plain; charset=utf-8")]
@@ -67,7 +68,7 @@ def check_request(environ: Mapping[str, Any], options: Options) -> None:
             f"This server speaks version {VERSION} of the WebSocket protocol.\n",
             [*_TEXT, ("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION)],
         )
-    if not _is_key(environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()):
+    if not _KEY.fullmatch(environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()):
         raise _bad_request("The header Sec-WebSocket-Key is not 16 bytes in base64.")
     if not all(map(is_token, requested_subprotocols(environ))):
         raise _bad_request("The header Sec-WebSocket-Protocol is not a list of tokens.")
@@ -113,18 +114,11 @@ def response_headers(
 def accept_key(key: str) -> str:
     """The proof that the request was understood: Sec-WebSocket-Accept for Sec-WebSocket-Key."""
     digest = hashlib.sha1(key.encode("latin-1") + _GUID, usedforsecurity=False).digest()
-    return base64.b64encode(digest).decode()
+    return binascii.b2a_base64(digest, newline=False).decode()
 
 
 def _bad_request(why: str) -> HandshakeError:
     return HandshakeError("400 Bad Request", why + "\n", _TEXT)
-
-
-def _is_key(key: str) -> bool:
-    try:
-        return len(key) == 24 and len(base64.b64decode(key, validate=True)) == 16
-    except (binascii.Error, ValueError):
-        return False
 
 
 def _check_origin(environ: Mapping[str, Any], options: Options) -> None:

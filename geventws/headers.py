@@ -25,4 +25,5 @@ def split_list(value: str) -> list[str]:
 
 def has_token(value: str, token: str) -> bool:
     """Whether a list of tokens such as ``keep-alive, Upgrade`` has this one, in any case."""
-    return token in (member.lower() for member in split_list(value))
+    value = value.lower()
+    return value == token or token in split_list(value)

@@ -96,7 +96,7 @@ class _Exchange:
                 _close(result)
                 raise
         except ConnectionClosed:
-            if ws._gone:
+            if ws._left:
                 return []
             if not ws._opened:
                 raise
@@ -164,11 +164,8 @@ class _Exchange:
         ws = self.ws
         failed = self.status[:1] == "5"  # a framework has caught and logged the exception
         ws.close(CloseCode.INTERNAL_ERROR if failed else CloseCode.NORMAL_CLOSURE)
-        if ws._error is not None:
-            logger.info(
-                "%s broke the protocol: %s; closed with %d",
-                ws.environ.get("REMOTE_ADDR") or "peer", ws._error, ws._error.close_code,
-            )
+        if ws._complaint is not None:
+            logger.info("%s %s", ws.environ.get("REMOTE_ADDR") or "peer", ws._complaint)
 
 
 class _Body:

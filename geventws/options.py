@@ -23,6 +23,11 @@ class Options:
     max_send_buffer: int = 256 << 10
     #: How long ``send()`` blocks before the connection is dropped; None waits for ever.
     send_timeout: float | None = 30.0
+    #: After how much silence from the peer it is sent a Ping; None sends none. Proxies drop
+    #: connections that are silent for longer: Heroku after 55 seconds, nginx after 60.
+    ping_interval: float | None = 20.0
+    #: How long a peer may then remain silent before it is given up.
+    ping_timeout: float = 20.0
     #: How long ``close()`` waits for the peer before TCP is dropped.
     close_timeout: float = 10.0
     #: From which pages browsers may connect: None for every page, a list such as
@@ -41,9 +46,9 @@ class Options:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
-        for name in ("send_timeout", "close_timeout"):
+        for name in ("send_timeout", "ping_interval", "ping_timeout", "close_timeout"):
             value = getattr(self, name)
-            if name == "send_timeout" and value is None:
+            if name in {"send_timeout", "ping_interval"} and value is None:
                 continue
             if not isinstance(value, (int, float)) or value <= 0:
                 raise ValueError(f"{name} must be a positive number of seconds, not {value!r}")

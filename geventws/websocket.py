@@ -29,7 +29,7 @@ class WebSocket(Connection):
     waits and others run. Everything must be called in the thread that the view runs in.
     """
 
-    __slots__ = ("__dict__", "_environ", "_gone", "_host", "_refused", "_subprotocol")
+    __slots__ = ("__dict__", "_environ", "_host", "_left", "_refused", "_subprotocol")
 
     def __init__(self, environ: dict[str, Any], host: Host, options: Options) -> None:
         super().__init__(options)
@@ -37,7 +37,7 @@ class WebSocket(Connection):
         self._host = host
         self._subprotocol: str | None = None
         self._refused: str | None = None
-        self._gone = False
+        self._left = False
 
     def __repr__(self) -> str:
         if not self._opened:
@@ -74,7 +74,7 @@ class WebSocket(Connection):
             sock, early = self._host.switch_protocols(answer)
         except OSError as problem:
             self._refused = "the client has gone"
-            self._gone = True
+            self._left = True
             raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE) from problem
         self._subprotocol = subprotocol
         self._attach(sock, protocol, early)

@@ -1,4 +1,5 @@
 """The contract of the WebSocket object, with a real server and client in one process."""
+import contextlib
 import gc
 import random
 
@@ -373,7 +374,7 @@ def test_a_peer_that_never_reads_is_dropped_after_send_timeout(run):
             return error.code, ws.closed
 
     client, result = run(view, send_timeout=0.2)
-    assert result.get(timeout=SECONDS) == (1006, True)
+    assert result.get(timeout=SECONDS) == (1011, True)
     with pytest.raises(ConnectionResetError):
         client.read_to_end()
 
@@ -443,6 +444,84 @@ def test_the_pong_tells_the_latency(run):
     assert client.read_frame() == (PING, b"tag")
     client.send(frame(PONG, "another") + frame(PONG, "tag") + frame(TEXT, "done"))
     assert 0 < result.get(timeout=SECONDS) < SECONDS
+
+
+def test_a_silent_peer_is_pinged_and_its_pong_tells_the_latency(run):
+    def view(ws):
+        ws.receive()
+        return ws.latency
+
+    client, result = run(view, ping_interval=0.25, ping_timeout=SECONDS)
+    first, payload = client.read_frame()
+    assert first == PING
+    client.send(frame(PONG, payload) + frame(TEXT, "done"))
+    assert 0 < result.get(timeout=SECONDS) < SECONDS
+
+
+def test_a_peer_that_does_not_answer_is_given_up(run, caplog):
+    caplog.set_level("INFO", "geventws")
+
+    def view(ws):
+        assert ws.receive() is None
+        with pytest.raises(ConnectionClosed) as caught:
+            ws.receive()
+        return str(caught.value)
+
+    client, result = run(view, ping_interval=0.25, ping_timeout=0.25)
+    assert client.read_frame()[0] == PING
+    assert result.get(timeout=SECONDS) == (
+        "connection closed by this side with code 1011: keepalive ping timeout"
+    )
+    with contextlib.suppress(ConnectionResetError):
+        assert client.read_to_end() == b""
+    wait_until(lambda: caplog.records)
+    (record,) = caplog.records
+    assert record.getMessage() == "127.0.0.1 did not answer a ping within 0.25 seconds"
+
+
+def test_a_peer_that_answers_every_ping_stays(run):
+    client, _ = run(list, ping_interval=0.25, ping_timeout=0.25)
+    for _ in range(3):
+        first, payload = client.read_frame()
+        assert first == PING
+        client.send(frame(PONG, payload))
+    client.finish()
+
+
+def test_traffic_is_a_sign_of_life_and_spares_the_ping(run):
+    def view(ws):
+        for message in ws:
+            ws.send(message)
+
+    client, _ = run(view, ping_interval=0.25, ping_timeout=0.25)
+    for i in range(20):
+        client.send(frame(TEXT, str(i)))
+        assert client.read_frame() == (TEXT, str(i).encode())
+        gevent.sleep(0.05)  # the clock is what this is about
+    client.finish()
+
+
+def test_without_an_interval_nobody_is_pinged(run):
+    client, _ = run(list, ping_interval=None)
+    client.sock.settimeout(1)
+    with pytest.raises(TimeoutError):
+        client.read_frame()
+
+
+def test_what_a_peer_has_sent_before_its_end_is_received_though_it_was_not_read_from(run):
+    go = Event()
+
+    def view(ws):
+        ws.accept()
+        wait_until(lambda: ws.closed, "the end")
+        go.set()
+        return list(ws)
+
+    client, result = run(view, max_queue=2)
+    client.send(b"".join(frame(TEXT, str(i)) for i in range(100)))
+    client.sock.close()
+    assert go.wait(SECONDS)
+    assert result.get(timeout=SECONDS) == [str(i) for i in range(100)]
 
 
 def test_a_ping_has_at_most_125_bytes(run):

@@ -543,6 +543,7 @@ cdef class Transport:
     cdef public bint _is_tls
     cdef public bint _paused
     cdef public bint _resuming
+    cdef public bint _heard
     cdef Shared _shared
     cdef int fd
 
@@ -829,6 +830,7 @@ cdef class Transport:
         if size <= 0:
             self._lost()
             return
+        self._heard = True
         protocol.borrow_at(buffer, size)
         self.dispatch()
         if self._is_tls and self._reader is not None and not self._paused and self._sock.pending():

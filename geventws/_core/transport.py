@@ -75,9 +75,9 @@ class Transport:
     """The hot half of :class:`~geventws.connection.Connection`."""
 
     __slots__ = (
-        "_end_told", "_hub", "_is_tls", "_max_send_buffer", "_opened", "_out", "_out_size",
-        "_paused", "_protocol", "_queue", "_raw", "_reader", "_ready", "_recv_into", "_resuming",
-        "_send", "_shared", "_sock", "_waiter",
+        "_end_told", "_heard", "_hub", "_is_tls", "_max_send_buffer", "_opened", "_out",
+        "_out_size", "_paused", "_protocol", "_queue", "_raw", "_reader", "_ready", "_recv_into",
+        "_resuming", "_send", "_shared", "_sock", "_waiter",
     )
 
     def __init__(self) -> None:
@@ -106,6 +106,8 @@ class Transport:
         self._queue: deque[str | bytes] | None = None
         self._paused = False
         self._resuming = False
+        #: Whether anything has come from the peer since this was reset.
+        self._heard = False
         self._out: deque[bytes | memoryview] | None = None
         self._out_size = 0
         self._opened = True
@@ -188,8 +190,9 @@ class Transport:
 
         Returns when the message is on its way: in the kernel, or in a buffer of at most
         ``max_send_buffer`` bytes. While that is full, because the peer does not read, blocks for
-        up to ``send_timeout`` seconds; then the connection is dropped. Messages are never torn or
-        mixed, whichever greenlets send them. Bytes are copied: a buffer may be used again at once.
+        up to ``send_timeout`` seconds; then the connection is dropped (1011). Messages are never
+        torn or mixed, whichever greenlets send them. Bytes are copied: a buffer may be used again
+        at once.
 
         :param binary: overrides the type: ``True`` sends a ``str`` in UTF-8 as binary, ``False``
             sends bytes, which must be UTF-8, as text.
@@ -285,6 +288,7 @@ class Transport:
         if not size:
             self._lost()
             return
+        self._heard = True
         self._protocol.borrow(shared.buffer, size)
         self._dispatch()
         if self._is_tls and self._reader is not None and not self._paused and self._sock.pending():
