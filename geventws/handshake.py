@@ -21,7 +21,7 @@ Headers = list[tuple[str, str]]
 
 VERSION = "13"
 #: 16 bytes in base64.
-_KEY = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")
+_KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 #: Appended to the key before it is hashed, RFC 6455 section 1.3.
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _TEXT: Headers = [("Content-Type", "text/plain; charset=utf-8")]

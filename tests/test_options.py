@@ -9,7 +9,8 @@ from geventws.options import Options
         {"max_message_size": 0}, {"max_message_size": None}, {"max_queue": 1.5},
         {"max_queue_size": -1}, {"max_send_buffer": "1"}, {"send_timeout": 0},
         {"close_timeout": None},
-        {"ping_interval": 0}, {"ping_timeout": None}, {"close_timeout": -1}, {"trusted_proxies": ["proxy.example"]},
+        {"ping_interval": 0}, {"ping_timeout": None}, {"close_timeout": -1},
+        {"trusted_proxies": ["proxy.example"]},
         {"subprotocols": ["a b"]},
     ],
 )
