@@ -57,18 +57,22 @@ static int would_block(void) { return errno == EAGAIN || errno == EWOULDBLOCK; }
 
 /* ------------------------------------------------------------------ masks, RFC 6455 section 5.3 */
 
-/* Eight bytes at a time, wherever they lie. */
-#define XOR_WORDS(out, in, size, mask)                         \
-    do {                                                       \
-        uint64_t word, key = (uint64_t)(mask) << 32 | (mask);  \
-        size_t i = 0;                                          \
-        for (; i + 8 <= (size); i += 8) {                      \
-            memcpy(&word, (in) + i, 8);                        \
-            word ^= key;                                       \
-            memcpy((out) + i, &word, 8);                       \
-        }                                                      \
-        for (; i < (size); i++)                                \
-            (out)[i] = (in)[i] ^ ((const uint8_t *)&key)[i & 7]; \
+#define HIGH_BITS 0x8080808080808080u
+
+/* Eight bytes at a time, wherever they lie; `seen` gets the high bits of what is not ASCII. Where
+   nobody looks at it the compiler leaves it out. */
+#define XOR_WORDS(out, in, size, mask, seen)                         \
+    do {                                                             \
+        uint64_t word, key = (uint64_t)(mask) << 32 | (mask);        \
+        size_t i = 0;                                                \
+        for (; i + 8 <= (size); i += 8) {                            \
+            memcpy(&word, (in) + i, 8);                              \
+            word ^= key;                                             \
+            seen |= word;                                            \
+            memcpy((out) + i, &word, 8);                             \
+        }                                                            \
+        for (; i < (size); i++)                                      \
+            seen |= (out)[i] = (in)[i] ^ ((const uint8_t *)&key)[i & 7]; \
     } while (0)
 
 /* Vector loops for what is long. Two versions of each, chosen at load time, where that works. */
@@ -81,51 +85,37 @@ static int would_block(void) { return errno == EAGAIN || errno == EWOULDBLOCK; }
 
 VECTORS static void xor_long(uint8_t *out, const uint8_t *in, size_t size, uint32_t mask)
 {
-    XOR_WORDS(out, in, size, mask);
+    uint64_t seen = 0;
+    XOR_WORDS(out, in, size, mask, seen);
+}
+
+VECTORS static uint64_t xor_long_seen(
+    uint8_t *out, const uint8_t *in, size_t size, uint32_t mask)
+{
+    uint64_t seen = 0;
+    XOR_WORDS(out, in, size, mask, seen);
+    return seen;
 }
 
 /* out may be in. The mask is four bytes as they lie in memory. */
 static inline void apply_mask_to(uint8_t *out, const uint8_t *in, size_t size, uint32_t mask)
 {
+    uint64_t seen = 0;
     if (size < 64)
-        XOR_WORDS(out, in, size, mask);
+        XOR_WORDS(out, in, size, mask, seen);
     else
         xor_long(out, in, size, mask);
 }
 
-#define HIGH_BITS 0x8080808080808080u
-
 /* The same, and whether all of it is ASCII: one pass instead of two. */
-#define XOR_ASCII(out, in, size, mask, seen)                   \
-    do {                                                       \
-        uint64_t word, key = (uint64_t)(mask) << 32 | (mask);  \
-        size_t i = 0;                                          \
-        for (; i + 8 <= (size); i += 8) {                      \
-            memcpy(&word, (in) + i, 8);                        \
-            word ^= key;                                       \
-            seen |= word;                                      \
-            memcpy((out) + i, &word, 8);                       \
-        }                                                      \
-        for (; i < (size); i++)                                \
-            seen |= (out)[i] = (in)[i] ^ ((const uint8_t *)&key)[i & 7]; \
-    } while (0)
-
-VECTORS static uint64_t xor_ascii_long(
-    uint8_t *out, const uint8_t *in, size_t size, uint32_t mask)
-{
-    uint64_t seen = 0;
-    XOR_ASCII(out, in, size, mask, seen);
-    return seen;
-}
-
 static inline int apply_mask_to_ascii(
     uint8_t *out, const uint8_t *in, size_t size, uint32_t mask)
 {
     uint64_t seen = 0;
     if (size < 64)
-        XOR_ASCII(out, in, size, mask, seen);
+        XOR_WORDS(out, in, size, mask, seen);
     else
-        seen = xor_ascii_long(out, in, size, mask);
+        seen = xor_long_seen(out, in, size, mask);
     return !(seen & HIGH_BITS);
 }
 
