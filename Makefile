@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help chat votes test lint compliance clean
+.PHONY: help chat votes test lint compliance dist clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -31,6 +31,12 @@ lint: $(READY)  ## check style and types
 
 compliance: $(READY)  ## run the Autobahn|Testsuite (needs Python 2.7)
 	$(BIN)/python compliance/run.py --core compiled --core python
+
+dist: $(READY)  ## build the sdist and a wheel from what is committed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[release]'
+	rm -rf dist build
+	git archive --format=tar --prefix=tree/ HEAD | tar -x -C $$(mkdir -p build && echo build)
+	$(BIN)/python -m build --outdir dist build/tree
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache compliance/lab

@@ -7,7 +7,6 @@ import os
 import sys
 from pathlib import Path
 
-import greenlet
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
@@ -20,6 +19,9 @@ class OptionalBuild(build_ext):
 
     def run(self):
         try:
+            import greenlet  # noqa: PLC0415 - for its header; without it there is the plain core
+
+            self.include_dirs.append(str(Path(greenlet.__file__).parent.parent))
             super().run()
         except Exception as problem:
             if REQUIRED:
@@ -35,7 +37,7 @@ setup(
             "geventws._core._speedups",
             ["geventws/_core/_speedups.pyx"],
             depends=["geventws/_core/speedups.h"],
-            include_dirs=["geventws/_core", str(Path(greenlet.__file__).parent.parent)],
+            include_dirs=["geventws/_core"],
             extra_compile_args=FLAGS,
         )
     ],
