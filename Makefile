@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help chat votes test lint compliance dist clean
+.PHONY: help chat votes test lint compliance refcounts dist clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -31,6 +31,10 @@ lint: $(READY)  ## check style and types
 
 compliance: $(READY)  ## run the Autobahn|Testsuite (needs Python 2.7)
 	$(BIN)/python compliance/run.py --core compiled --core python
+
+refcounts: $(READY)  ## look for leaks over 100,000 connections, with each core
+	$(BIN)/python -m tests.checks.refcounts
+	GEVENTWS_PURE_PYTHON=1 $(BIN)/python -m tests.checks.refcounts
 
 dist: $(READY)  ## build the sdist and a wheel from what is committed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[release]'
