@@ -92,7 +92,9 @@ def main(count: int) -> int:
     print(f"{geventws.__core__} core, {count:,} connections")
     print(f"descriptors: {before.descriptors} before, {after.descriptors} after")
     print(f"memory: {before.kib:,} KiB before, {after.kib:,} KiB after")
-    print(f"objects: {before.objects.total():,} before, {after.objects.total():,} after", grown or "")
+    print(f"objects: {before.objects.total():,} before, {after.objects.total():,} after")
+    for name, number in grown.items():
+        print(f"{number:+,} {name}")
     return int(
         bool(grown) or after.descriptors > before.descriptors
         or after.kib > before.kib + TOLERATED_KIB
