@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help chat votes test lint compliance refcounts dist clean
+.PHONY: help chat votes test lint compliance refcounts bench dist clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -36,6 +36,9 @@ refcounts: $(READY)  ## look for leaks over 100,000 connections, with each core
 	$(BIN)/python -m tests.checks.refcounts
 	GEVENTWS_PURE_PYTHON=1 $(BIN)/python -m tests.checks.refcounts
 
+bench: $(READY)  ## compare with other libraries, see benchmarks/README.md (5 minutes)
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
 dist: $(READY)  ## build the sdist and a wheel from what is committed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[release]'
 	rm -rf dist build
@@ -43,4 +46,5 @@ dist: $(READY)  ## build the sdist and a wheel from what is committed
 	$(BIN)/python -m build --outdir dist build/tree
 
 clean:  ## remove what the targets above made
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache compliance/lab
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache compliance/lab \
+		benchmarks/.venv benchmarks/build

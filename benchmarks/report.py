@@ -1,0 +1,120 @@
+"""From samples to figures, and from figures to a page of tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+from lab import Machine
+from peers import Peer
+from scenarios import Sample, Scenario
+
+
+@dataclass(frozen=True)
+class Figure:
+    """The median of the rounds, and between what they were."""
+
+    median: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Figure | None:
+        return cls(median(values), min(values), max(values)) if values else None
+
+    def __str__(self) -> str:
+        return f"**{short(self.median)}**<br>{short(self.least)} to {short(self.most)}"
+
+
+def short(value: float) -> str:
+    """Three digits of a number are all that is worth reading."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    if value >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if value >= 0.01 else f"{value:.1g}"
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that was measured: for each scenario and server a sample a round, None for a failure."""
+
+    machine: Machine
+    peers: list[Peer]
+    scenarios: list[Scenario]
+    reference: Peer
+    rounds: int
+    seconds: float
+    samples: Mapping[tuple[str, str], list[Sample | None]]
+
+    def costs(self, scenario: Scenario, peer: Peer) -> Figure | None:
+        samples = self.samples[scenario.name, peer.name]
+        return Figure.of([scenario.cost(sample) for sample in samples if sample])
+
+    def speeds(self, scenario: Scenario, peer: Peer) -> Figure | None:
+        """How many times as fast as the reference of the same round."""
+        own = self.samples[scenario.name, peer.name]
+        reference = self.samples[scenario.name, self.reference.name]
+        return Figure.of([
+            scenario.cost(other) / scenario.cost(sample)
+            for sample, other in zip(own, reference, strict=True) if sample and other
+        ])
+
+    def rates(self, scenario: Scenario, peer: Peer) -> Figure | None:
+        samples = self.samples[scenario.name, peer.name]
+        return Figure.of([sample["per_second"] for sample in samples if sample])
+
+
+def write_page(results: Results) -> str:
+    """The tables, in Markdown."""
+    timed = [scenario for scenario in results.scenarios if not scenario.is_memory]
+    sections = [
+        "# How fast, in figures",
+        "Written by `run.py`; [README.md](README.md) says how to read it."
+        " Medians of the rounds, and below them the least and the most.",
+        _write_machine(results),
+        "![The first table as a chart](results.svg)",
+    ]
+    if timed:
+        name = results.reference.name
+        sections += [
+            f"## Speed: {name} is 1, more is faster",
+            _write_table(results, timed, results.speeds),
+            "## Server CPU time, in µs for a message or a handshake",
+            _write_table(results, timed, results.costs),
+            "## Messages or handshakes per second, as the clients saw them",
+            _write_table(results, timed, results.rates),
+        ]
+    memory = [scenario for scenario in results.scenarios if scenario.is_memory]
+    if memory:
+        sections += [
+            "## Memory of an idle connection, in KiB",
+            _write_table(results, memory, results.costs),
+        ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _write_machine(results: Results) -> str:
+    machine = results.machine
+    lines = [
+        f"- {machine.cpu}, {machine.cores} cores, {machine.kernel}",
+        f"- {machine.python}; " + ", ".join(
+            f"{name} {machine.versions[name]}" for name in ("gevent", "gunicorn", "uvloop")
+        ),
+        f"- {machine.day}, rounds: {results.rounds}, each measure {results.seconds:g} s",
+    ]
+    lines += [f"- {peer.label(machine.versions)}: {peer.how}" for peer in results.peers]
+    return "\n".join(lines)
+
+
+def _write_table(
+    results: Results, scenarios: list[Scenario],
+    figure_of: Callable[[Scenario, Peer], Figure | None],
+) -> str:
+    heads = [f"{scenario.title}<br>{scenario.subtitle}" for scenario in scenarios]
+    rows = [["", *heads], ["---"] + ["---:"] * len(heads)]
+    for peer in results.peers:
+        figures = [figure_of(scenario, peer) for scenario in scenarios]
+        rows.append([peer.name, *(str(figure) if figure else "failed" for figure in figures)])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -1,0 +1,70 @@
+"""What the servers have to do, and what it costs them."""
+# ruff: noqa: S603
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from peers import Server
+
+#: What the load generator has measured, by name.
+Sample = dict[str, float]
+
+LOAD_SECONDS = 180  # far beyond what the load generator allows itself
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One column of the table."""
+
+    name: str
+    title: str
+    subtitle: str
+    mode: str
+    numbers: tuple[int, ...]
+
+    @property
+    def is_memory(self) -> bool:
+        return self.mode == "idle"
+
+    def cost(self, sample: Sample) -> float:
+        """The server's CPU time in µs for one message; KiB for one idle connection."""
+        return sample["kib" if self.is_memory else "server_us"]
+
+    def command(self, program: Path, server: Server, seconds: float) -> list[str]:
+        duration = [] if self.is_memory else [seconds]
+        numbers = [server.port, *self.numbers, *duration, *server.processes()]
+        return [str(program), self.mode, *map(str, numbers)]
+
+
+#: Memory first: it is a matter of fresh processes.
+SCENARIOS = [
+    Scenario("memory", "Idle connection", "KiB of memory", "idle", (1000,)),
+    Scenario("echo-1", "1 connection", "32 B", "echo", (1, 32, 1)),
+    Scenario("echo-100", "100 connections", "32 B", "echo", (100, 32, 1)),
+    Scenario("echo-100-1k", "100 connections", "1 KiB", "echo", (100, 1 << 10, 1)),
+    Scenario("echo-100-16k", "100 connections", "16 KiB", "echo", (100, 16 << 10, 1)),
+    Scenario("echo-10-256k", "10 connections", "256 KiB", "echo", (10, 256 << 10, 1)),
+    Scenario("pipe-100", "100 connections", "32 B, 16 in flight", "echo", (100, 32, 16)),
+    Scenario("handshake", "Handshake", "connect, upgrade, close", "handshake", (32,)),
+]
+
+
+class MeasureError(Exception):
+    """A server did not do what it had to."""
+
+
+def measure(scenario: Scenario, server: Server, program: Path, seconds: float) -> Sample:
+    """Let the load generator at a server."""
+    command = scenario.command(program, server, seconds)
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=LOAD_SECONDS
+    )
+    if done.returncode:
+        problem = done.stderr.strip() or f"the load generator ended with {done.returncode}"
+        raise MeasureError(f"{server.peer.name}, {scenario.name}: {problem}")
+    sample: Sample = json.loads(done.stdout)
+    return sample
