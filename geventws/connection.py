@@ -48,7 +48,7 @@ class Connection(Transport):
     __slots__ = (
         "__weakref__", "_burst", "_done", "_due", "_ended", "_fault", "_gone", "_hangup_timer",
         "_latency", "_max_queue", "_max_queue_size", "_options", "_ping", "_pinged",
-        "_queue_size", "_room", "_shut", "_writer",
+        "_queue_size", "_room", "_shut", "_sweeper", "_writer",
     )
 
     _protocol: Protocol
@@ -87,7 +87,8 @@ class Connection(Transport):
             pass  # a unix socket has no such algorithm
         self._attach_transport(sock, protocol, options.max_send_buffer)
         if options.ping_interval is not None:
-            sweeper_of(self._hub).add(self, options.ping_interval)
+            self._sweeper = sweeper_of(self._hub)
+            self._sweeper.add(self, options.ping_interval)
         if early:
             protocol.receive_data(early)
         if early or self._is_tls:
@@ -469,16 +470,14 @@ class Connection(Transport):
         """Let go of the loop, so that nothing here meets the descriptor's next owner."""
         if self._reader is None:
             return
-        self._reader.stop()
         self._reader.close()
         self._reader = None
         if self._writer is not None:
-            self._writer.stop()
             self._writer.close()
             self._writer = None
         self._stop_hangup_timer()
         if self._options.ping_interval is not None:
-            sweeper_of(self._hub).remove(self)
+            self._sweeper.remove(self)
         self._out = None
         self._out_size = 0
         if self._done is not None:

@@ -10,6 +10,7 @@ import hashlib
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -163,6 +164,7 @@ def _is_trusted(address: str, trusted_proxies: Sequence[str]) -> bool:
     return any(ip in ipaddress.ip_network(proxy) for proxy in trusted_proxies)
 
 
+@lru_cache(maxsize=256)
 def _normal_origin(origin: str) -> str:
     """In lower case and without the scheme's own port, RFC 6454 section 6.2."""
     try:

@@ -56,11 +56,13 @@ class Pywsgi(Host):
 
     __slots__ = ("rfile",)
 
-    def __init__(self, rfile: Any, start_response: StartResponse) -> None:
-        super().__init__(rfile.raw._sock, start_response)
+    def __init__(self, sock: Any, rfile: Any, start_response: StartResponse) -> None:
+        super().__init__(sock, start_response)
         self.rfile = rfile
 
     def take_early(self) -> bytes:
+        if self.rfile is None:
+            return b""  # nothing was buffered
         timeout = self.sock.gettimeout()
         self.sock.settimeout(0)
         try:
@@ -134,8 +136,9 @@ def find_host(environ: Mapping[str, Any], start_response: StartResponse) -> Host
     if isinstance(sock, gevent_socket):
         return Gunicorn(sock, body.reader.unreader, start_response)  # type: ignore[union-attr]
     rfile = getattr(body, "rfile", body)  # pywsgi's Input has the connection's file in rfile
-    if isinstance(getattr(getattr(rfile, "raw", None), "_sock", None), gevent_socket):
-        return Pywsgi(rfile, start_response)
+    sock = getattr(getattr(rfile, "raw", None), "_sock", None)
+    if isinstance(sock, gevent_socket):
+        return Pywsgi(sock, rfile, start_response)
     raise RuntimeError(
         "geventws needs a WSGI server on gevent: geventws.WebSocketServer, gevent.pywsgi, or"
         " gunicorn with -k geventws.Worker, -k gevent or -k gevent_pywsgi; not"

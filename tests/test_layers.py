@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parents[1] / "geventws"
 #: From the bottom up; modules of one line may import each other.
 LAYERS = [
     {"exceptions"},
-    {"frames", "headers", "sweeper"},
+    {"frames", "headers", "request", "sweeper"},
     {"options"},
     {"handshake", "_core.reader"},
     {"_core.transport"},

@@ -562,8 +562,9 @@ cdef class Transport:
         self._shared = shared
         self._sock = sock
         self._is_tls = isinstance(sock, SSLSocket)
-        sock.settimeout(0)
         self._raw = sock if self._is_tls else sock._sock
+        if self._is_tls:
+            sock.settimeout(0)
         self.fd = sock.fileno() if DIRECT_IO and not self._is_tls else -1
         self._opened = True
         self._reader = self._hub.loop.io(sock.fileno(), 1)
@@ -629,9 +630,12 @@ cdef class Transport:
 
     def __iter__(self):
         """The messages until the connection ends."""
-        return self
+        return Messages(self)
 
     def __next__(self):
+        return self.next_message()
+
+    cdef object next_message(self):
         cdef object message
         if not self._end_told:
             message = self.receive_next()
@@ -888,6 +892,25 @@ cdef class Transport:
         if protocol.has_news:
             self._after_input()
         return 0
+
+
+cdef class Messages:
+    """Iterates over a connection.
+
+    The connection's own ``__next__`` would be looked up for each message, because that is what
+    CPython does for classes that are written in Python.
+    """
+
+    cdef Transport connection
+
+    def __init__(self, Transport connection):
+        self.connection = connection
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.connection.next_message()
 
 
 cdef object current_greenlet():

@@ -95,9 +95,10 @@ class Transport:
         self._shared = shared
         self._sock = sock
         self._is_tls = isinstance(sock, SSLSocket)
-        sock.settimeout(0)
         # gevent's own methods would wait for readiness; a TLS socket keeps its bytes to itself.
         self._raw = sock if self._is_tls else sock._sock
+        if self._is_tls:
+            sock.settimeout(0)
         self._recv_into = self._raw.recv_into
         self._send = self._raw.send
         self._waiter: Any = None
