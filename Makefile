@@ -30,7 +30,7 @@ lint: $(READY)  ## check style and types
 	$(BIN)/mypy
 
 compliance: $(READY)  ## run the Autobahn|Testsuite (needs Python 2.7)
-	$(BIN)/python compliance/run.py --core compiled --core python
+	$(BIN)/python compliance/run.py --core compiled python --messages 20
 
 refcounts: $(READY)  ## look for leaks over 100,000 connections, with each core
 	$(BIN)/python -m tests.checks.refcounts

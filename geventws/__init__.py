@@ -15,6 +15,7 @@ from .exceptions import (
 from .frames import CloseCode, Opcode
 from .handler import WebSocketHandler
 from .middleware import WebSocketMiddleware
+from .permessage_deflate import Deflate
 from .server import WebSocketServer
 from .websocket import WebSocket
 
@@ -28,6 +29,7 @@ __core__ = CORE
 __all__ = [
     "CloseCode",
     "ConnectionClosed",
+    "Deflate",
     "HandshakeError",
     "InvalidPayload",
     "MessageTooBig",

@@ -15,8 +15,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .exceptions import HandshakeError
-from .headers import has_token, is_token, is_value, split_list
+from .headers import has_token, is_token, is_value, parse_extensions, split_list
 from .options import Options
+from .permessage_deflate import Agreement, Deflate, accept_offer
 
 Headers = list[tuple[str, str]]
 
@@ -73,6 +74,10 @@ def check_request(environ: Mapping[str, Any], options: Options) -> None:
         raise _bad_request("The header Sec-WebSocket-Key is not 16 bytes in base64.")
     if not all(map(is_token, requested_subprotocols(environ))):
         raise _bad_request("The header Sec-WebSocket-Protocol is not a list of tokens.")
+    try:
+        parse_extensions(environ.get("HTTP_SEC_WEBSOCKET_EXTENSIONS", ""))
+    except ValueError:
+        raise _bad_request("The header Sec-WebSocket-Extensions is malformed.") from None
     _check_origin(environ, options)
 
 
@@ -86,8 +91,19 @@ def choose_subprotocol(offered: Sequence[str], spoken: Sequence[str]) -> str | N
     return next((subprotocol for subprotocol in spoken if subprotocol in offered), None)
 
 
+def choose_extension(
+    environ: Mapping[str, Any], deflate: Deflate | None
+) -> tuple[str, Agreement | None]:
+    """The answer to the extensions that the client offers, and what is agreed on with it."""
+    offers = environ.get("HTTP_SEC_WEBSOCKET_EXTENSIONS")
+    if deflate is None or offers is None:
+        return "", None
+    return accept_offer(parse_extensions(offers), deflate) or ("", None)
+
+
 def response_headers(
-    environ: Mapping[str, Any], subprotocol: str | None, extra: Iterable[tuple[str, str]] = ()
+    environ: Mapping[str, Any], subprotocol: str | None = None, extensions: str = "",
+    extra: Iterable[tuple[str, str]] = (),
 ) -> Headers:
     """The headers of the ``101``, RFC 6455 section 4.2.2.
 
@@ -103,6 +119,8 @@ def response_headers(
             # "the client MUST _Fail the WebSocket Connection_", section 4.1
             raise ValueError(f"the client did not offer the subprotocol {subprotocol!r}")
         headers.append(("Sec-WebSocket-Protocol", subprotocol))
+    if extensions:
+        headers.append(("Sec-WebSocket-Extensions", extensions))
     for name, value in extra:
         if name.lower() in _RESERVED:
             raise ValueError(f"the header {name} belongs to the handshake")

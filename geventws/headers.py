@@ -2,8 +2,17 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from typing import NamedTuple
 
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_CHARACTERS = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_TOKEN = re.compile(_CHARACTERS)
+#: A parameter of an extension. What is quoted must be a token, too (RFC 6455 section 9.1), so that
+#: no comma or semicolon can hide in it.
+_PARAMETER = re.compile(
+    rf'[ \t]*({_CHARACTERS})(?:[ \t]*=[ \t]*(?:({_CHARACTERS})|"({_CHARACTERS})"))?[ \t]*'
+)
+_EXTENSION = re.compile(rf"{_CHARACTERS}[ \t]*(?:;{_PARAMETER.pattern})*")
 #: A field value: visible characters and obs-text, with single blanks inside (RFC 9110 5.5).
 _VALUE = re.compile(r"[\x21-\x7e\x80-\xff]([\t \x21-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?")
 
@@ -27,3 +36,28 @@ def has_token(value: str, token: str) -> bool:
     """Whether a list of tokens such as ``keep-alive, Upgrade`` has this one, in any case."""
     value = value.lower()
     return value == token or token in split_list(value)
+
+
+class Extension(NamedTuple):
+    """A member of Sec-WebSocket-Extensions: an extension and its parameters, in order."""
+
+    name: str
+    parameters: tuple[tuple[str, str | None], ...]
+
+
+@lru_cache(maxsize=256)
+def parse_extensions(value: str) -> tuple[Extension, ...]:
+    """The extensions that a peer offers or agrees on, RFC 6455 section 9.1.
+
+    :raises ValueError: for what is not a list of extensions.
+    """
+    extensions = []
+    for member in split_list(value):
+        if not _EXTENSION.fullmatch(member):
+            raise ValueError(f"{member!r} is not an extension with its parameters")
+        name, _, rest = member.partition(";")
+        parameters = tuple(
+            (match[1], match[2] or match[3]) for match in _PARAMETER.finditer(rest)
+        )
+        extensions.append(Extension(name.strip(" \t"), parameters))
+    return tuple(extensions)

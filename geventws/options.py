@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .headers import is_token
+from .permessage_deflate import Deflate
+
+_DEFLATE = Deflate()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +43,9 @@ class Options:
     trusted_proxies: Sequence[str] = ()
     #: The subprotocols that are spoken, the preferred one first.
     subprotocols: Sequence[str] = ()
+    #: Whether messages are compressed (permessage-deflate, RFC 7692) if the client offers it, and
+    #: how, if a :class:`~geventws.Deflate` says so.
+    compression: bool | Deflate = True
 
     def __post_init__(self) -> None:
         for name in ("max_message_size", "max_queue", "max_queue_size", "max_send_buffer"):
@@ -61,6 +67,16 @@ class Options:
         for subprotocol in self.subprotocols:
             if not is_token(subprotocol):
                 raise ValueError(f"{subprotocol!r} cannot be the name of a subprotocol")
+
+        if not isinstance(self.compression, (bool, Deflate)):
+            raise TypeError(
+                f"compression must be True, False or a Deflate, not {self.compression!r}"
+            )
+
+    @property
+    def deflate(self) -> Deflate | None:
+        """How messages are compressed; None for not at all."""
+        return _DEFLATE if self.compression is True else self.compression or None
 
     @classmethod
     def take_from(cls, keywords: dict[str, Any]) -> dict[str, Any]:

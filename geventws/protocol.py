@@ -4,6 +4,7 @@ from __future__ import annotations
 from ._core import FrameReader
 from .exceptions import ProtocolError
 from .frames import TRANSITIONS, CloseCode, Opcode, State, close_payload, parse_close
+from .permessage_deflate import PerMessageDeflate
 
 
 class Protocol(FrameReader):
@@ -19,6 +20,7 @@ class Protocol(FrameReader):
     :param client: whether this is the client's side, which masks what it sends.
     :param max_message_size: in bytes of payload; a longer message fails with 1009 before it is
         buffered.
+    :param deflate: permessage-deflate, if that was agreed on in the opening handshake.
     """
 
     __slots__ = (
@@ -26,8 +28,11 @@ class Protocol(FrameReader):
         "pong",
     )
 
-    def __init__(self, *, client: bool = False, max_message_size: int = 1 << 20) -> None:
-        super().__init__(client, max_message_size)
+    def __init__(
+        self, *, client: bool = False, max_message_size: int = 1 << 20,
+        deflate: PerMessageDeflate | None = None,
+    ) -> None:
+        super().__init__(client, max_message_size, deflate)
         #: Frames to be sent, in order; the caller empties the list.
         self.output: list[bytes] = []
         #: Of the Close frame that came first, the peer's or ours; 1006 if none ever did.

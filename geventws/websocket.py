@@ -1,6 +1,7 @@
 """The WebSocket that a view finds in ``environ["wsgi.websocket"]``."""
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ from . import handshake
 from .connection import Connection
 from .exceptions import ConnectionClosed, WebSocketError
 from .frames import CloseCode
+from .permessage_deflate import Deflate, PerMessageDeflate
 from .protocol import Protocol
 
 if TYPE_CHECKING:
@@ -29,13 +31,16 @@ class WebSocket(Connection):
     waits and others run. Everything must be called in the thread that the view runs in.
     """
 
-    __slots__ = ("__dict__", "_environ", "_host", "_left", "_refused", "_subprotocol")
+    __slots__ = (
+        "__dict__", "_environ", "_extensions", "_host", "_left", "_refused", "_subprotocol",
+    )
 
     def __init__(self, environ: dict[str, Any], host: Host, options: Options) -> None:
         super().__init__(options)
         self._environ = environ
         self._host = host
         self._subprotocol: str | None = None
+        self._extensions = ""
         self._refused: str | None = None
         self._left = False
 
@@ -49,13 +54,15 @@ class WebSocket(Connection):
     # -------------------------------------------------------------- handshake
 
     def accept(
-        self, subprotocol: str | None = None, headers: Iterable[tuple[str, str]] = ()
+        self, subprotocol: str | None = None, headers: Iterable[tuple[str, str]] = (),
+        compression: bool | Deflate | None = None,
     ) -> None:
         """Send the ``101``: from here on this is a WebSocket (RFC 6455 section 4.2.2).
 
         :param subprotocol: one of :attr:`requested_subprotocols`; by default the first of the
             ``subprotocols`` option that the client offers, or none.
         :param headers: more headers for the ``101``, such as ``[("Set-Cookie", "seen=1")]``.
+        :param compression: overrides the ``compression`` option for this connection.
         :raises ValueError: for a subprotocol that was not offered or a header that cannot be sent.
         :raises WebSocketError: when it is too late: accepted already, or answered with HTTP.
         :raises ConnectionClosed: when the client has gone meanwhile.
@@ -68,8 +75,17 @@ class WebSocket(Connection):
             subprotocol = handshake.choose_subprotocol(
                 self.requested_subprotocols, self._options.subprotocols
             )
-        answer = handshake.response_headers(self._environ, subprotocol, headers)
-        protocol = Protocol(max_message_size=self._options.max_message_size)
+        options = self._options
+        if compression is not None:
+            options = dataclasses.replace(options, compression=compression)
+        deflate = options.deflate
+        extensions, agreement = handshake.choose_extension(self._environ, deflate)
+        answer = handshake.response_headers(self._environ, subprotocol, extensions, headers)
+        protocol = Protocol(
+            max_message_size=options.max_message_size,
+            deflate=PerMessageDeflate.of(agreement, deflate, client=False)
+            if deflate and agreement else None,
+        )
         try:
             sock, early = self._host.switch_protocols(answer)
         except OSError as problem:
@@ -77,6 +93,7 @@ class WebSocket(Connection):
             self._left = True
             raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE) from problem
         self._subprotocol = subprotocol
+        self._extensions = extensions
         self._attach(sock, protocol, early)
 
     def _open(self) -> None:
@@ -102,6 +119,11 @@ class WebSocket(Connection):
     def subprotocol(self) -> str | None:
         """The subprotocol that was agreed on in :meth:`accept`."""
         return self._subprotocol
+
+    @property
+    def extensions(self) -> str:
+        """The extensions that were agreed on in :meth:`accept`: permessage-deflate or none."""
+        return self._extensions
 
     @property
     def origin(self) -> str | None:

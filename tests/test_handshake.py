@@ -183,7 +183,7 @@ def test_an_address_that_is_none_is_not_trusted():
 # ----------------------------------------------------------------- the answer
 
 def test_the_101_has_upgrade_connection_and_the_accept_key():
-    assert response_headers(environ(), None) == [
+    assert response_headers(environ()) == [
         ("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", ACCEPT),
     ]
 
@@ -211,9 +211,9 @@ def test_a_subprotocol_must_have_been_offered():
 )
 def test_a_header_that_breaks_the_handshake_is_refused(header):
     with pytest.raises(ValueError, match="header"):
-        response_headers(environ(), None, [header])
+        response_headers(environ(), extra=[header])
 
 
 def test_other_headers_are_passed_on():
     cookie = ("Set-Cookie", "a=b; Path=/")
-    assert response_headers(environ(), None, [cookie])[-1] == cookie
+    assert response_headers(environ(), extra=[cookie])[-1] == cookie

@@ -26,6 +26,7 @@ from tests.support.tools import missing, need
 PATIENCE = 10  # seconds; nothing here takes one, unless something is broken
 MEBIBYTE = 1 << 20  # the default of max_message_size
 REFUSAL = "Who are you?\n"
+AGREED = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 NODE = Path(__file__).parent / "support" / "node"
 
 
@@ -79,6 +80,22 @@ def test_websockets_sees_1009_for_a_byte_more_than_a_mebibyte(server):
     with dial(server) as ws:
         ws.send(bytes(MEBIBYTE + 1))
         assert close_seen_by(ws)[0] == 1009
+
+
+@pytest.mark.parametrize("takeover", [False, True])
+def test_websockets_and_the_server_exchange_compressed_messages(takeover, tmp_path):
+    deflate = f"Deflate(server_context_takeover={takeover}, client_context_takeover={takeover})"
+    program = (
+        "import sys; from geventws import Deflate, WebSocketServer; from tests.support import apps;"
+        f"s = WebSocketServer(('127.0.0.1', 0), apps.site, compression={deflate}); s.start();"
+        "print(f'http://127.0.0.1:{s.server_port}', flush=True); s.serve_forever()"
+    )
+    messages = [f"message {i} " * 1000 for i in range(20)] + [b"\0" * 100000, "", b"short"]
+    with serving(["-c", program], tmp_path / "log") as server, dial(server) as ws:
+        assert (ws.response.headers["Sec-WebSocket-Extensions"] == AGREED) is not takeover
+        for message in messages:
+            ws.send(message)
+            assert ws.recv(PATIENCE) == message
 
 
 def test_websockets_fragments_come_back_as_one_message(server):
@@ -549,8 +566,10 @@ def test_node_answers_the_pings_of_the_server(node_ws):
     assert node_ws("answer", "/ping") == ["what do you say?", "answered"]
 
 
-def test_node_offers_compression_and_gets_its_messages_back(node_ws):
-    assert node_ws("deflate") == 5000
+def test_node_and_the_server_exchange_compressed_messages(node_ws):
+    assert node_ws("deflate") == {
+        "extensions": "permessage-deflate", "answers": ["a" * 5000, "", MEBIBYTE],
+    }
 
 
 def test_node_agrees_on_a_subprotocol(node_ws):
@@ -685,6 +704,15 @@ def test_chromium_gets_text_and_array_buffers_back(chromium):
             else told.push([...new Uint8Array(data)]);
         };
     """) == ["grüß dich", "", [0, 255], [98, 108, 111, 98], MEBIBYTE, 1000, "", True]
+
+
+def test_chromium_and_the_server_exchange_compressed_messages(chromium):
+    assert chromium("""
+        const ws = open();
+        const sent = "grüß dich ".repeat(10000);
+        ws.onopen = () => { told.push(ws.extensions); ws.send(sent); };
+        ws.onmessage = ({data}) => { told.push(data === sent); ws.close(1000); };
+    """) == [AGREED, True, 1000, "", True]
 
 
 def test_chromium_gets_a_hundred_messages_sent_at_once_back_in_order(chromium):

@@ -25,6 +25,12 @@ def test_one_string_is_not_a_list_of_strings(name):
         Options(**{name: "https://example.com"})
 
 
+@pytest.mark.parametrize("wrong", [None, "deflate", 6])
+def test_compression_is_a_switch_or_a_deflate(wrong):
+    with pytest.raises(TypeError, match="compression"):
+        Options(compression=wrong)
+
+
 def test_an_unknown_option_is_refused():
     with pytest.raises(TypeError, match="max_size"):
         Options(max_size=1)

@@ -1,12 +1,15 @@
 """The protocol, sans I/O; make test runs this once with each core."""
 import itertools
 import random
+import zlib
 
 import pytest
 
+from geventws import Deflate
 from geventws._core import apply_mask, encode_frame
 from geventws.exceptions import InvalidPayload, MessageTooBig, ProtocolError
 from geventws.frames import CloseCode, Opcode, State
+from geventws.permessage_deflate import Agreement, PerMessageDeflate
 from geventws.protocol import Protocol
 from tests.support.client import BINARY, CLOSE, PING, PONG, TEXT, close_frame, frame
 
@@ -371,3 +374,96 @@ def test_a_connection_lost_while_closing_keeps_our_code(server):
     server.connection_lost()
     assert (server.state, server.close_code, server.closed_by_peer) == (State.CLOSED, 4000, False)
     server.connection_lost()
+
+
+# ----------------------------------------------------- permessage-deflate, RFC 7692
+
+COMPRESSED = 0x40
+HELLO = b"\xf2\x48\xcd\xc9\xc9\x07\x00"  # section 7.2.3.1
+
+
+@pytest.fixture
+def deflating():
+    """A server's side that has agreed on permessage-deflate, and compresses from 400 bytes on."""
+    return Protocol(max_message_size=1000, deflate=PerMessageDeflate.of(
+        Agreement(True, True), Deflate(), client=False
+    ))
+
+
+def squeezed(payload):
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_compressed_messages_may_come_in_fragments_with_control_frames_between(deflating, size):
+    data = b"".join([
+        frame(TEXT | COMPRESSED, HELLO), frame(BINARY | COMPRESSED, HELLO), frame(TEXT, "plain"),
+        frame(NOT_FINAL_TEXT | COMPRESSED, HELLO[:3]), frame(PING, "p"), frame(MORE),
+        frame(LAST, HELLO[3:]), frame(NOT_FINAL_BINARY | COMPRESSED), frame(LAST, b"\x00"),
+        frame(TEXT | COMPRESSED, b"\x00"), frame(NOT_FINAL_TEXT, "pl"), frame(LAST, "ain"),
+        frame(TEXT | COMPRESSED, squeezed("Grüße".encode())),
+    ])
+    pieces = [data[i:i + size] for i in range(0, len(data), size)]
+    assert feed(deflating, *pieces) == ["Hello", b"Hello", "plain", "Hello", b"", "", "plain",
+                                        "Grüße"]
+    assert output_of(deflating) == b"\x8a\x01p"
+
+
+@pytest.mark.parametrize("data", [
+    pytest.param(frame(PING | COMPRESSED), id="a control frame"),
+    pytest.param(frame(NOT_FINAL_TEXT, "a") + frame(LAST | COMPRESSED, "b"), id="a continuation"),
+    pytest.param(frame(NOT_FINAL_TEXT | COMPRESSED, HELLO) + frame(LAST | COMPRESSED, b"\x00"),
+                 id="the continuation of a compressed message"),
+    pytest.param(frame(TEXT | 0x60, HELLO), id="RSV2 as well"),
+    pytest.param(frame(TEXT | 0x10, HELLO), id="RSV3"),
+])
+def test_rsv1_belongs_to_the_first_frame_of_a_message_alone(deflating, data):
+    assert feed(deflating, data) == []
+    assert deflating.error.close_code == CloseCode.PROTOCOL_ERROR
+    assert str(deflating.error) == "a reserved bit is set"
+
+
+def test_a_compressed_message_that_nobody_agreed_on_closes_with_1002(server):
+    assert feed(server, frame(TEXT | COMPRESSED, HELLO)) == []
+    assert server.error.close_code == CloseCode.PROTOCOL_ERROR
+
+
+@pytest.mark.parametrize("data", [
+    pytest.param(frame(TEXT | COMPRESSED, b"\x06garbage"), id="corrupt"),
+    pytest.param(frame(BINARY | COMPRESSED), id="empty"),
+    pytest.param(frame(TEXT | COMPRESSED, HELLO[:4]), id="cut off"),
+    pytest.param(frame(TEXT | COMPRESSED, squeezed(b"\xff")), id="text that is not UTF-8"),
+])
+def test_what_cannot_be_inflated_closes_with_1007(deflating, data):
+    assert feed(deflating, data) == []
+    assert deflating.error.close_code == CloseCode.INVALID_PAYLOAD
+
+
+def test_the_limit_is_for_what_comes_out(deflating):
+    assert feed(deflating, frame(BINARY | COMPRESSED, squeezed(bytes(1000)))) == [bytes(1000)]
+    noise = random.Random(1).randbytes(1000)
+    assert len(squeezed(noise)) > 1000
+    assert feed(deflating, frame(BINARY | COMPRESSED, squeezed(noise))) == [noise]
+    bomb = squeezed(bytes(1 << 20))
+    assert feed(deflating, frame(NOT_FINAL_BINARY | COMPRESSED, bomb[:500])) == []
+    assert feed(deflating, frame(LAST, bomb[500:])) == []
+    assert deflating.error.close_code == CloseCode.MESSAGE_TOO_BIG
+
+
+def test_compressed_fragments_are_not_buffered_beyond_the_limit(deflating):
+    for i in range(11):
+        first = MORE if i else NOT_FINAL_BINARY | COMPRESSED
+        assert feed(deflating, frame(first, bytes(99))) == []
+    assert deflating.error.close_code == CloseCode.MESSAGE_TOO_BIG
+
+
+@pytest.mark.parametrize(("payload", "compress", "first"), [
+    (b"x" * 400, True, BINARY | COMPRESSED), (b"x" * 400, False, BINARY),
+    (b"x" * 399, True, BINARY), (random.Random(1).randbytes(1000), True, BINARY),
+])
+def test_a_message_is_compressed_if_that_makes_it_shorter(deflating, payload, compress, first):
+    data = deflating.encode_message(Opcode.BINARY, payload, compress)
+    assert data[0] == first
+    client = Protocol(client=True, deflate=deflating.deflate)
+    assert feed(client, data) == [payload]

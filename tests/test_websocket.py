@@ -2,6 +2,7 @@
 import contextlib
 import gc
 import random
+import zlib
 
 import gevent
 import gevent.select
@@ -12,7 +13,7 @@ import pytest
 from gevent.event import AsyncResult, Event
 from gevent.exceptions import ConcurrentObjectUseError
 
-from geventws import ConnectionClosed, WebSocket, WebSocketError
+from geventws import ConnectionClosed, Deflate, WebSocket, WebSocketError
 from tests.support.client import (
     BINARY,
     CLOSE,
@@ -889,4 +890,77 @@ def test_stop_drops_those_that_do_not_answer(serve):
     server.stop(0.1)
     assert client.read_frame() == (CLOSE, b"\x03\xe9")
     assert client.read_to_end() == b""
+    client.sock.close()
+
+
+# ---------------------------------------------------------------- compression
+
+OFFER = [("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")]
+AGREED = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+
+
+def inflate(payload):
+    return zlib.decompressobj(-15).decompress(payload + b"\x00\x00\xff\xff")
+
+
+def test_messages_are_compressed_both_ways_if_the_client_offers_it(run):
+    def view(ws):
+        heard = ws.receive()
+        ws.send("long " * 100)
+        return heard, ws.extensions
+
+    client, result = run(view, headers=OFFER)
+    assert client.headers["sec-websocket-extensions"] == AGREED
+    client.send(frame(0xC1, b"\xf2\x48\xcd\xc9\xc9\x07\x00"))
+    first, payload = client.read_frame()
+    assert (first, inflate(payload)) == (0xC1, b"long " * 100)
+    assert result.get(timeout=SECONDS) == ("Hello", AGREED)
+
+
+@pytest.mark.parametrize("data", ["long " * 5000, b"long " * 5000])
+def test_a_view_may_send_a_message_as_it_is(run, data):
+    client, _ = run(lambda ws: ws.send(data, compress=False), headers=OFFER)
+    assert client.read_frame()[0] in {TEXT, BINARY}
+
+
+@pytest.mark.parametrize(("view", "options"), [
+    (lambda ws: ws.send("long " * 100), {"compression": False}),
+    (lambda ws: (ws.accept(compression=False), ws.send("long " * 100)), {}),
+])
+def test_compression_is_declined_for_a_server_or_a_connection(run, view, options):
+    client, _ = run(view, headers=OFFER, **options)
+    assert "sec-websocket-extensions" not in client.headers
+    assert client.read_frame()[0] == TEXT
+
+
+def test_a_compressed_bomb_closes_with_1009(run):
+    client, result = run(list, headers=OFFER)
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
+    bomb = compressor.compress(bytes(100 << 20)) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    client.send(frame(0xC2, bomb[:-4]))
+    assert client.read_close()[0] == 1009
+    assert result.get(timeout=SECONDS) == []
+
+
+def test_with_context_takeover_messages_refer_to_earlier_ones(run):
+    deflate = Deflate(server_context_takeover=True, min_size=0)
+    message = "".join(map(chr, range(65, 123))) * 2
+    client, _ = run(
+        lambda ws: [ws.send(message) for _ in range(3)], headers=OFFER, compression=deflate,
+    )
+    decompressor = zlib.decompressobj(-15)
+    sizes = []
+    for _ in range(3):
+        payload = client.read_frame()[1]
+        sizes.append(len(payload))
+        assert decompressor.decompress(payload + b"\x00\x00\xff\xff").decode() == message
+    assert sizes[1] < sizes[0] / 3
+
+
+def test_an_extension_header_that_is_malformed_is_a_400(serve):
+    client = serve(lambda environ, start_response: []).client()
+    client.send(request(headers=[("Sec-WebSocket-Extensions", "permessage-deflate; =")]))
+    status, body = client.read_response()
+    assert status == "400"
+    assert b"Sec-WebSocket-Extensions" in body
     client.sock.close()

@@ -25,6 +25,7 @@ from gevent import get_hub
 from gevent.exceptions import ConcurrentObjectUseError
 from gevent.ssl import SSLSocket
 
+from geventws._core.reader import compression_overhead
 from geventws._core.transport import WOULD_BLOCK, _message
 from geventws.exceptions import InvalidPayload, MessageTooBig, ProtocolError
 from geventws.frames import State
@@ -81,6 +82,7 @@ cdef enum:
     PONG = 10
     FIN = 0x80
     RSV = 0x70
+    RSV1 = 0x40
     MASKED = 0x80
     MAX_CONTROL = 125
     # The sizes of the reference twin, and those that only matter here.
@@ -145,6 +147,8 @@ cdef class FrameReader:
     cdef public object state
     cdef public bint has_news
     cdef readonly bint is_client
+    cdef readonly object deflate
+    cdef Py_ssize_t min_deflate
     cdef Py_ssize_t max_message_size
     # Input: from `at` to `end`, inside of `owner`, or of the buffer of a hub if that is None.
     cdef uint8_t* at
@@ -159,16 +163,20 @@ cdef class FrameReader:
     cdef Py_ssize_t used
     cdef Py_ssize_t capacity
     cdef int opcode
+    cdef bint compressed
     cdef utf8_state text_state
     # The frame whose header is parsed and whose payload is not all there.
     cdef Py_ssize_t left
     cdef uint32_t mask
     cdef bint fin
 
-    def __init__(self, bint client, Py_ssize_t max_message_size):
+    def __init__(self, bint client, Py_ssize_t max_message_size, deflate=None):
         self.is_client = client
         self.state = OPEN
         self.max_message_size = max_message_size
+        self.deflate = deflate
+        if deflate is not None:
+            self.min_deflate = deflate.min_size
 
     def __dealloc__(self):
         self.drop_message()
@@ -344,7 +352,10 @@ cdef class FrameReader:
     cdef bint check_header(self, int first, Py_ssize_t size) except -1:
         """RFC 6455 section 5.2: reserved bits and opcodes; 5.4 and 5.5: fragmentation, control."""
         cdef int opcode = first & 0x0F
-        if first & RSV:
+        if first & RSV and not (
+            # Only the first frame of a message is marked as compressed, RFC 7692 section 6.1.
+            first & RSV == RSV1 and self.deflate is not None and opcode in (TEXT, BINARY)
+        ):
             return self.bad("a reserved bit is set")
         if opcode >= CLOSE:
             if opcode > PONG:
@@ -368,6 +379,7 @@ cdef class FrameReader:
         Leaves ``at`` alone when more bytes are needed first.
         """
         cdef int opcode = first & 0x0F
+        cdef Py_ssize_t most
         cdef bytes control
         cdef uint32_t mask = 0
         if not self.check_header(first, size):
@@ -384,13 +396,17 @@ cdef class FrameReader:
                 except ProtocolError as problem:
                     self._fail(problem)
             return None
-        if size > self.max_message_size - self.used:
-            self._fail(MessageTooBig(f"a message of more than {self.max_message_size} bytes"))
-            return None
         if opcode:
             self.opcode = opcode
-            self.is_str = opcode == TEXT
+            self.compressed = first & RSV1 != 0
+            self.is_str = opcode == TEXT and not self.compressed
             memset(&self.text_state, 0, sizeof(utf8_state))
+        most = self.max_message_size
+        if self.compressed:
+            most += compression_overhead(most)
+        if size > most - self.used:
+            self._fail(MessageTooBig(f"a message of more than {self.max_message_size} bytes"))
+            return None
         self.at = payload
         self.left = size
         self.mask = mask
@@ -437,7 +453,9 @@ cdef class FrameReader:
             self.at += size
             self.left -= size
             self.used += size
-            if self.opcode == TEXT and (self.text_state.lacking or not ascii):
+            if self.opcode == TEXT and not self.compressed and (
+                self.text_state.lacking or not ascii
+            ):
                 if not utf8_take(&self.text_state, out, size):
                     self.bad_text()
                     return None
@@ -455,6 +473,8 @@ cdef class FrameReader:
         cdef bint is_text = self.opcode == TEXT
         cdef object message
         self.opcode = 0
+        if self.compressed:
+            return self.take_compressed(is_text)
         if not self.used:
             return "" if is_text else b""
         if is_text and not self.is_str:
@@ -468,6 +488,31 @@ cdef class FrameReader:
         message = <object>self.message
         self.drop_message()
         return message
+
+    cdef object take_compressed(self, bint is_text):
+        cdef object message = (<char*>self.data)[:self.used]
+        self.drop_message()
+        try:
+            message = self.deflate.decompress(message, self.max_message_size)
+            return message.decode() if is_text else message
+        except UnicodeDecodeError:
+            self.bad_text()
+        except ProtocolError as problem:
+            self._fail(problem)
+        return None
+
+    def encode_message(self, int opcode, payload, bint compress=True):
+        """A message of ours in one frame, compressed if that was agreed on and is worth it."""
+        compressed = self.compress(payload, len(payload)) if compress else None
+        if compressed is None:
+            return self.encode(opcode, payload)
+        return self.encode(RSV1 | opcode, compressed)
+
+    cdef object compress(self, payload, Py_ssize_t size):
+        """The payload, bytes-like or ``str``, compressed; None if it is better sent as it is."""
+        if self.deflate is None or size < self.min_deflate:
+            return None
+        return self.deflate.compress(payload.encode() if type(payload) is str else payload)
 
     def encode(self, int opcode, payload, bint fin=True):
         """A frame of ours; a client masks it with four fresh random bytes (section 5.3)."""
@@ -645,12 +690,13 @@ cdef class Transport:
 
     # --------------------------------------------------------------------------------- sending
 
-    def send(self, data, binary=None):
+    def send(self, data, binary=None, bint compress=True):
         """Send one message: ``str`` as text, bytes-like as binary; the contract is the twin's."""
         cdef const uint8_t* payload
         cdef Py_ssize_t size
         cdef int opcode
         cdef FrameReader protocol
+        cdef object compressed
         if not self._opened:
             self._open()
         if binary is None and type(data) is str:
@@ -668,6 +714,13 @@ cdef class Transport:
             raise self._closed_error()
         if self._out_size >= self._max_send_buffer:
             self._wait_for_room()
+        if protocol.deflate is not None and compress:
+            compressed = protocol.compress(data, size)
+            if compressed is not None:
+                opcode |= RSV1
+                data = compressed
+                payload = <const uint8_t*>PyBytes_AS_STRING(data)
+                size = PyBytes_GET_SIZE(data)
         if protocol.is_client:
             self._transmit(protocol.encode(opcode, data.encode() if type(data) is str else data))
         else:

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import codecs
 import os
+from typing import TYPE_CHECKING
 
 from ..exceptions import InvalidPayload, MessageTooBig, ProtocolError
 from ..frames import MAX_CONTROL_PAYLOAD, Opcode, State
+
+if TYPE_CHECKING:
+    from ..permessage_deflate import PerMessageDeflate
 
 # Plain integers: every received frame is compared with these.
 _TEXT = int(Opcode.TEXT)
@@ -23,6 +27,8 @@ _CLOSED = State.CLOSED
 
 _FIN = 0x80
 _RSV = 0x70
+#: "Per-Message Compressed", RFC 7692 section 6.
+_RSV1 = 0x40
 _MASKED = 0x80
 _FIN_TEXT = _FIN | _TEXT
 _FIN_BINARY = _FIN | _BINARY
@@ -68,24 +74,35 @@ def encode_frame(
     return head + mask + apply_mask(payload, mask)
 
 
+def compression_overhead(size: int) -> int:
+    """By how many bytes compressing may enlarge a message; zlib adds 5 to each 16 KiB, or fewer."""
+    return size // 1024 + 64
+
+
 class FrameReader:
     """The input of one side of a connection; :class:`~geventws.protocol.Protocol` is the rest.
 
     :param client: whether this is the client's side, which masks what it sends.
     :param max_message_size: in bytes of payload.
+    :param deflate: permessage-deflate, if that was agreed on.
     """
 
     __slots__ = (
-        "_borrowed", "_buffer", "_decoder", "_end", "_fin", "_fragments", "_left", "_mask",
-        "_max_message_size", "_must_mask", "_opcode", "_position", "has_news", "is_client", "state",
+        "_borrowed", "_buffer", "_compressed", "_decoder", "_end", "_fin", "_fragments", "_left",
+        "_mask", "_max_message_size", "_must_mask", "_opcode", "_position", "deflate", "has_news",
+        "is_client", "state",
     )
 
-    def __init__(self, client: bool, max_message_size: int) -> None:
+    def __init__(
+        self, client: bool, max_message_size: int, deflate: PerMessageDeflate | None = None
+    ) -> None:
         #: Which side this is.
         self.is_client = client
         self.state = State.OPEN
         #: Whether there is output, a Pong or another state to look at; the caller resets it.
         self.has_news = False
+        #: permessage-deflate, if that was agreed on.
+        self.deflate = deflate
         self._must_mask = 0 if client else _MASKED
         self._max_message_size = max_message_size
         # Input: the bytes from _position to _end of _buffer.
@@ -95,6 +112,7 @@ class FrameReader:
         self._end = 0
         # The message being assembled from several frames, or from one that comes in pieces.
         self._opcode = 0
+        self._compressed = False
         self._fragments = bytearray()
         self._decoder: codecs.IncrementalDecoder | None = None
         # The frame whose header is parsed and whose payload is not all there.
@@ -213,10 +231,13 @@ class FrameReader:
 
     def _check_header(self, first: int, size: int) -> None:
         """RFC 6455 section 5.2: reserved bits and opcodes; 5.4 and 5.5: fragmentation, control."""
-        if first & _RSV:
+        opcode = first & 0x0F
+        if first & _RSV and not (
+            # Only the first frame of a message is marked as compressed, RFC 7692 section 6.1.
+            first & _RSV == _RSV1 and self.deflate and opcode in {_TEXT, _BINARY}
+        ):
             # "MUST be 0 unless an extension is negotiated"
             raise ProtocolError("a reserved bit is set")
-        opcode = first & 0x0F
         if opcode >= _CLOSE:
             if opcode > _PONG:
                 raise ProtocolError(f"the reserved opcode {opcode:#x}")
@@ -257,13 +278,16 @@ class FrameReader:
                 payload = bytes(self._buffer[start:end])
                 self._control(opcode, apply_mask(payload, mask) if mask else payload)
             return None
-        if len(self._fragments) + size > self._max_message_size:
-            raise MessageTooBig(
-                f"a message of more than {self._max_message_size} bytes"
-            )
         if opcode:
             self._opcode = opcode
-            self._decoder = _new_utf8_decoder() if opcode == _TEXT else None
+            self._compressed = bool(first & _RSV1)
+            text = opcode == _TEXT and not self._compressed
+            self._decoder = _new_utf8_decoder() if text else None
+        most = self._max_message_size
+        if self._compressed:
+            most += compression_overhead(most)
+        if len(self._fragments) + size > most:
+            raise MessageTooBig(f"a message of more than {self._max_message_size} bytes")
         self._position = start
         self._left = size
         self._mask = mask
@@ -299,6 +323,10 @@ class FrameReader:
             message = self._fragments.decode()
         else:
             message = bytes(self._fragments)
+            if self._compressed and self.deflate is not None:
+                message = self.deflate.decompress(message, self._max_message_size)
+                if self._opcode == _TEXT:
+                    message = message.decode()
         self._opcode = 0
         self._decoder = None
         self._fragments = bytearray()
@@ -314,10 +342,21 @@ class FrameReader:
 
     # ----------------------------------------------------------------- output
 
+    def encode_message(
+        self, opcode: int, payload: bytes | bytearray | memoryview, compress: bool = True
+    ) -> bytes:
+        """A message of ours in one frame, compressed if that was agreed on and is worth it."""
+        deflate = self.deflate
+        if deflate is not None and compress and len(payload) >= deflate.min_size:
+            compressed = deflate.compress(payload)
+            if compressed is not None:
+                return self.encode(_RSV1 | opcode, compressed)
+        return self.encode(opcode, payload)
+
     def encode(
         self, opcode: int, payload: bytes | bytearray | memoryview, fin: bool = True
     ) -> bytes:
         """A frame of ours; a client masks it with four fresh random bytes (section 5.3)."""
-        if not self.is_client and fin and len(payload) < 126:
+        if not self.is_client and fin and len(payload) < 126 and opcode < _RSV1:
             return _SHORT_HEADS[len(payload)][opcode] + payload  # what most frames are
         return encode_frame(opcode, payload, os.urandom(4) if self.is_client else None, fin)

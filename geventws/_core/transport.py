@@ -186,7 +186,10 @@ class Transport:
 
     # ---------------------------------------------------------------- sending
 
-    def send(self, data: str | bytes | bytearray | memoryview, binary: bool | None = None) -> None:
+    def send(
+        self, data: str | bytes | bytearray | memoryview, binary: bool | None = None,
+        compress: bool = True,
+    ) -> None:
         """Send one message: ``str`` as text, bytes-like as binary.
 
         Returns when the message is on its way: in the kernel, or in a buffer of at most
@@ -197,6 +200,8 @@ class Transport:
 
         :param binary: overrides the type: ``True`` sends a ``str`` in UTF-8 as binary, ``False``
             sends bytes, which must be UTF-8, as text.
+        :param compress: ``False`` for what is compressed already, such as an image. It matters
+            only where permessage-deflate was agreed on.
         :raises ConnectionClosed: when the connection has ended. A loss that nobody knows of yet
             shows only at a later call.
         :raises TypeError: for what is neither ``str`` nor bytes-like.
@@ -213,7 +218,7 @@ class Transport:
             raise self._closed_error()
         if self._out_size >= self._max_send_buffer:
             self._wait_for_room()
-        self._transmit(protocol.encode(opcode, payload))
+        self._transmit(protocol.encode_message(opcode, payload, compress))
         if protocol.state is _CLOSED:
             raise self._closed_error()
 

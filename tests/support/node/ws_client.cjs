@@ -66,10 +66,13 @@ const scenarios = {
 
   async deflate(url) {
     const ws = await open(url, { perMessageDeflate: { threshold: 0 } });
-    ws.send("a".repeat(5000));
-    const text = await message(ws);
+    const answers = [];
+    for (const data of ["a".repeat(5000), "", Buffer.alloc(1 << 20, "x")]) {
+      ws.send(data);
+      answers.push(await message(ws));
+    }
     ws.terminate();
-    return text.length;
+    return { extensions: ws.extensions, answers };
   },
 
   async subprotocol(url) {
