@@ -26,6 +26,8 @@ _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 #: Appended to the key before it is hashed, RFC 6455 section 1.3.
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _TEXT: Headers = [("Content-Type", "text/plain; charset=utf-8")]
+#: In seconds: long enough for a restart, short enough to be waited for.
+_RETRY_AFTER = ("Retry-After", "5")
 #: The headers of the 101 that are the handshake's own.
 _RESERVED = {
     "connection", "upgrade", "content-length", "transfer-encoding", "sec-websocket-accept",
@@ -116,6 +118,11 @@ def accept_key(key: str) -> str:
     """The proof that the request was understood: Sec-WebSocket-Accept for Sec-WebSocket-Key."""
     digest = hashlib.sha1(key.encode("latin-1") + _GUID, usedforsecurity=False).digest()
     return binascii.b2a_base64(digest, newline=False).decode()
+
+
+def unavailable(why: str) -> HandshakeError:
+    """The refusal of a request that may succeed a little later, or with another server."""
+    return HandshakeError("503 Service Unavailable", why + "\n", [*_TEXT, _RETRY_AFTER])
 
 
 def _bad_request(why: str) -> HandshakeError:
