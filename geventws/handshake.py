@@ -47,9 +47,10 @@ def check_request(environ: Mapping[str, Any], options: Options) -> None:
     :raises HandshakeError: 400 for a malformed request, 426 for another version of the protocol,
         403 for an Origin that is not allowed.
     """
-    if environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
+    protocol = environ.get("SERVER_PROTOCOL", "HTTP/1.1")
+    if protocol < "HTTP/1.1":
         raise _bad_request(
-            "A WebSocket needs HTTP/1.1, and this request is HTTP/1.0. If there is a proxy in"
+            f"A WebSocket needs HTTP/1.1, and this request is {protocol}. If there is a proxy in"
             " front of the server, it must be told: for nginx, proxy_http_version 1.1."
         )
     if environ["REQUEST_METHOD"] != "GET":

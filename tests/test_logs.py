@@ -43,7 +43,7 @@ def test_whatever_a_client_sends_there_is_at_most_one_line(serve, caplog, capfd,
             client.sock.shutdown(socket.SHUT_WR)
             with pytest.raises((EOFError, ConnectionResetError)):
                 client.read(1 << 30)
-    wait_until(server.pool_is_idle)
+    wait_until(server.is_idle)
     assert capfd.readouterr().err == ""
     assert len(caplog.records) <= 1
     for record in caplog.records:

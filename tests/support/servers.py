@@ -12,7 +12,6 @@ from pathlib import Path
 import gevent
 import pytest
 from gevent.event import AsyncResult
-from gevent.pool import Pool
 
 from geventws import WebSocketServer, logs
 from tests.support.client import RawClient
@@ -162,12 +161,18 @@ def unthrottled() -> None:
 class LocalServer(WebSocketServer):
     """A server with a client for it."""
 
-    def __init__(self, *arguments, **options) -> None:
-        super().__init__(*arguments, **{"spawn": Pool(), **options})
+    busy = 0
 
-    def pool_is_idle(self) -> bool:
+    def handle(self, *arguments) -> None:
+        self.busy += 1
+        try:
+            super().handle(*arguments)
+        finally:
+            self.busy -= 1
+
+    def is_idle(self) -> bool:
         """Whether no connection is being served."""
-        return not self.pool
+        return not self.busy
 
     def client(self, **options) -> RawClient:
         return RawClient(("127.0.0.1", self.server_port), **options)
