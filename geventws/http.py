@@ -13,14 +13,32 @@ from .logs import peers, printable
 from .options import Options
 from .sweeper import sweeper_of
 
-_REQUEST_TIMEOUT = (
-    b"HTTP/1.1 408 Request Timeout\r\n"
-    b"Connection: close\r\nContent-Length: 0\r\n\r\n"
-)
+_RESPONSE = b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+_REQUEST_TIMEOUT = "408", _RESPONSE % b"408 Request Timeout"
+_TOO_LARGE = "431", _RESPONSE % b"431 Request Header Fields Too Large"
 
 
 class _Gone(ValueError):
     """The client has gone in the middle of its request."""
+
+
+class _TooLarge(ValueError):
+    """The headers of a request are larger than they may be."""
+
+
+class _Head:
+    """The lines of a request's head, up to a size."""
+
+    def __init__(self, rfile: Any, left: int) -> None:
+        self._rfile = rfile
+        self._left = left
+
+    def readline(self, size: int) -> bytes:
+        line: bytes = self._rfile.readline(min(size, self._left + 1))
+        self._left -= len(line)
+        if self._left < 0:
+            raise _TooLarge("its headers are too large")
+        return line
 
 
 class HTTPHandler(WSGIHandler):
@@ -97,15 +115,23 @@ class HTTPHandler(WSGIHandler):
             raise _Gone  # what was read is cut off
         return understood
 
+    def MessageClass(self, rfile: Any, *args: Any) -> Any:  # noqa: N802 - gevent's name for it
+        """Parse the headers."""
+        head: Any = _Head(rfile, self.websocket_options.max_header_size)
+        return super().MessageClass(head, *args)
+
     # --------------------------------------------------------------------- log
 
     def _handle_client_error(self, ex: Exception) -> tuple[str, bytes] | None:
         """The whole response to a request that could not be read; None just ends."""
         if self._is_late:
             self.log_error("it did not come in time")
-            return "408", _REQUEST_TIMEOUT
+            return _REQUEST_TIMEOUT
         if isinstance(ex, _Gone):
             return None
+        if isinstance(ex, _TooLarge):
+            self.log_error(str(ex))
+            return _TOO_LARGE
         return super()._handle_client_error(ex)  # type: ignore[misc, no-any-return]
 
     def log_error(self, msg: str, *args: Any) -> None:

@@ -8,7 +8,10 @@ from typing import Any
 
 from .headers import is_token
 
-_COUNTS = ("max_message_size", "max_queue", "max_queue_size", "max_send_buffer", "max_connections")
+_COUNTS = (
+    "max_message_size", "max_queue", "max_queue_size", "max_send_buffer", "max_header_size",
+    "max_connections",
+)
 _TIMES = (
     "send_timeout", "ping_interval", "ping_timeout", "close_timeout", "message_timeout",
     "handshake_timeout", "keep_alive_timeout",
@@ -49,6 +52,8 @@ class Options:
     #: How long a connection on which a plain HTTP request was answered is kept for the next one;
     #: None keeps it for ever. Longer than the proxies that keep connections to us open for reuse.
     keep_alive_timeout: float | None = 100.0
+    #: How much the headers of a request may be, together; gunicorn has limits of its own.
+    max_header_size: int = 64 << 10
     #: How many WebSockets are open at once; who asks for another gets a 503 with Retry-After.
     #: None sets no limit.
     max_connections: int | None = 20_000

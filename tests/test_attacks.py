@@ -227,6 +227,15 @@ def test_a_thousand_headers_and_endless_lines_are_refused(way_in):
             assert not received or received[9:12] in {b"400", b"414", b"431"}
 
 
+def test_headers_are_limited_in_their_sum(serve):
+    server = serve(site, max_header_size=2000)
+    fields = [(f"X-{i}", "y" * 90) for i in range(30)]
+    for count, status in ((10, "200"), (30, "431")):
+        with server.client() as client:
+            client.send(request("/plain", fields[:count], without="Upgrade"))
+            assert client.read_head() == status
+
+
 def test_two_hundred_slow_clients_do_not_keep_the_others_out(serve):
     server = serve(echo, handshake_timeout=1)
     with contextlib.ExitStack() as stack:
