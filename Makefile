@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help chat votes test lint compliance refcounts bench dist clean
+.PHONY: help chat votes test lint compliance refcounts fuzz sanitize bounds soak bench dist clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -35,6 +35,19 @@ compliance: $(READY)  ## run the Autobahn|Testsuite (needs Python 2.7)
 refcounts: $(READY)  ## look for leaks over 100,000 connections, with each core
 	$(BIN)/python -m tests.checks.refcounts
 	GEVENTWS_PURE_PYTHON=1 $(BIN)/python -m tests.checks.refcounts
+
+fuzz: $(READY)  ## fuzz the parsers and the handshake (SECONDS=… for other than 300)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),300)
+
+sanitize: $(READY)  ## run the tests under AddressSanitizer and UndefinedBehaviorSanitizer (gcc)
+	$(BIN)/python -m tests.checks.sanitize $(ARGS)
+
+bounds: $(READY)  ## measure the memory that the greediest clients cost
+	$(BIN)/python -m tests.checks.bounds
+
+soak: $(READY)  ## hold 5,000 connections of every kind (SECONDS=… for other than 120)
+	$(BIN)/python -m tests.checks.soak --seconds $(or $(SECONDS),120)
 
 bench: $(READY)  ## compare with other libraries, see benchmarks/README.md (5 minutes)
 	$(BIN)/python benchmarks/run.py $(ARGS)

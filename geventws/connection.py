@@ -22,6 +22,7 @@ from .exceptions import ConnectionClosed
 from .frames import MAX_CONTROL_PAYLOAD, CloseCode, Opcode, State
 from .protocol import Protocol
 from .sweeper import sweeper_of
+from .threads import call_in_hub, get_ident
 
 if TYPE_CHECKING:
     from .options import Options
@@ -46,9 +47,9 @@ class Connection(Transport):
     """One side of a connection in blocking style; see :class:`geventws.WebSocket`."""
 
     __slots__ = (
-        "__weakref__", "_burst", "_done", "_due", "_ended", "_fault", "_gone", "_hangup_timer",
-        "_latency", "_max_queue", "_max_queue_size", "_options", "_ping", "_pinged",
-        "_queue_size", "_room", "_shut", "_sweeper", "_writer",
+        "__weakref__", "_begun", "_burst", "_closing", "_done", "_due", "_ended", "_fault",
+        "_gone", "_hangup_timer", "_latency", "_max_queue", "_max_queue_size", "_options", "_ping",
+        "_ping_due", "_pinged", "_queue_size", "_room", "_shut", "_sweeper", "_writer",
     )
 
     _protocol: Protocol
@@ -76,7 +77,9 @@ class Connection(Transport):
         self._ended = False
         self._shut = False
         self._gone = False
+        self._closing = False
         self._pinged = False
+        self._begun: tuple[int, float] | None = None
         self._fault: str | None = None
         self._ping: tuple[bytes, float] | None = None
         self._latency: float | None = None
@@ -86,9 +89,9 @@ class Connection(Transport):
         except OSError:
             pass  # a unix socket has no such algorithm
         self._attach_transport(sock, protocol, options.max_send_buffer)
-        if options.ping_interval is not None:
-            self._sweeper = sweeper_of(self._hub)
-            self._sweeper.add(self, options.ping_interval)
+        self._ping_due = monotonic() + (options.ping_interval or 0)
+        self._sweeper = sweeper_of(self._hub)
+        self._sweeper.add(self, options.check_interval)
         if early:
             protocol.receive_data(early)
         if early or self._is_tls:
@@ -141,6 +144,9 @@ class Connection(Transport):
         :raises ConnectionClosed: when the connection has ended.
         :raises ValueError: for more than 125 bytes.
         """
+        if get_ident() != self._thread:
+            call_in_hub(self._hub, self.ping, data)
+            return
         if not self._opened:
             self._open()
         protocol = self._protocol
@@ -156,10 +162,46 @@ class Connection(Transport):
         self._transmit(self._protocol.encode(Opcode.PING, payload))
 
     def _check(self) -> float | None:
-        """Keepalive: whatever comes from the peer is a sign of life, and silence is asked about."""
+        """What a peer must do in time; in the hub, every now and then (see :class:`Sweeper`)."""
         options = self._options
         if self._protocol.state is not _OPEN:
-            return None
+            if self._closing:
+                # Nobody has called close(), which would have waited no longer.
+                self._drop()
+                return None
+            self._closing = True
+            return options.close_timeout
+        now = monotonic()
+        if options.message_timeout is not None and self._is_overdue(now, options.message_timeout):
+            self._fault = f"did not finish a message within {options.message_timeout:g} seconds"
+            self._begin_close(CloseCode.POLICY_VIOLATION, "message timeout")
+            self._closing = True
+            return options.close_timeout
+        if options.ping_interval is not None and now >= self._ping_due:
+            delay = self._check_life()
+            if delay is None:
+                return None
+            self._ping_due = now + delay
+        if options.ping_interval is None:
+            return options.check_interval
+        return min(options.check_interval, self._ping_due - now)
+
+    def _is_overdue(self, now: float, timeout: float) -> bool:
+        """Whether the peer has begun a message, or a frame, and not finished it in time."""
+        if self._paused or self._resuming:
+            return False  # it is up to us
+        number = self._protocol.unfinished()
+        if not number:
+            self._begun = None
+        elif self._begun is None or self._begun[0] != number:
+            self._begun = number, now
+        else:
+            return now - self._begun[1] >= timeout
+        return False
+
+    def _check_life(self) -> float | None:
+        """Keepalive: whatever comes from the peer is a sign of life, and silence is asked about."""
+        options = self._options
         if self._heard or self._paused:
             # Of a peer that is not read from nothing can be heard.
             self._heard = self._pinged = False
@@ -368,7 +410,7 @@ class Connection(Transport):
         return self._latency if self._opened else None
 
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
-        """Close the connection (RFC 6455 section 7.1.2), from any greenlet, as often as you like.
+        """Close the connection (RFC 6455 section 7.1.2), from any greenlet or thread, repeatedly.
 
         A greenlet in :meth:`receive` gets its ``None``. Blocks until the peer has answered, at
         most ``close_timeout`` seconds; then TCP is dropped. After the first close, no effect.
@@ -377,6 +419,9 @@ class Connection(Transport):
         :param reason: at most 123 bytes of UTF-8.
         :raises ValueError: for another code, or a longer reason.
         """
+        if get_ident() != self._thread:
+            call_in_hub(self._hub, self.close, code, reason)
+            return
         if not self._opened:
             self._open()
         self._begin_close(code, reason)
@@ -476,8 +521,7 @@ class Connection(Transport):
             self._writer.close()
             self._writer = None
         self._stop_hangup_timer()
-        if self._options.ping_interval is not None:
-            self._sweeper.remove(self)
+        self._sweeper.remove(self)
         self._out = None
         self._out_size = 0
         if self._done is not None:

@@ -5,15 +5,15 @@ import socket
 from io import BufferedReader, BytesIO
 from typing import Any
 
-from gevent.pywsgi import Input, WSGIHandler
+from gevent.pywsgi import Input
 from gevent.ssl import SSLSocket
 
 from . import handshake
+from .drain import OpenWebSockets
 from .hosts import SWITCHING, Pywsgi, StartResponse
+from .http import HTTPHandler
 from .middleware import serve
-from .options import Options
 from .request import Request, parse_request
-from .websocket import WebSocket
 
 #: How far a request is looked into before it is read. Longer ones are read by gevent's handler.
 _PEEK = 8 << 10
@@ -21,7 +21,7 @@ _PEEK = 8 << 10
 _NO_INPUT = Input(BufferedReader(BytesIO()), 0)
 
 
-class WebSocketHandler(WSGIHandler):
+class WebSocketHandler(HTTPHandler):
     """Serves WebSocket requests to the application, and everything else as gevent does::
 
         WSGIServer(("127.0.0.1", 8000), application, handler_class=WebSocketHandler)
@@ -108,13 +108,11 @@ class WebSocketHandler(WSGIHandler):
         self, environ: dict[str, Any], start_response: StartResponse
     ) -> Any:
         server: Any = self.server
-        options = getattr(server, "websocket_options", None)
-        if options is None:
-            # A plain WSGIServer: what the handler says holds for all of its requests.
-            options = server.websocket_options = Options.of(type(self), {})
-        websockets: set[WebSocket] = getattr(server, "websockets", set())
+        websockets = getattr(server, "websockets", None)
+        if websockets is None:
+            websockets = server.websockets = OpenWebSockets()
         host = _Host(self, start_response)
-        return serve(server.application, environ, host, options, websockets)
+        return serve(server.application, environ, host, self.websocket_options, websockets)
 
 
 class _Host(Pywsgi):

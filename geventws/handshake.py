@@ -27,6 +27,8 @@ _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 #: Appended to the key before it is hashed, RFC 6455 section 1.3.
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _TEXT: Headers = [("Content-Type", "text/plain; charset=utf-8")]
+#: In seconds: long enough for a restart, short enough to be waited for.
+_RETRY_AFTER = ("Retry-After", "5")
 #: The headers of the 101 that are the handshake's own.
 _RESERVED = {
     "connection", "upgrade", "content-length", "transfer-encoding", "sec-websocket-accept",
@@ -46,9 +48,10 @@ def check_request(environ: Mapping[str, Any], options: Options) -> None:
     :raises HandshakeError: 400 for a malformed request, 426 for another version of the protocol,
         403 for an Origin that is not allowed.
     """
-    if environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
+    protocol = environ.get("SERVER_PROTOCOL", "HTTP/1.1")
+    if protocol < "HTTP/1.1":
         raise _bad_request(
-            "A WebSocket needs HTTP/1.1, and this request is HTTP/1.0. If there is a proxy in"
+            f"A WebSocket needs HTTP/1.1, and this request is {protocol}. If there is a proxy in"
             " front of the server, it must be told: for nginx, proxy_http_version 1.1."
         )
     if environ["REQUEST_METHOD"] != "GET":
@@ -134,6 +137,11 @@ def accept_key(key: str) -> str:
     """The proof that the request was understood: Sec-WebSocket-Accept for Sec-WebSocket-Key."""
     digest = hashlib.sha1(key.encode("latin-1") + _GUID, usedforsecurity=False).digest()
     return binascii.b2a_base64(digest, newline=False).decode()
+
+
+def unavailable(why: str) -> HandshakeError:
+    """The refusal of a request that may succeed a little later, or with another server."""
+    return HandshakeError("503 Service Unavailable", why + "\n", [*_TEXT, _RETRY_AFTER])
 
 
 def _bad_request(why: str) -> HandshakeError:

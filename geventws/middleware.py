@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from . import handshake
+from .drain import OpenWebSockets
 from .exceptions import ConnectionClosed, HandshakeError
 from .frames import CloseCode
 from .hosts import Host, StartResponse, find_host
+from .logs import logger, peers, printable
 from .options import Options
 from .websocket import WebSocket
 
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
-
-logger = logging.getLogger("geventws")
 
 #: The environ's keys, of which the first is on WebSocket requests only.
 WEBSOCKET = "wsgi.websocket"
@@ -38,7 +38,7 @@ class WebSocketMiddleware:
         self.application = application
         self.options = Options(**options)
         #: The WebSockets that views are busy with.
-        self.websockets: set[WebSocket] = set()
+        self.websockets = OpenWebSockets()
 
     def __call__(
         self, environ: dict[str, Any], start_response: StartResponse
@@ -51,11 +51,12 @@ class WebSocketMiddleware:
 
 def serve(
     application: Application, environ: dict[str, Any], host: Host, options: Options,
-    websockets: set[WebSocket],
+    websockets: OpenWebSockets,
 ) -> Iterable[bytes]:
     """Answer one WebSocket request; returns the body for the server, empty after a ``101``."""
     try:
         handshake.check_request(environ, options)
+        _check_capacity(websockets, options)
     except HandshakeError as refusal:
         _log_refusal(environ, refusal, options)
         length = ("Content-Length", str(len(refusal.body)))
@@ -68,9 +69,18 @@ def serve(
     try:
         return _Exchange(ws, host).run(application)
     finally:
+        ws._view = None
         websockets.discard(ws)
         # The two refer to each other; without this their memory waits for the collector.
         environ.pop(WEBSOCKET, None)
+
+
+def _check_capacity(websockets: OpenWebSockets, options: Options) -> None:
+    """Refuse what would be too much."""
+    if websockets.draining:
+        raise handshake.unavailable("The server is about to stop.")
+    if options.max_connections is not None and len(websockets) >= options.max_connections:
+        raise handshake.unavailable("The server has as many WebSockets as it may have.")
 
 
 class _Exchange:
@@ -103,7 +113,7 @@ class _Exchange:
         except Exception:
             if not ws._opened:
                 raise
-            logger.exception("Exception in the view of %s", ws.path)
+            logger.exception("Exception in the view of %s", printable(ws.path))
             ws._begin_close(CloseCode.INTERNAL_ERROR)
         except BaseException:
             # GreenletExit, SystemExit: the server is stopping, there is no time to wait.
@@ -164,8 +174,9 @@ class _Exchange:
         ws = self.ws
         failed = self.status[:1] == "5"  # a framework has caught and logged the exception
         ws.close(CloseCode.INTERNAL_ERROR if failed else CloseCode.NORMAL_CLOSURE)
-        if ws._complaint is not None:
-            logger.info("%s %s", ws.environ.get("REMOTE_ADDR") or "peer", ws._complaint)
+        complaint = ws._complaint
+        if complaint is not None:
+            peers.log(logging.INFO, "%s %s", _peer(ws.environ), complaint)
 
 
 class _Body:
@@ -190,9 +201,10 @@ def _close(result: Iterable[bytes]) -> None:
 
 
 def _log_refusal(environ: dict[str, Any], refusal: HandshakeError, options: Options) -> None:
-    peer = environ.get("REMOTE_ADDR") or "peer"
+    peer = _peer(environ)
     if refusal.status.startswith("403"):
-        logger.warning(
+        peers.log(
+            logging.WARNING,
             "Refused a WebSocket from %s: its Origin is %.200r, and this server is %r. If that is"
             " a page of yours, name it in allowed_origins; if there is a proxy in front, it must"
             " pass the header Host on, or set X-Forwarded-* and be named in trusted_proxies",
@@ -200,4 +212,9 @@ def _log_refusal(environ: dict[str, Any], refusal: HandshakeError, options: Opti
             handshake.request_origin(environ, options.trusted_proxies),
         )
     else:
-        logger.info("Refused a WebSocket from %s: %s", peer, refusal)
+        level = logging.WARNING if refusal.status.startswith("503") else logging.INFO
+        peers.log(level, "Refused a WebSocket from %s: %s", peer, refusal)
+
+
+def _peer(environ: dict[str, Any]) -> str:
+    return printable(environ.get("REMOTE_ADDR") or "peer")

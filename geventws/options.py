@@ -11,6 +11,19 @@ from .permessage_deflate import Deflate
 
 _DEFLATE = Deflate()
 
+_COUNTS = (
+    "max_message_size", "max_queue", "max_queue_size", "max_send_buffer", "max_header_size",
+    "max_connections",
+)
+_TIMES = (
+    "send_timeout", "ping_interval", "ping_timeout", "close_timeout", "message_timeout",
+    "handshake_timeout", "keep_alive_timeout",
+)
+_MAY_BE_NONE = {
+    "send_timeout", "ping_interval", "message_timeout", "handshake_timeout", "keep_alive_timeout",
+    "max_connections",
+}
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -33,6 +46,20 @@ class Options:
     ping_timeout: float = 20.0
     #: How long ``close()`` waits for the peer before TCP is dropped.
     close_timeout: float = 10.0
+    #: How long a message, or any frame, may take from its first byte to its last; a peer that
+    #: needs longer is closed with 1008. None waits for ever.
+    message_timeout: float | None = 60.0
+    #: How long a new connection may take to send the head of its request, and before it to shake
+    #: hands for TLS; None waits for ever. For gunicorn's own parser it is ``--keep-alive``.
+    handshake_timeout: float | None = 10.0
+    #: How long a connection on which a plain HTTP request was answered is kept for the next one;
+    #: None keeps it for ever. Longer than the proxies that keep connections to us open for reuse.
+    keep_alive_timeout: float | None = 100.0
+    #: How much the headers of a request may be, together; gunicorn has limits of its own.
+    max_header_size: int = 64 << 10
+    #: How many WebSockets are open at once; who asks for another gets a 503 with Retry-After.
+    #: None sets no limit.
+    max_connections: int | None = 20_000
     #: From which pages browsers may connect: None for every page, a list such as
     #: ``["https://example.com", "https://*.example.com"]``, or by default the server's own origin.
     #: With None, any web page can act in the name of a user who is logged in with a cookie
@@ -48,13 +75,15 @@ class Options:
     compression: bool | Deflate = True
 
     def __post_init__(self) -> None:
-        for name in ("max_message_size", "max_queue", "max_queue_size", "max_send_buffer"):
+        for name in _COUNTS:
             value = getattr(self, name)
+            if name in _MAY_BE_NONE and value is None:
+                continue
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
-        for name in ("send_timeout", "ping_interval", "ping_timeout", "close_timeout"):
+        for name in _TIMES:
             value = getattr(self, name)
-            if name in {"send_timeout", "ping_interval"} and value is None:
+            if name in _MAY_BE_NONE and value is None:
                 continue
             if not isinstance(value, (int, float)) or value <= 0:
                 raise ValueError(f"{name} must be a positive number of seconds, not {value!r}")
@@ -77,6 +106,11 @@ class Options:
     def deflate(self) -> Deflate | None:
         """How messages are compressed; None for not at all."""
         return _DEFLATE if self.compression is True else self.compression or None
+
+    @property
+    def check_interval(self) -> float:
+        """How often a connection is looked after, at least."""
+        return min(self.ping_interval or 60.0, self.message_timeout or 60.0, 60.0)
 
     @classmethod
     def take_from(cls, keywords: dict[str, Any]) -> dict[str, Any]:

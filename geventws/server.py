@@ -1,22 +1,30 @@
 """The server: gevent's own, with WebSockets."""
 from __future__ import annotations
 
+import errno
+import logging
+from contextlib import closing
 from ssl import PROTOCOL_TLS_SERVER
+from time import monotonic
 from typing import Any
 
-from gevent import Greenlet, spawn
-from gevent.pool import Group
+from gevent import Greenlet
 from gevent.pywsgi import WSGIServer
 from gevent.ssl import SSLContext
+from gevent.timeout import Timeout
 
-from .frames import CloseCode
+from .drain import OpenWebSockets
 from .handler import WebSocketHandler
+from .logs import peers, printable
 from .middleware import Application
 from .options import Options
-from .websocket import WebSocket
 
 #: What gevent's server takes beside a certificate; whoever knows these wants them as they are.
 _OTHER_TLS_OPTIONS = {"ssl_context", "ssl_version", "cert_reqs", "ca_certs", "ciphers"}
+
+
+#: What accept() says when there are too many descriptors or too little memory.
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class _Greenlet(Greenlet):  # type: ignore[type-arg] # generic for the type checker only
@@ -51,7 +59,11 @@ class WebSocketServer(WSGIServer):
         (``log``, ``spawn``, ``backlog``, ``certfile``, ``keyfile``, ``ssl_context``, ...).
     """
 
+    _start_accepting_if_started: Any  # of gevent's BaseServer
+
     handler_class = WebSocketHandler
+    #: How many seconds :meth:`stop` takes at most.
+    stop_timeout = 10
 
     def __init__(self, listener: Any, application: Application, **options: Any) -> None:
         chosen = Options.take_from(options)
@@ -67,25 +79,50 @@ class WebSocketServer(WSGIServer):
         #: The options of every connection.
         self.websocket_options = Options.of(self.handler_class, chosen)
         #: The WebSockets that views are busy with.
-        self.websockets: set[WebSocket] = set()
+        self.websockets = OpenWebSockets()
 
     def stop(self, timeout: float | None = None) -> None:
         """Stop accepting, close every WebSocket with 1001, and wait for their views to end.
 
-        :param timeout: how many seconds all of that may take; by default ``stop_timeout``, one
-            second. What is left then is dropped.
+        The Close frames are spread over the first half of the time, so that not all clients come
+        back at once; a request for a new WebSocket gets a 503 meanwhile. Returns as soon as the
+        last view has ended; those that are left when the time is over are killed.
+
+        :param timeout: how many seconds all of that may take; by default ``stop_timeout``.
         """
         self.close()
-        timeout = self.stop_timeout if timeout is None else timeout
-        close_all(self.websockets, timeout)
-        super().stop(timeout)
+        deadline = monotonic() + (self.stop_timeout if timeout is None else timeout)
+        if not self.websockets.drain(deadline - monotonic()):
+            self.websockets.kill()
+        super().stop(max(0.0, deadline - monotonic()))
 
+    def start(self) -> None:
+        self.websockets.reopen()
+        super().start()
 
-def close_all(websockets: set[WebSocket], timeout: float) -> None:
-    """Close them side by side with 1001 (going away); drop those that do not answer in time."""
-    closing = Group()
-    for ws in list(websockets):
-        if ws._opened:
-            closing.start(spawn(ws.close, CloseCode.GOING_AWAY))
-    closing.join(timeout)
-    closing.kill()
+    def do_read(self) -> Any:
+        try:
+            return super().do_read()
+        except OSError as problem:
+            if problem.errno not in _EXHAUSTED:
+                raise
+            peers.log(logging.WARNING, "Cannot accept connections for now: %s", problem.strerror)
+            self.stop_accepting()
+            timer: Any = self.loop.timer(self.max_delay)
+            timer.start(self._start_accepting_if_started)
+            self._timer = timer
+            return None
+
+    def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> Any:
+        """Shake hands for TLS, within ``handshake_timeout`` seconds, and serve the requests."""
+        wrap_socket: Any = self.wrap_socket  # type: ignore[misc] # a function, not a method
+        try:
+            with Timeout(self.websocket_options.handshake_timeout, TimeoutError("too slow")):
+                client_socket.getpeername()  # if it has gone, gevent would forget to close
+                sock = wrap_socket(client_socket, **(self.ssl_args or {}))
+        except OSError as problem:
+            peer = address[0] if address else "peer"
+            peers.log(logging.INFO, "No TLS with %s: %s", peer, printable(str(problem)))
+            return None
+        with closing(sock):
+            return self.handle(sock, address)

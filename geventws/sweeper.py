@@ -1,6 +1,7 @@
 """One timer for all connections of a hub: a timer each would weigh 300 bytes, a greenlet 10 KiB."""
 from __future__ import annotations
 
+import sys
 from math import ceil
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
@@ -29,6 +30,7 @@ class Sweeper:
     """
 
     def __init__(self, hub: Hub) -> None:
+        self._hub = hub
         self._loop = hub.loop
         self._tick = 0
         self._buckets: dict[int, set[Swept]] = {}
@@ -54,7 +56,11 @@ class Sweeper:
     def _sweep(self) -> None:
         self._tick += 1
         for connection in self._buckets.pop(self._tick, ()):
-            seconds = connection._check()
+            try:
+                seconds = connection._check()
+            except Exception:  # noqa: BLE001 - a fault of ours; the others must not suffer for it
+                self._hub.handle_error(connection, *sys.exc_info())
+                continue
             if seconds is not None:
                 self.add(connection, seconds)
         if not self._buckets:

@@ -5,12 +5,15 @@ import dataclasses
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from gevent import getcurrent
+
 from . import handshake
 from .connection import Connection
 from .exceptions import ConnectionClosed, WebSocketError
 from .frames import CloseCode
 from .permessage_deflate import Deflate, PerMessageDeflate
 from .protocol import Protocol
+from .threads import call_in_hub, get_ident
 
 if TYPE_CHECKING:
     from .hosts import Host
@@ -28,11 +31,14 @@ class WebSocket(Connection):
     :attr:`closed`. Until then the view may answer like any other, with a 401 or a redirect.
 
     Any number of greenlets may send; one at a time may receive. "Blocks" means that the greenlet
-    waits and others run. Everything must be called in the thread that the view runs in.
+    waits and others run. :meth:`send`, :meth:`ping` and :meth:`close` may be called in any thread,
+    such as one of ``gevent.get_hub().threadpool`` or of a scheduler; there they block the thread.
+    Everything else must be called in the thread that the view runs in.
     """
 
     __slots__ = (
         "__dict__", "_environ", "_extensions", "_host", "_left", "_refused", "_subprotocol",
+        "_view",
     )
 
     def __init__(self, environ: dict[str, Any], host: Host, options: Options) -> None:
@@ -43,6 +49,8 @@ class WebSocket(Connection):
         self._extensions = ""
         self._refused: str | None = None
         self._left = False
+        #: The greenlet of the view, until it is done.
+        self._view: Any = getcurrent()
 
     def __repr__(self) -> str:
         if not self._opened:
@@ -67,6 +75,9 @@ class WebSocket(Connection):
         :raises WebSocketError: when it is too late: accepted already, or answered with HTTP.
         :raises ConnectionClosed: when the client has gone meanwhile.
         """
+        if get_ident() != self._thread:
+            call_in_hub(self._hub, self.accept, subprotocol, headers, compression)
+            return
         if self._opened:
             raise WebSocketError("the WebSocket has been accepted already")
         if self._refused is not None:

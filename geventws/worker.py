@@ -1,16 +1,18 @@
 """``gunicorn -k geventws.Worker``: gunicorn's gevent worker, with WebSockets."""
 from __future__ import annotations
 
+from time import monotonic
 from typing import Any
 
 from gevent import sleep, spawn
 from gunicorn.workers.ggevent import GeventWorker
 
 from .middleware import WebSocketMiddleware
-from .server import close_all
 
 #: How often, in seconds, the worker looks whether gunicorn wants it to stop.
 _POLL = 0.1
+#: When gunicorn's master kills the worker, it should have left: it looks once a second.
+_MARGIN = 1.5
 
 
 class Worker(GeventWorker):
@@ -18,8 +20,9 @@ class Worker(GeventWorker):
 
     All of gunicorn's settings hold as they do for ``-k gevent``; a WebSocket counts as one of
     ``worker_connections`` and has one line in the access log when it ends. Before the worker
-    stops (SIGTERM, SIGHUP, ``max_requests``) it closes every WebSocket with 1001, and it leaves
-    within a second after the last view has ended, or after ``graceful_timeout``.
+    stops (SIGTERM, SIGHUP, ``max_requests``) it closes every WebSocket with 1001, spread over the
+    first half of ``graceful_timeout``, and it leaves within a second after the last view has
+    ended, or when that time is over.
 
     The options of :class:`geventws.options.Options` are set in a subclass, which a
     ``gunicorn.conf.py`` may hold: ``worker_class`` takes a class, too. ::
@@ -36,6 +39,7 @@ class Worker(GeventWorker):
     websocket_options: dict[str, Any] = {}  # noqa: RUF012 - replaced as a whole, never changed
 
     wsgi: Any
+    sockets: Any
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
@@ -49,6 +53,12 @@ class Worker(GeventWorker):
     def _close_websockets_at_the_end(self) -> None:
         while self.alive:
             sleep(_POLL)
-        while True:  # until the process ends: a last connection may have been accepted meanwhile
-            close_all(self.wsgi.websockets, self.cfg.graceful_timeout)
+        decided = monotonic()
+        # Not before gunicorn has closed the listening sockets, a second after its decision:
+        # clients that come back at once would be refused here, and another worker has room.
+        while any(sock.fileno() >= 0 for sock in self.sockets):
             sleep(_POLL)
+        left = self.cfg.graceful_timeout - (monotonic() - decided)
+        websockets = self.wsgi.websockets
+        if not websockets.drain(max(left / 2, left - _MARGIN)):
+            websockets.kill()

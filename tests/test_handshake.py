@@ -64,6 +64,7 @@ def test_a_good_request_passes(changes):
     ("changes", "word"),
     [
         ({"SERVER_PROTOCOL": "HTTP/1.0"}, "proxy_http_version 1.1"),
+        ({"SERVER_PROTOCOL": "HTTP/0.9"}, "HTTP/0.9"),
         ({"REQUEST_METHOD": "POST"}, "GET"),
         ({"HTTP_CONNECTION": None}, "Connection: Upgrade"),
         ({"HTTP_CONNECTION": "close"}, "Connection: Upgrade"),

@@ -25,41 +25,7 @@ from tests.support.client import (
     frame,
     request,
 )
-
-SECONDS = 10  # nothing here takes so long
-
-
-@pytest.fixture
-def run(serve):
-    """``run(view, **options)`` serves a view; returns a connected client and the view's result."""
-    clients = []
-
-    def start(view, path="/", headers=(), **options):
-        result = AsyncResult()
-
-        def app(environ, start_response):
-            try:
-                result.set(view(environ["wsgi.websocket"]))
-            except BaseException as problem:
-                result.set_exception(problem)
-                raise
-            return []
-
-        client = serve(app, **options).client()
-        clients.append(client)
-        return client.open(path, headers), result
-
-    yield start
-    for client in clients:
-        client.sock.close()
-
-
-def wait_until(condition, what="it"):
-    """Let the others run until something is true that has no event."""
-    with gevent.Timeout(SECONDS, AssertionError(f"{what} did not happen")):
-        while not condition():
-            gevent.sleep(0.005)
-
+from tests.support.servers import SECONDS, wait_until
 
 # ------------------------------------------------------------------ receiving
 

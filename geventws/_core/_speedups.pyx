@@ -26,9 +26,10 @@ from gevent.exceptions import ConcurrentObjectUseError
 from gevent.ssl import SSLSocket
 
 from geventws._core.reader import compression_overhead
-from geventws._core.transport import WOULD_BLOCK, _message
+from geventws._core.transport import NOT_HERE, WOULD_BLOCK, _message
 from geventws.exceptions import InvalidPayload, MessageTooBig, ProtocolError
 from geventws.frames import State
+from geventws.threads import call_in_hub
 
 
 cdef extern from "Python.h":
@@ -39,6 +40,7 @@ cdef extern from "Python.h":
     object decode_utf8 "PyUnicode_DecodeUTF8"(const char*, Py_ssize_t, const char*)
     object PyMemoryView_FromMemory(char*, Py_ssize_t, int)
     int PyBUF_WRITE
+    unsigned long PyThread_get_thread_ident()
     int _PyBytes_Resize(PyObject**, Py_ssize_t) except -1
 
 
@@ -169,6 +171,10 @@ cdef class FrameReader:
     cdef Py_ssize_t left
     cdef uint32_t mask
     cdef bint fin
+    # What has begun and is not complete, numbered: see unfinished().
+    cdef uint32_t number
+    cdef uint32_t message_number
+    cdef uint32_t rest_number
 
     def __init__(self, bint client, Py_ssize_t max_message_size, deflate=None):
         self.is_client = client
@@ -223,6 +229,9 @@ cdef class FrameReader:
         cdef uint8_t* out
         if self.state is CLOSED:
             return 0
+        if not self.rests_at_start():
+            self.number += 1
+            self.rest_number = self.number
         joined = PyBytes_FromStringAndSize(NULL, rest + size)
         out = <uint8_t*>PyBytes_AS_STRING(joined)
         if rest:
@@ -255,6 +264,23 @@ cdef class FrameReader:
             self.owner = None
             self.at = self.end = NULL
         return 0
+
+    def unfinished(self):
+        """A number for the message or the frame that has begun and is not complete; else 0."""
+        if self.opcode:
+            return self.message_number
+        if self.at == self.end:
+            return 0
+        if not self.rests_at_start():
+            self.add(NULL, 0)
+        return self.rest_number
+
+    cdef bint rests_at_start(self) noexcept:
+        """Whether what is kept of the input has been kept before, and nothing of it was taken."""
+        return (
+            not self.borrowed and self.owner is not None
+            and self.at == <uint8_t*>PyBytes_AS_STRING(self.owner)
+        )
 
     def next_message(self):
         """Parse the input up to the end of the next message and return it; None if there is none.
@@ -398,6 +424,8 @@ cdef class FrameReader:
             return None
         if opcode:
             self.opcode = opcode
+            self.number += 1
+            self.message_number = self.number
             self.compressed = first & RSV1 != 0
             self.is_str = opcode == TEXT and not self.compressed
             memset(&self.text_state, 0, sizeof(utf8_state))
@@ -589,10 +617,13 @@ cdef class Transport:
     cdef public bint _paused
     cdef public bint _resuming
     cdef public bint _heard
+    cdef readonly unsigned long _thread
     cdef Shared _shared
     cdef int fd
 
     def __init__(self):
+        self._hub = get_hub()
+        self._thread = PyThread_get_thread_ident()
         self._opened = False
         self._end_told = False
 
@@ -600,7 +631,6 @@ cdef class Transport:
         """Take over a gevent socket and start reading from it."""
         self._protocol = protocol
         self._max_send_buffer = max_send_buffer
-        self._hub = get_hub()
         shared = shared_by_hub.get(self._hub)
         if shared is None:
             shared = shared_by_hub[self._hub] = Shared()
@@ -659,6 +689,8 @@ cdef class Transport:
             return None
         if self._waiter is not None:
             raise ConcurrentObjectUseError("another greenlet is receiving from this WebSocket")
+        if PyThread_get_thread_ident() != self._thread:
+            raise RuntimeError(NOT_HERE)
         self._waiter = current_greenlet()
         try:
             while True:
@@ -697,6 +729,9 @@ cdef class Transport:
         cdef int opcode
         cdef FrameReader protocol
         cdef object compressed
+        if PyThread_get_thread_ident() != self._thread:
+            call_in_hub(self._hub, self.send, data, binary, compress)
+            return
         if not self._opened:
             self._open()
         if binary is None and type(data) is str:

@@ -89,8 +89,8 @@ class FrameReader:
 
     __slots__ = (
         "_borrowed", "_buffer", "_compressed", "_decoder", "_end", "_fin", "_fragments", "_left",
-        "_mask", "_max_message_size", "_must_mask", "_opcode", "_position", "deflate", "has_news",
-        "is_client", "state",
+        "_mask", "_max_message_size", "_message_number", "_must_mask", "_number", "_opcode",
+        "_position", "_rest_number", "deflate", "has_news", "is_client", "state",
     )
 
     def __init__(
@@ -119,6 +119,10 @@ class FrameReader:
         self._left = 0
         self._mask = b""
         self._fin = False
+        # What has begun and is not complete, numbered: see unfinished().
+        self._number = 0
+        self._message_number = 0
+        self._rest_number = 0
 
     # ------------------------------------------------------------------ input
 
@@ -137,6 +141,8 @@ class FrameReader:
         """Add bytes from the peer to the input."""
         if self.state is _CLOSED:
             return
+        if self._borrowed or self._position or not self._end:
+            self._number_rest()
         self._buffer = bytes(self._buffer[self._position:self._end]) + data
         self._borrowed = False
         self._position = 0
@@ -158,10 +164,31 @@ class FrameReader:
     def keep(self) -> None:
         """Copy what is left of a borrowed buffer, so that the caller may use it again."""
         if self._borrowed:
+            if self._position < self._end:
+                self._number_rest()
             self._buffer = bytes(self._buffer[self._position:self._end])
             self._borrowed = False
             self._position = 0
             self._end = len(self._buffer)
+
+    def _number_rest(self) -> None:
+        """The kept input begins with another frame than before."""
+        self._number += 1
+        self._rest_number = self._number
+
+    def unfinished(self) -> int:
+        """A number for the message or the frame that has begun and is not complete; else 0.
+
+        The same number means that it is still the same one. Of the input that was kept, all
+        complete messages must have been taken.
+        """
+        if self._opcode:
+            return self._message_number
+        if self._position == self._end:
+            return 0
+        if self._borrowed or self._position:
+            self.receive_data(b"")
+        return self._rest_number
 
     def next_message(self) -> str | bytes | None:
         """Parse the input up to the end of the next message and return it.
@@ -280,6 +307,8 @@ class FrameReader:
             return None
         if opcode:
             self._opcode = opcode
+            self._number += 1
+            self._message_number = self._number
             self._compressed = bool(first & _RSV1)
             text = opcode == _TEXT and not self._compressed
             self._decoder = _new_utf8_decoder() if text else None

@@ -15,8 +15,9 @@ How it works, and why it is quick:
   in one system call as soon as the input is used up or the greenlet blocks. A greenlet that has
   nothing left to read may be about to compute, so its frame leaves at once.
 
-Ownership: everything here belongs to the thread of the hub that opened the connection. ``_waiter``
-is the one greenlet inside ``receive()``; any number may be inside ``send()``.
+Ownership: everything here belongs to the thread that made the object, and to its hub; calls of
+``send()`` from other threads are carried over. ``_waiter`` is the one greenlet inside
+``receive()``; any number may be inside ``send()``.
 """
 from __future__ import annotations
 
@@ -32,12 +33,18 @@ from gevent.ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
 
 from ..exceptions import ConnectionClosed
 from ..frames import Opcode, State
+from ..threads import call_in_hub, get_ident
 
 if TYPE_CHECKING:
     from gevent.hub import Hub
 
     from ..protocol import Protocol
 
+#: Why receive() fails in another thread.
+NOT_HERE = (
+    "receive() waits in the thread of the view only: receive there, and hand the messages on, for"
+    " instance by hub.threadpool.apply() or a queue.Queue"
+)
 _OPEN = State.OPEN
 _CLOSED = State.CLOSED
 _TEXT = int(Opcode.TEXT)
@@ -77,10 +84,12 @@ class Transport:
     __slots__ = (
         "_end_told", "_heard", "_hub", "_is_tls", "_max_send_buffer", "_opened", "_out",
         "_out_size", "_paused", "_protocol", "_queue", "_raw", "_reader", "_ready", "_recv_into",
-        "_resuming", "_send", "_shared", "_sock", "_waiter",
+        "_resuming", "_send", "_shared", "_sock", "_thread", "_waiter",
     )
 
     def __init__(self) -> None:
+        self._hub = get_hub()
+        self._thread = get_ident()
         self._opened = False
         self._end_told = False
 
@@ -88,7 +97,7 @@ class Transport:
         """Take over a gevent socket and start reading from it."""
         self._protocol = protocol
         self._max_send_buffer = max_send_buffer
-        self._hub = hub = get_hub()
+        hub = self._hub
         shared = _shared_by_hub.get(hub)
         if shared is None:
             shared = _shared_by_hub[hub] = _Shared()
@@ -128,6 +137,7 @@ class Transport:
         :raises TimeoutError: when no message came in time.
         :raises ConnectionClosed: when the end has been returned already.
         :raises gevent.exceptions.ConcurrentObjectUseError: when another greenlet is receiving.
+        :raises RuntimeError: in another thread than the view's, where it cannot wait.
         """
         if timeout is not None:
             return self._receive_within(timeout)
@@ -159,6 +169,8 @@ class Transport:
             return None
         if self._waiter is not None:
             raise ConcurrentObjectUseError("another greenlet is receiving from this WebSocket")
+        if get_ident() != self._thread:
+            raise RuntimeError(NOT_HERE)
         self._waiter = getcurrent()
         try:
             while True:
@@ -196,7 +208,8 @@ class Transport:
         ``max_send_buffer`` bytes. While that is full, because the peer does not read, blocks for
         up to ``send_timeout`` seconds; then the connection is dropped (1011). Messages are never
         torn or mixed, whichever greenlets send them. Bytes are copied: a buffer may be used again
-        at once.
+        at once. In another thread than the view's it does the same, and blocks that thread until
+        the hub of the view's has sent the message.
 
         :param binary: overrides the type: ``True`` sends a ``str`` in UTF-8 as binary, ``False``
             sends bytes, which must be UTF-8, as text.
@@ -206,7 +219,11 @@ class Transport:
             shows only at a later call.
         :raises TypeError: for what is neither ``str`` nor bytes-like.
         :raises ValueError: for bytes that are sent as text and are not UTF-8.
+        :raises TimeoutError: in another thread, when something blocks the view's for 30 seconds.
         """
+        if get_ident() != self._thread:
+            call_in_hub(self._hub, self.send, data, binary, compress)
+            return
         if not self._opened:
             self._open()
         if binary is None and type(data) is str:

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import gevent
 import pytest
+from gevent.event import AsyncResult
 
-from geventws import WebSocketServer
+from geventws import WebSocketServer, logs
 from tests.support.client import RawClient
 
 ROOT = Path(__file__).parents[2]
+SECONDS = 10  # what is waited for inside of a test's process takes less
 #: Every way in, and the command line that takes it.
 WAYS = {
     "server": "-m tests.support.serve server",
@@ -118,8 +120,59 @@ def serve() -> Iterator[Callable[..., "LocalServer"]]:
         server.stop(1)
 
 
+@pytest.fixture
+def run(serve):
+    """``run(view, **options)`` serves a view; returns a connected client and the view's result."""
+    clients = []
+
+    def start(view, path="/", headers=(), **options):
+        result = AsyncResult()
+
+        def app(environ, start_response):
+            try:
+                result.set(view(environ["wsgi.websocket"]))
+            except BaseException as problem:
+                result.set_exception(problem)
+                raise
+            return []
+
+        client = serve(app, **options).client()
+        clients.append(client)
+        return client.open(path, headers), result
+
+    yield start
+    for client in clients:
+        client.sock.close()
+
+
+def wait_until(condition, what="it"):
+    """Let the others run until something is true that has no event."""
+    with gevent.Timeout(SECONDS, AssertionError(f"{what} did not happen")):
+        while not condition():
+            gevent.sleep(0.005)
+
+
+@pytest.fixture(autouse=True)
+def unthrottled() -> None:
+    """What one test has logged holds nothing back in the next."""
+    logs.peers.reset()
+
+
 class LocalServer(WebSocketServer):
     """A server with a client for it."""
+
+    busy = 0
+
+    def handle(self, *arguments) -> None:
+        self.busy += 1
+        try:
+            super().handle(*arguments)
+        finally:
+            self.busy -= 1
+
+    def is_idle(self) -> bool:
+        """Whether no connection is being served."""
+        return not self.busy
 
     def client(self, **options) -> RawClient:
         return RawClient(("127.0.0.1", self.server_port), **options)

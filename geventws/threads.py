@@ -1,0 +1,70 @@
+"""Calls from other threads into the one that a connection lives in."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from gevent import spawn
+from gevent.monkey import get_original
+
+if TYPE_CHECKING:
+    from gevent.hub import Hub
+
+Result = TypeVar("Result")
+
+#: Those of the operating system: patched ones would belong to greenlets.
+get_ident: Callable[[], int] = get_original("_thread", "get_ident")
+_new_lock: Callable[[], Any] = get_original("_thread", "allocate_lock")
+#: How long, in seconds, the hub may take to begin with the call.
+PATIENCE = 30.0
+
+
+def call_in_hub(hub: Hub, function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function in a greenlet of another thread's hub; blocks this thread until it is done.
+
+    :raises TimeoutError: when the hub does not turn for 30 seconds, because something in its
+        thread blocks it or because it has ended; then the function is not called.
+    """
+    call = _Call(function, arguments)
+    hub.loop.run_callback_threadsafe(call.begin)
+    return call.wait()
+
+
+class _Call(Generic[Result]):
+    """A function on its way to another thread; its outcome on the way back."""
+
+    def __init__(self, function: Callable[..., Result], arguments: tuple[Any, ...]) -> None:
+        self._function = function
+        self._arguments = arguments
+        self._result: Result
+        self._problem: BaseException | None = None
+        # Whoever takes the turn decides: the hub, to begin, or the caller, to give up.
+        self._turn = _new_lock()
+        self._begun = _new_lock()
+        self._done = _new_lock()
+        self._begun.acquire()
+        self._done.acquire()
+
+    def begin(self) -> None:
+        """In the hub, which must not block."""
+        if self._turn.acquire(False):
+            self._begun.release()
+            spawn(self._run)
+
+    def _run(self) -> None:
+        try:
+            self._result = self._function(*self._arguments)
+        except BaseException as problem:  # noqa: BLE001 - it belongs to the caller
+            self._problem = problem
+        finally:
+            self._done.release()
+
+    def wait(self) -> Result:
+        if not self._begun.acquire(timeout=PATIENCE) and self._turn.acquire(False):
+            raise TimeoutError(
+                f"the thread of this WebSocket has not let its hub run for {PATIENCE:g} seconds"
+            )
+        self._done.acquire()
+        if self._problem is not None:
+            raise self._problem
+        return self._result

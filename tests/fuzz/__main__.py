@@ -1,0 +1,81 @@
+"""``make fuzz``: random input, guided by coverage, for the parsers and for the handshake.
+
+Needs atheris. What is found is written to ``build/fuzz/`` and makes the exit status 1.
+"""
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+WORK = HERE.parents[1] / "build" / "fuzz"
+#: The targets, and how their time compares.
+SHARES = {"parser": 3, "served": 2, "environ": 1}
+
+
+def parser_target(data: bytes) -> None:
+    """The first bytes say how the rest comes in."""
+    from tests.fuzz.twins import check
+
+    if len(data) < 8:
+        return
+    flags, limit, close_at, *steps = data[:8]
+    stream = data[8:]
+    cuts, at = [], 0
+    while at < len(stream) and len(cuts) < 64:
+        at += 1 + steps[len(cuts) % len(steps)]
+        cuts.append(min(at, len(stream)))
+    check(
+        stream, cuts, client=bool(flags & 1), borrowed=bool(flags & 2),
+        max_message_size=1 + limit * (1 if flags & 8 else 300),
+        close_at=close_at if flags & 4 else None,
+    )
+
+
+def fuzz(target: str, seconds: int) -> None:
+    """Run one target in this process; does not return."""
+    import atheris
+
+    with atheris.instrument_imports(include=["geventws"]):
+        from tests.fuzz import request
+    functions = {
+        "parser": parser_target, "served": request.check_served, "environ": request.check_environ,
+    }
+    own = WORK / target
+    own.mkdir(parents=True, exist_ok=True)
+    arguments = [
+        sys.argv[0], str(own), str(HERE / "corpus" / target), f"-max_total_time={seconds}",
+        f"-artifact_prefix={WORK}/{target}-", "-timeout=10", "-rss_limit_mb=2048", "-verbosity=1",
+        "-print_final_stats=1", "-max_len=4096",
+    ]
+    atheris.Setup(arguments, functions[target])
+    atheris.Fuzz()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
+    parser.add_argument("--seconds", type=int, default=300, help="for all targets together")
+    parser.add_argument("--target", choices=SHARES)
+    options = parser.parse_args()
+    if options.target:
+        fuzz(options.target, options.seconds)
+    status = 0
+    for target, share in SHARES.items():
+        seconds = max(1, options.seconds * share // sum(SHARES.values()))
+        command = ["-m", "tests.fuzz", "--target", target, "--seconds", str(seconds)]
+        done = subprocess.run(
+            [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, check=False,
+        )
+        inputs = next(
+            (line.split()[-1] for line in done.stdout.splitlines() if "executed_units" in line), "?"
+        )
+        print(f"{target}: {inputs} inputs in {seconds} seconds, status {done.returncode}")
+        if done.returncode:
+            print(done.stdout)
+            status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
