@@ -21,7 +21,7 @@ is the one greenlet inside ``receive()``; any number may be inside ``send()``.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -32,6 +32,7 @@ from gevent.ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
 
 from ..exceptions import ConnectionClosed
 from ..frames import Opcode, State
+from .reader import encode_frame
 
 if TYPE_CHECKING:
     from gevent.hub import Hub
@@ -355,6 +356,29 @@ class Transport:
         def _after_input(self) -> None: ...
         def _resume_later(self) -> None: ...
         def _lost(self) -> None: ...
+
+
+def fan_out(
+    connections: Iterable[Transport], data: str | bytes | bytearray | memoryview
+) -> list[Transport]:
+    """Send one message to many connections; returns those that it was not sent to.
+
+    These have ended, or their send buffer is full. The frame is made once, and no greenlet switch
+    happens on the way: nobody waits for a slow peer.
+    """
+    opcode, payload = _message(data, None)
+    plain = encode_frame(opcode, payload)
+    left_out = []
+    for connection in connections:
+        protocol = connection._protocol
+        if protocol.state is not _OPEN or connection._out_size >= connection._max_send_buffer:
+            left_out.append(connection)
+        elif protocol.is_client:
+            # Each masks its own frames, RFC 6455 section 5.3.
+            connection._transmit(protocol.encode(opcode, payload))
+        else:
+            connection._transmit(plain)
+    return left_out
 
 
 def _message(
