@@ -369,6 +369,29 @@ def test_who_comes_back_gets_what_was_missed(make_room):
     assert texts(client, 4) == ["2", "3", "4", "live"]
 
 
+def test_what_is_not_worth_keeping_is_heard_in_its_place_and_not_kept(make_room):
+    broadcast = Broadcast(history=10)
+    room = make_room(broadcast)
+    first = broadcast.publish("room", "first")
+    client = room.join(since="0-0")
+    assert broadcast.publish("room", "passing", keep=False) is None
+    broadcast.publish("room", "second")
+    assert broadcast.publish("room", "passing too", keep=False) is None
+    assert texts(client, 4) == ["first", "passing", "second", "passing too"]
+    assert [message.data for message in broadcast.history("room")] == ["first", "second"]
+    back = room.join(since=first)
+    broadcast.publish("room", "now", keep=False)
+    assert texts(back, 2) == ["second", "now"]
+
+
+def test_of_very_many_channels_the_oldest_histories_are_forgotten(monkeypatch):
+    monkeypatch.setattr("geventws.broadcast.memory.MAX_CHANNELS", 3)
+    broadcast = Broadcast(history=1)
+    for channel in ("a", "b", "a", "c", "d"):
+        broadcast.publish(channel, channel)
+    assert [len(broadcast.history(channel)) for channel in "abcd"] == [1, 0, 1, 1]
+
+
 def test_who_missed_nothing_gets_nothing_twice(make_room):
     room = make_room(Broadcast(history=10))
     last = room.broadcast.publish("room", "old")
@@ -540,7 +563,7 @@ class Parrot(Backend):
 
     broken = False
 
-    def publish(self, channel, data):
+    def publish(self, channel, data, keep):
         return None
 
     def subscribe(self, channel):

@@ -182,6 +182,8 @@ def test_the_history_is_capped_ordered_and_forgotten_in_time(redis_server):
     with redis_server.client() as admin:
         assert admin.xlen("geventws:kept") == 3
         assert 50_000 < admin.pttl("geventws:kept") <= 60_000
+    assert broadcast.publish("kept", "passing", keep=False) is None
+    assert len(broadcast.history("kept")) == 3
     assert broadcast.history("never") == []
     broadcast.close()
 

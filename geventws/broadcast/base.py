@@ -92,8 +92,10 @@ class Backend(ABC):
     # -------------------------------------------------------------- the verbs
 
     @abstractmethod
-    def publish(self, channel: str, data: str | bytes) -> str | None:
+    def publish(self, channel: str, data: str | bytes, keep: bool) -> str | None:
         """Send a message to all processes, this one included; returns its id, if it has one.
+
+        It has one if it goes into the history: if there is one, and ``keep`` says so.
 
         May be called in any thread, and in a process that subscribes to nothing.
         """

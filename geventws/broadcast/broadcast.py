@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from gevent import get_hub, sleep, spawn
@@ -80,13 +80,17 @@ class Broadcast:
 
     # ----------------------------------------------------------- for everybody
 
-    def publish(self, channel: str, message: str | bytes | bytearray | memoryview) -> str | None:
+    def publish(
+        self, channel: str, message: str | bytes | bytearray | memoryview, *, keep: bool = True
+    ) -> str | None:
         """Send ``str`` as text or bytes as binary to all subscribers; returns the message's id.
 
         From any greenlet or thread, and from any process, also one without a server. Does not
         wait for subscribers; with Redis it waits for its answer, at most ``socket_timeout``
         seconds (5, unless the URL says otherwise). The id is ``None`` if no history is kept.
 
+        :param keep: whether the message goes into the channel's history, if there is one; False
+            for what soon means nothing, such as "Ann is typing".
         :raises BroadcastError: when the backend does not answer. The message may have been sent
             all the same: whoever publishes again risks to send it twice.
         """
@@ -95,7 +99,7 @@ class Broadcast:
             message = bytes(message)
         if not isinstance(message, (str, bytes)):
             raise TypeError(f"a message is str or bytes-like, not {type(message).__name__}")
-        return self._backend.publish(channel, message)
+        return self._backend.publish(channel, message, keep)
 
     def history(self, channel: str) -> list[Message]:
         """The messages that are kept, the oldest first: each with ``id`` and ``data``.
@@ -147,7 +151,8 @@ class Broadcast:
         :param since: the id of the last message that the client has got (see ``envelope``). It is
             sent first what is kept of the messages after that one, then those that come: without
             a gap, none twice. :attr:`Subscription.recovered` tells whether all of it was kept.
-            May be anything that a client makes up: an unknown id gives all that is kept.
+            May be anything that a client makes up: an unknown id gives all that is kept, and so
+            does ``""``, for a client that is new.
         :raises ConnectionClosed: when the client has gone before the ``101``.
         :raises RuntimeError: with a backend that waits for a network, in a program that has not
             called ``gevent.monkey.patch_all()``; or in a second thread.
@@ -247,11 +252,11 @@ class Broadcast:
         """Replay what was missed, and let the socket join the others."""
         channel, ws = subscription.channel, subscription.ws
         messages, subscription.recovered = self._backend.history(channel, since)
-        is_live = subscription.replay(messages, self._write)
+        subscription.replay(messages, self._write)
         place = self._channels.get(channel)
         if place is None or place.joining.get(ws) is not subscription:
             return  # it has left meanwhile
-        if is_live or place.latest == messages[-1].id:
+        if subscription.is_live or place.latest == messages[-1].id:
             del place.joining[ws]
             place.live.add(ws)
 
@@ -296,26 +301,35 @@ class Broadcast:
         place = self._channels.get(message.channel)
         if place is None:
             return
-        place.latest = message.id
+        if message.id is not None:
+            place.latest = message.id
         for listener in place.listeners:
             listener.hear(message)
-        for ws, subscription in list(place.joining.items()):
-            if subscription.hear(message):
-                del place.joining[ws]
-                place.live.add(ws)
-            elif subscription.is_overdue:
-                subscription.forget_waiting()
-                self._left_out(message.channel, ws)
-        if not place.live:
+        receivers: Iterable[Connection] = place.live
+        if place.joining:
+            receivers = [*place.live, *self._joining(message, place)]
+        if not receivers:
             return
         try:
             data = self._write(message)
-            left_out: list[Any] = fan_out(place.live, data)
+            left_out: list[Any] = fan_out(receivers, data)
         except Exception:
             logger.exception("A message of %r could not be sent", message.channel)
             return
         for ws in left_out:
             self._left_out(message.channel, ws)
+
+    def _joining(self, message: Message, place: Channel) -> Iterator[Connection]:
+        """Of those who are still being told what they missed, the ones to send a message to."""
+        for ws, subscription in list(place.joining.items()):
+            if subscription.hear(message):
+                if subscription.is_live:
+                    del place.joining[ws]
+                    place.live.add(ws)
+                yield ws
+            elif subscription.is_overdue:
+                subscription.forget_waiting()
+                self._left_out(message.channel, ws)
 
     def _write(self, message: Message) -> str | bytes:
         """What the sockets get."""

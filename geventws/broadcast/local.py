@@ -42,8 +42,8 @@ class Subscription:
     """A socket's place in a channel, until :meth:`close` or the end of its ``with`` block."""
 
     __slots__ = (
-        "_leave", "_replayed", "_waiting", "_waiting_size", "channel", "greenlet", "recovered",
-        "ws",
+        "_leave", "_replayed", "_waiting", "_waiting_size", "channel", "greenlet", "is_live",
+        "recovered", "ws",
     )
 
     def __init__(self, leave: Callable[[str, Connection], None], channel: str, ws: Connection):
@@ -53,6 +53,8 @@ class Subscription:
         #: Whether nothing is missing between ``since`` and now: ``False`` if more was missed than
         #: is kept, or ``since`` is unknown; ``None`` as long as the history cannot be read.
         self.recovered: bool | None = True
+        #: Whether it certainly has got all that came before the next message.
+        self.is_live = False
         #: Waits to replay the history once it can be read.
         self.greenlet: Any = None
         self._waiting: deque[Message] | None = deque()
@@ -78,9 +80,12 @@ class Subscription:
     # history.
 
     def hear(self, message: Message) -> bool:
-        """Take a message that comes while this is not live; True if from this one on it is."""
+        """Take a message that comes while this is not live; True if it is to be sent now."""
         if self._waiting is None:
-            return message.id not in self._replayed
+            if message.id is None:
+                return True  # it is not part of the history
+            self.is_live = message.id not in self._replayed
+            return self.is_live
         self._waiting.append(message)
         self._waiting_size += len(message.data)
         return False
@@ -96,14 +101,11 @@ class Subscription:
             self._waiting.clear()
         self._waiting_size = 0
 
-    def replay(self, messages: list[Message], write: Callable[[Message], str | bytes]) -> bool:
-        """Send what was missed, and what has come since; True if it certainly is live then.
-
-        Blocks as ``ws.send()`` does.
-        """
+    def replay(self, messages: list[Message], write: Callable[[Message], str | bytes]) -> None:
+        """Send what was missed, and what has come since; blocks as ``ws.send()`` does."""
         self._replayed = {message.id for message in messages}
         waiting = deque() if self._waiting is None else self._waiting
-        passed = not messages
+        self.is_live = not messages
         try:
             for message in messages:
                 self.ws.send(write(message))
@@ -111,12 +113,11 @@ class Subscription:
                 message = waiting.popleft()
                 self._waiting_size -= len(message.data)
                 if message.id not in self._replayed:
-                    passed = True
+                    self.is_live = self.is_live or message.id is not None
                     self.ws.send(write(message))
         except ConnectionClosed:
-            passed = True  # its view notices by itself
+            pass  # its view notices by itself
         self._waiting = None
-        return passed
 
 
 class Listener:

@@ -8,6 +8,9 @@ from gevent.monkey import get_original
 
 from .base import Backend, History, Local, Message, parse_id
 
+#: Of how many channels the history is kept; then the one that was published to the longest ago is
+#: forgotten.
+MAX_CHANNELS = 10_000
 #: The interpreter's own: publishers may be threads, and no greenlet ever waits while it holds it.
 _Lock = get_original("_thread", "RLock")
 
@@ -32,13 +35,14 @@ class MemoryBackend(Backend):
         #: The channel that was published to the longest ago comes first.
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
 
-    def publish(self, channel: str, data: str | bytes) -> str | None:
+    def publish(self, channel: str, data: str | bytes, keep: bool) -> str | None:
         if not self.history_size:
             self.local.deliver(Message(channel, data, None))
             return None
         with self._lock:
-            message = Message(channel, data, self._next_id())
-            self._keep(message)
+            message = Message(channel, data, self._next_id() if keep else None)
+            if keep:
+                self._keep(message)
             self.local.deliver(message)
         return message.id
 
@@ -57,7 +61,7 @@ class MemoryBackend(Backend):
         kept.messages.append(message)
         kept.until = now + self.history_ttl
         self._kept[message.channel] = kept
-        while next(iter(self._kept.values())).until < now:
+        while len(self._kept) > MAX_CHANNELS or next(iter(self._kept.values())).until < now:
             self._kept.popitem(last=False)
 
     def subscribe(self, channel: str) -> None:

@@ -95,11 +95,11 @@ class RedisBackend(Backend):
 
     # -------------------------------------------------------------- the verbs
 
-    def publish(self, channel: str, data: str | bytes) -> str | None:
+    def publish(self, channel: str, data: str | bytes, keep: bool) -> str | None:
         body = _TEXT + data.encode() if isinstance(data, str) else _BINARY + data
         verb = "SPUBLISH" if self.is_cluster else "PUBLISH"
         with self._asking():
-            if not self.history_size:
+            if not (keep and self.history_size):
                 self.client().execute_command(verb, _key(channel), body[:1] + b" " + body[1:])
                 return None
             id_: bytes = self.client().eval(
