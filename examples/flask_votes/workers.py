@@ -32,8 +32,10 @@ class News:
         gevent.spawn(self._refresh, stage)
 
     def _listen(self) -> None:
-        for _ in self._broadcast.listen("votes"):
-            self._heard.set()
+        with self._broadcast.listen("votes") as messages:
+            self._heard.set()  # There may have been news before this took effect.
+            for _ in messages:
+                self._heard.set()
 
     def _refresh(self, stage: Stage) -> None:
         while True:
