@@ -1,5 +1,6 @@
 """Broadcast within one process: who gets what, in which order, and what slow peers cost."""
 import threading
+import zlib
 from urllib.parse import parse_qs
 
 import gevent
@@ -7,7 +8,7 @@ import pytest
 from gevent.event import AsyncResult, Event
 from gevent.ssl import SSLContext
 
-from geventws import Broadcast, BroadcastError
+from geventws import Broadcast, BroadcastError, Deflate
 from geventws.broadcast import Backend, History
 from tests.support.client import BINARY, CLOSE, PING, PONG, TEXT, frame
 
@@ -36,11 +37,11 @@ class Room:
         self.subscriptions.remove(subscription)
         return []
 
-    def join(self, channel="room", since=None, **options):
+    def join(self, channel="room", since=None, headers=(), **options):
         """A client that is subscribed."""
         count = len(self.subscriptions)
         query = "" if since is None else f"?since={since}"
-        client = self.server.client(**options).open(f"/{channel}{query}")
+        client = self.server.client(**options).open(f"/{channel}{query}", headers)
         self.clients.append(client)
         wait_until(lambda: len(self.subscriptions) > count)
         return client
@@ -233,6 +234,53 @@ def test_tls(make_room, tls):
         room.broadcast.publish("room", message)
     for client in clients:
         assert texts(client, 5) == [message] * 5
+
+
+DEFLATE = [("Sec-WebSocket-Extensions", "permessage-deflate")]
+
+
+def inflate(frame):
+    first, payload = frame
+    assert first == TEXT | 0x40
+    return zlib.decompress(payload + b"\x00\x00\xff\xff\x03\x00", -15).decode()
+
+
+def test_a_message_is_compressed_once_for_all_who_agreed_on_the_same(make_room, monkeypatch):
+    room = make_room()
+    plain = [room.join(), room.join()]
+    deflated = [room.join(headers=DEFLATE) for _ in range(3)]
+    deflate = room.subscriptions[-1].ws._protocol.deflate
+    compressed = []
+    compress = deflate.compress
+    monkeypatch.setattr(deflate, "compress", lambda data: compressed.append(data) or compress(data))
+    message = "hällo " * 1000
+    for _ in range(2):
+        room.broadcast.publish("room", message)
+    room.broadcast.publish("room", "short")
+    for client in plain:
+        assert texts(client, 3) == [message, message, "short"]
+    for client in deflated:
+        assert [inflate(client.read_frame()) for _ in range(2)] == [message] * 2
+        assert texts(client, 1) == ["short"]
+    assert compressed == [message.encode()] * 2
+
+
+def test_who_has_a_context_of_its_own_gets_its_own_compression(make_room):
+    room = make_room(compression=Deflate(server_context_takeover=True, min_size=0))
+    clients = [room.join(headers=DEFLATE) for _ in range(2)]
+    room.subscriptions[0].ws.send("something that the others have not been sent")
+    message = "something that the others have been sent"
+    for _ in range(2):
+        room.broadcast.publish("room", message)
+    for client, own in zip(clients, (1, 0), strict=True):
+        inflater = zlib.decompressobj(-15)
+        frames = [client.read_frame() for _ in range(own + 2)]
+        assert {first for first, _ in frames} == {TEXT | 0x40}
+        heard = [
+            inflater.decompress(payload + b"\x00\x00\xff\xff").decode() for _, payload in frames
+        ]
+        assert heard[own:] == [message] * 2
+        assert len(frames[-1][1]) < 10
 
 
 def test_publishers_in_other_threads_are_heard_in_their_order(make_room):

@@ -995,21 +995,30 @@ def fan_out(connections, data):
     """Send one message to many connections; the contract is the twin's."""
     cdef Transport connection
     cdef FrameReader protocol
-    cdef bytes payload, plain
+    cdef bytes payload
+    cdef object deflate = None, frame = None
+    cdef dict frames = {}
     cdef list left_out = []
     opcode, payload = _message(data, None)
-    plain = encode_frame(opcode, payload)
     for connection in connections:
         protocol = connection._protocol
         if protocol.state is not OPEN or connection._out_size >= connection._max_send_buffer:
             left_out.append(connection)
-        elif protocol.is_client:
-            # Each masks its own frames, RFC 6455 section 5.3.
-            connection._transmit(protocol.encode(opcode, payload))
-        elif connection._shared.dispatched is connection:
-            connection._transmit(plain)  # behind what it has corked
+            continue
+        if frame is None or protocol.deflate is not deflate or protocol.is_client:
+            deflate = protocol.deflate
+            if protocol.is_client or (deflate is not None and not deflate.is_shared):
+                # It has a mask or a context of its own.
+                connection._transmit(protocol.encode_message(opcode, payload))
+                frame = None
+                continue
+            frame = frames.get(deflate)
+            if frame is None:
+                frame = frames[deflate] = protocol.encode_message(opcode, payload)
+        if connection._shared.dispatched is connection:
+            connection._transmit(frame)  # behind what it has corked
         else:
-            connection.write_shared(plain)
+            connection.write_shared(frame)
     return left_out
 
 

@@ -32,11 +32,11 @@ from gevent.ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
 
 from ..exceptions import ConnectionClosed
 from ..frames import Opcode, State
-from .reader import encode_frame
 
 if TYPE_CHECKING:
     from gevent.hub import Hub
 
+    from ..permessage_deflate import PerMessageDeflate
     from ..protocol import Protocol
 
 _OPEN = State.OPEN
@@ -363,21 +363,26 @@ def fan_out(
 ) -> list[Transport]:
     """Send one message to many connections; returns those that it was not sent to.
 
-    These have ended, or their send buffer is full. The frame is made once, and no greenlet switch
-    happens on the way: nobody waits for a slow peer.
+    These have ended, or their send buffer is full. A frame is made once, and compressed once, for
+    all that can have the same. No greenlet switch happens on the way: nobody waits for a slow peer.
     """
     opcode, payload = _message(data, None)
-    plain = encode_frame(opcode, payload)
+    #: By the extension that the connections share; those without one have None.
+    frames: dict[PerMessageDeflate | None, bytes] = {}
     left_out = []
     for connection in connections:
         protocol = connection._protocol
+        deflate = protocol.deflate
         if protocol.state is not _OPEN or connection._out_size >= connection._max_send_buffer:
             left_out.append(connection)
-        elif protocol.is_client:
-            # Each masks its own frames, RFC 6455 section 5.3.
-            connection._transmit(protocol.encode(opcode, payload))
+        elif protocol.is_client or (deflate is not None and not deflate.is_shared):
+            # It has a mask (RFC 6455 section 5.3) or a context (RFC 7692 section 7.2) of its own.
+            connection._transmit(protocol.encode_message(opcode, payload))
         else:
-            connection._transmit(plain)
+            frame = frames.get(deflate)
+            if frame is None:
+                frame = frames[deflate] = protocol.encode_message(opcode, payload)
+            connection._transmit(frame)
     return left_out
 
 
