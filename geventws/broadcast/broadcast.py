@@ -162,7 +162,7 @@ class Broadcast:
             ws._open()
         self.unsubscribe(channel, ws)
         place = self._place(channel)
-        subscription = Subscription(self.unsubscribe, channel, ws)
+        subscription = Subscription(self.unsubscribe, channel, ws, since is None)
         if since is None:
             place.live.add(ws)
         else:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from typing import TYPE_CHECKING, Any
 
 from gevent import getcurrent
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 #: How many messages wait for the loop of a :class:`Listener`.
 LISTENER_QUEUE = 1000
+_NOTHING: Set[str | None] = frozenset()
 
 
 class Channel:
@@ -46,7 +47,10 @@ class Subscription:
         "recovered", "ws",
     )
 
-    def __init__(self, leave: Callable[[str, Connection], None], channel: str, ws: Connection):
+    def __init__(
+        self, leave: Callable[[str, Connection], None], channel: str, ws: Connection,
+        is_live: bool,
+    ) -> None:
         self._leave = leave
         self.channel = channel
         self.ws = ws
@@ -54,12 +58,12 @@ class Subscription:
         #: is kept, or ``since`` is unknown; ``None`` as long as the history cannot be read.
         self.recovered: bool | None = True
         #: Whether it certainly has got all that came before the next message.
-        self.is_live = False
+        self.is_live = is_live
         #: Waits to replay the history once it can be read.
         self.greenlet: Any = None
-        self._waiting: deque[Message] | None = deque()
+        self._waiting: deque[Message] | None = None if is_live else deque()
         self._waiting_size = 0
-        self._replayed: set[str | None] = set()
+        self._replayed: Set[str | None] = _NOTHING
 
     def close(self) -> None:
         """Leave the channel; never blocks, and may be called again."""
@@ -82,10 +86,12 @@ class Subscription:
     def hear(self, message: Message) -> bool:
         """Take a message that comes while this is not live; True if it is to be sent now."""
         if self._waiting is None:
-            if message.id is None:
-                return True  # it is not part of the history
-            self.is_live = message.id not in self._replayed
-            return self.is_live
+            if message.id in self._replayed:
+                return False
+            if message.id is not None:  # else it is not part of the history, and says nothing
+                self.is_live = True
+                self._replayed = _NOTHING
+            return True
         self._waiting.append(message)
         self._waiting_size += len(message.data)
         return False
