@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help chat votes test lint compliance refcounts fuzz sanitize bounds soak bench dist clean
+.PHONY: help chat votes test lint compliance refcounts fuzz sanitize bounds soak bench fanout dist clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -51,6 +51,9 @@ soak: $(READY)  ## hold 5,000 connections of every kind (SECONDS=… for other t
 
 bench: $(READY)  ## compare with other libraries, see benchmarks/README.md (5 minutes)
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+fanout: $(READY)  ## measure a broadcast over several workers, with Redis (2 minutes)
+	$(BIN)/python benchmarks/broadcast.py $(ARGS)
 
 dist: $(READY)  ## build the sdist and a wheel from what is committed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[release]'

@@ -92,7 +92,7 @@ def describe(python: Path) -> Machine:
     if versions["core"] != "compiled":
         raise CannotRunError("geventws has no compiled core here: `make bench` builds it")
     return Machine(
-        cpu=_cpu_model(),
+        cpu=cpu_model(),
         cores=os.cpu_count() or 1,
         kernel=f"{platform.system()} {platform.release()}",
         python=f"{platform.python_implementation()} {platform.python_version()}",
@@ -101,7 +101,7 @@ def describe(python: Path) -> Machine:
     )
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
     found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return found[1] if found else platform.machine()
 

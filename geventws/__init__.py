@@ -4,7 +4,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._core import CORE
+from .broadcast import Broadcast
 from .exceptions import (
+    BroadcastError,
     ConnectionClosed,
     HandshakeError,
     InvalidPayload,
@@ -27,6 +29,8 @@ __version__ = "0.1.0"
 __core__ = CORE
 
 __all__ = [
+    "Broadcast",
+    "BroadcastError",
     "CloseCode",
     "ConnectionClosed",
     "Deflate",

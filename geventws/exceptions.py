@@ -1,6 +1,7 @@
 """What can go wrong::
 
     OSError
+    ├── BroadcastError          what carries a broadcast does not work; the sockets are fine
     └── WebSocketError          catch this one around receive() and send()
         ├── ConnectionClosed    the connection is over; has code, reason and by_peer
         ├── HandshakeError      no WebSocket came to be; has status, headers and body
@@ -15,6 +16,10 @@ the view's ``receive()`` returns ``None``. A wait that ends too late raises the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+
+class BroadcastError(OSError):
+    """What carries a broadcast does not answer, or answers with an error."""
 
 
 class WebSocketError(OSError):

@@ -19,7 +19,10 @@ LAYERS = [
     {"protocol"},
     {"connection"},
     {"hosts"},
-    {"websocket"},
+    {"websocket", "broadcast.base"},
+    {"broadcast.memory", "broadcast.redis", "broadcast.local"},
+    {"broadcast.broadcast"},
+    {"broadcast"},
     {"drain"},
     {"middleware", "http"},
     {"handler"},
@@ -91,7 +94,8 @@ def test_only_the_worker_imports_gunicorn(module):
 
 def test_nothing_but_gevent_is_needed():
     roots = {
-        name.partition(".")[0] for module in MODULES if module != "worker"
+        name.partition(".")[0] for module in MODULES
+        if module not in {"worker", "broadcast.redis"}
         for name in imports_of(module)[0]
     }
     import sys

@@ -1,7 +1,8 @@
 """A chat with rooms, made of Bottle and geventws: ``python chat.py``, then open the address.
 
 A page connects to ``/ws/<room>?name=<name>``. From then on a WebSocket carries JSON both ways:
-the page sends ``{"text": "…"}`` and gets the events that `rooms` makes.
+the page sends ``{"text": "…"}`` and gets the events that `rooms` makes. When it comes back, it adds
+``since=<id>``, the id of the last message that it has, and gets those that it has missed.
 """
 # The first thing of all is to make Python's blocking calls cooperative, hence imports below it:
 # ruff: noqa: E402
@@ -14,18 +15,20 @@ monkey.patch_all()
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import gevent
 from bottle import Bottle, HTTPResponse, request, response, static_file
-from rooms import CrowdedError, RefusedError, Rooms, clean_text
+from rooms import TEXT_LIMIT, CrowdedError, Member, RefusedError, Rooms, clean_text, make_event
 
-from geventws import WebSocketServer
+from geventws import WebSocket, WebSocketError, WebSocketServer
 
 STATIC = Path(__file__).parent / "static"
 
 app = Bottle()
-rooms = Rooms()
+# With Redis any number of workers are one chat: BROADCAST_URL=redis://localhost
+rooms = Rooms(os.environ.get("BROADCAST_URL", "memory://"))
 
 
 @app.get("/")
@@ -61,24 +64,29 @@ def chat(room_name: str = "") -> HTTPResponse | None:
         return plain_text(426, "This address is for WebSockets.", Upgrade="websocket")
     # As long as nothing was done with `ws`, any HTTP response can still be the answer.
     try:
-        member = rooms.join(room_name, request.query.name, ws)
+        member = rooms.join(room_name, request.query.name)
     except RefusedError as refusal:
         return refuse(refusal)
-
-    sender = gevent.spawn(member.deliver)
     try:
-        for message in ws:  # This accepts the WebSocket. It ends when the connection does.
-            try:
-                member.room.say(member, clean_text(message))
-            except RefusedError as refusal:
-                member.refuse(refusal)
-            # The next message may already be here, and a thousand more. Let the senders empty the
-            # outboxes first, or they overflow although nobody is slow.
-            gevent.sleep(0)
+        with suppress(WebSocketError):  # Whoever leaves in the middle of a sentence is no error.
+            converse(ws, member, request.query.since)
     finally:
-        rooms.leave(member)
-        sender.kill()
+        member.leave()
     return None
+
+
+def converse(ws: WebSocket, member: Member, since: str) -> None:
+    """Send the room's events to a page, and the page's messages to the room."""
+    # This accepts the WebSocket.
+    ws.send(make_event("welcome", room=member.room, name=member.name, text_limit=TEXT_LIMIT))
+    with member.hear(ws, since) as subscription:  # First come the messages that it has missed.
+        has_gap = since != "" and subscription.recovered is False
+        ws.send(make_event("members", members=member.names(), has_gap=has_gap))
+        for message in ws:  # It ends when the connection does.
+            try:
+                member.say(clean_text(message))
+            except RefusedError as refusal:
+                ws.send(make_event("refused", reason=str(refusal)))
 
 
 @app.hook("after_request")

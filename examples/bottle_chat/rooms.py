@@ -1,28 +1,23 @@
-"""Who is in which room and what was said there: the chat without any HTTP.
+"""Who is in which room and what is said there: the chat without any HTTP.
 
-Everything is kept in the memory of one process, and everything that can grow has a limit below.
-Nothing here waits for the network, so no lock is needed: greenlets only change over where one of
-them waits, and a method that never waits is never interrupted.
+A room is a channel of a broadcast, which keeps the last messages and sends every event to whoever
+is in the room, in whichever worker. Everything that can grow has a limit.
 """
 import json
-import uuid
-from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 
-import gevent
-from gevent.queue import Full, Queue
+from people import People
 
-from geventws import WebSocket, WebSocketError
+from geventws import Broadcast, BroadcastError, WebSocket
+from geventws.broadcast import Subscription
 
 NAME_LIMIT = 24  # characters, as are the two below
 ROOM_NAME_LIMIT = 32
 TEXT_LIMIT = 1000
-HISTORY_LIMIT = 50  # messages a room remembers
+HISTORY_LIMIT = 50  # messages a room remembers, for an hour after the last one
 MEMBER_LIMIT = 100  # people in one room
-ROOM_LIMIT = 200  # rooms, with those that are empty but remembered
-OUTBOX_LIMIT = 100  # events that wait for one slow member
-
-TRY_AGAIN_LATER = 1013
 
 
 class RefusedError(Exception):
@@ -77,145 +72,109 @@ def clean_text(message: str | bytes) -> str:
     return text
 
 
-class Member:
-    """One person in one room: a name, a WebSocket and the events on their way to it."""
+class Rooms:
+    """All rooms.
 
-    def __init__(self, room: "Room", name: str, ws: WebSocket) -> None:
-        self.room = room
-        self.name = name
-        self._ws = ws
-        self._outbox: Queue[str] = Queue(maxsize=OUTBOX_LIMIT)
-        self._too_slow = False
+    :param url: ``memory://`` if this process is the only one, ``redis://…`` if there are others.
+    """
 
-    def tell(self, event: str) -> None:
-        """Put an event in the outbox, without waiting: the others shall not wait for this one.
+    def __init__(self, url: str) -> None:
+        # Somebody who does not keep up is closed with 1013, "try again later". To skip messages
+        # instead would leave gaps; a page that comes back gets what it missed.
+        self._broadcast = Broadcast(url, history=HISTORY_LIMIT, envelope=with_id)
+        self._people = People()
+        if not url.startswith("memory:"):
+            from shared_people import SharedPeople  # noqa: PLC0415 - it needs redis-py
 
-        Whoever lets the outbox fill up is disconnected. To skip events instead would leave gaps
-        in the conversation, while a page that reconnects gets the history.
-        """
-        if self._too_slow:
-            return
-        try:
-            self._outbox.put_nowait(event)
-        except Full:
-            self._too_slow = True
-            # close() waits for an answer, and from this member that may take a while.
-            gevent.spawn(self._ws.close, TRY_AGAIN_LATER, "You fell too far behind.")
+            self._people = SharedPeople(url, self._tell_left)
 
-    def refuse(self, refusal: RefusedError) -> None:
-        self.tell(make_event("refused", reason=str(refusal)))
+    def check(self, room: str, name: str) -> tuple[str, str]:
+        """Refuse what `join` would refuse; returns both names as they are written."""
+        name, room = clean_name(name), clean_room_name(room)
+        # At worst a few more get in, who ask in the same instant.
+        with refusing_if_away("The chat is not available. Please try again later."):
+            if len(self._people.names(room)) >= MEMBER_LIMIT:
+                raise CrowdedError("This room is full. Please try again later.")
+        return room, name
 
-    def deliver(self) -> None:
-        """Send what is in the outbox, for as long as the connection lasts."""
-        try:
-            while True:
-                self._ws.send(self._outbox.get())
-        except WebSocketError:
-            pass  # It is closed. The view notices by itself and takes the member out of the room.
+    def join(self, room: str, name: str) -> "Member":
+        """Let somebody in, under a name nobody else has there."""
+        room, name = self.check(room, name)
+        with refusing_if_away("The chat is not available. Please try again later."):
+            return Member(self._broadcast, self._people, room, self._take_name(room, name))
 
-
-class Room:
-    """The people who hear each other, and the last things they said."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._members: list[Member] = []
-        self._history: deque[dict[str, str]] = deque(maxlen=HISTORY_LIMIT)
-
-    @property
-    def is_empty(self) -> bool:
-        return not self._members
-
-    @property
-    def is_full(self) -> bool:
-        return len(self._members) >= MEMBER_LIMIT
-
-    @property
-    def has_history(self) -> bool:
-        return bool(self._history)
-
-    def join(self, name: str, ws: WebSocket) -> Member:
-        """Let somebody in, under a name nobody else has here."""
-        member = Member(self, self._free_name(name), ws)
-        self._tell_all(make_event("joined", name=member.name))
-        self._members.append(member)
-        member.tell(make_event(
-            "welcome", room=self.name, name=member.name, text_limit=TEXT_LIMIT,
-            members=[other.name for other in self._members], history=list(self._history),
-        ))
-        return member
-
-    def leave(self, member: Member) -> None:
-        self._members.remove(member)
-        self._tell_all(make_event("left", name=member.name))
-
-    def say(self, member: Member, text: str) -> None:
-        """Pass a message on to everybody in the room, its author included."""
-        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        # By the id a page that reconnects knows which messages of the history it already shows.
-        message = {"id": uuid.uuid4().hex, "name": member.name, "text": text, "time": now}
-        self._history.append(message)
-        self._tell_all(make_event("message", **message))
-
-    def _tell_all(self, event: str) -> None:
-        for member in self._members:
-            member.tell(event)
-
-    def _free_name(self, name: str) -> str:
+    def _take_name(self, room: str, name: str) -> str:
         """The name, with a number behind it if it is taken.
 
         To refuse it would lock people out whose network just broke: they are back before the
         server knows that they were gone.
         """
-        taken = {member.name.casefold() for member in self._members}
         candidate, number = name, 1
-        while candidate.casefold() in taken:
+        while not self._people.enter(room, candidate):
             number += 1
             candidate = f"{name} {number}"
         return candidate
 
+    def _tell_left(self, room: str, name: str) -> None:
+        tell(self._broadcast, room, make_event("left", name=name))
 
-class Rooms:
-    """All rooms. An empty one is remembered for its history, until others need the place."""
 
-    def __init__(self) -> None:
-        self._rooms: dict[str, Room] = {}  # of those that are empty, the longest empty is first
+class Member:
+    """One person in one room, from `Rooms.join` until `leave`."""
 
-    def check(self, room_name: str, name: str) -> None:
-        """Refuse what `join` would refuse."""
-        clean_name(name)
-        room = self._rooms.get(clean_room_name(room_name))
-        if room is None and not self._has_place():
-            raise CrowdedError("All rooms are taken. Please try again later.")
-        if room is not None and room.is_full:
-            raise CrowdedError("This room is full. Please try again later.")
+    def __init__(self, broadcast: Broadcast, people: People, room: str, name: str) -> None:
+        self._broadcast = broadcast
+        self._people = people
+        self.room = room
+        self.name = name
+        tell(broadcast, room, make_event("joined", name=name))
 
-    def join(self, room_name: str, name: str, ws: WebSocket) -> Member:
-        """Let somebody into a room, which is a new one if nobody talked there before."""
-        self.check(room_name, name)
-        room_name = clean_room_name(room_name)
-        if room_name not in self._rooms:
-            self._make_place()
-            self._rooms[room_name] = Room(room_name)
-        return self._rooms[room_name].join(clean_name(name), ws)
+    def hear(self, ws: WebSocket, since: str) -> Subscription:
+        """Send the room's messages to a WebSocket: first those after ``since``, then all new ones.
 
-    def leave(self, member: Member) -> None:
-        room = member.room
-        room.leave(member)
-        if room.is_empty:
-            del self._rooms[room.name]
-            if room.has_history:
-                self._rooms[room.name] = room  # now at the end: it became empty last
+        ``since`` is the id of the last message that the page has. If it has none, it gets all that
+        the room remembers.
+        """
+        return self._broadcast.subscribe(self.room, ws, since)
 
-    def _has_place(self) -> bool:
-        return len(self._rooms) < ROOM_LIMIT or any(room.is_empty for room in self._rooms.values())
+    def say(self, text: str) -> None:
+        """Pass a message on to everybody in the room, its author included."""
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        event = make_event("message", name=self.name, text=text, time=now)
+        with refusing_if_away("That could not be sent. Please try again later."):
+            self._broadcast.publish(self.room, event)
 
-    def _make_place(self) -> None:
-        if len(self._rooms) >= ROOM_LIMIT:
-            longest_empty = next(room for room in self._rooms.values() if room.is_empty)
-            del self._rooms[longest_empty.name]
+    def names(self) -> list[str]:
+        """Everybody in the room, as far as is known."""
+        with suppress(BroadcastError):
+            return self._people.names(self.room)
+        return [self.name]
+
+    def leave(self) -> None:
+        self._people.leave(self.room, self.name)
+        tell(self._broadcast, self.room, make_event("left", name=self.name))
+
+
+def tell(broadcast: Broadcast, room: str, event: str) -> None:
+    """Tell those who are there now something that is no message."""
+    with suppress(BroadcastError):  # It is in the log already.
+        broadcast.publish(room, event, keep=False)
+
+
+@contextmanager
+def refusing_if_away(reason: str) -> Iterator[None]:
+    """Without Redis there is no chat, but there are people who want to know."""
+    try:
+        yield
+    except BroadcastError as problem:
+        raise CrowdedError(reason) from problem
 
 
 def make_event(kind: str, **details: object) -> str:
     """The text of one WebSocket message to a page."""
     return json.dumps({"type": kind, **details})
+
+
+def with_id(event: str, id_: str | None) -> str:
+    """The event with the id by which the page can ask for what comes after it."""
+    return event if id_ is None else f'{{"id": "{id_}", {event[1:]}'

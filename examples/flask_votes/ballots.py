@@ -6,7 +6,7 @@ fine for these: single statements on small indexed tables take some ten microsec
 """
 import secrets
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,10 @@ CREATE TABLE IF NOT EXISTS vote (
     PRIMARY KEY (round, voter) -- one vote a browser and round: a second one replaces the first
 ) WITHOUT ROWID;
 """
+
+
+class Unavailable(Exception):
+    """The votes cannot be read or written at the moment."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +73,20 @@ class Ballots:
         row = self._db.execute("SELECT * FROM round ORDER BY id DESC LIMIT 1").fetchone()
         return None if row is None else Round(row[0], row[1], row[2], bool(row[3]))
 
-    def open_round(self, step: str, chosen: str | None = None, tossed: bool = False) -> Round:
-        """Open ``step`` for votes; the round before stays as it was counted."""
+    def open_round(
+        self, step: str, chosen: str | None = None, tossed: bool = False, *, after: int = 0
+    ) -> Round | None:
+        """Open ``step`` for votes; the round before stays as it was counted.
+
+        Does nothing and returns None unless the round before is the one with the id ``after``.
+        """
         cursor = self._db.execute(
-            "INSERT INTO round (step, chosen, tossed) VALUES (?, ?, ?)", (step, chosen, tossed)
+            "INSERT INTO round (step, chosen, tossed) SELECT ?, ?, ?"
+            " WHERE ? = (SELECT COALESCE(MAX(id), 0) FROM round) RETURNING id",
+            (step, chosen, tossed, after),
         )
-        if cursor.lastrowid is None:
-            raise AssertionError("SQLite names the row that was inserted")
-        return Round(cursor.lastrowid, step, chosen, tossed)
+        row = cursor.fetchone()
+        return None if row is None else Round(row[0], step, chosen, tossed)
 
     def cast(self, round_id: int, voter: str, option: int) -> None:
         self._db.execute(
@@ -85,17 +95,9 @@ class Ballots:
             (round_id, voter, option),
         )
 
-    def choice(self, round_id: int, voter: str) -> int | None:
-        row = self._db.execute(
-            "SELECT option FROM vote WHERE round = ? AND voter = ?", (round_id, voter)
-        ).fetchone()
-        return None if row is None else int(row[0])
-
-    def counts(self, round_id: int) -> dict[int, int]:
-        """How many votes each option has; those without any are missing."""
-        rows = self._db.execute(
-            "SELECT option, COUNT(*) FROM vote WHERE round = ? GROUP BY option", (round_id,)
-        )
+    def votes(self, round_id: int) -> dict[str, int]:
+        """Which option each voter has chosen."""
+        rows = self._db.execute("SELECT voter, option FROM vote WHERE round = ?", (round_id,))
         return dict(rows.fetchall())
 
     def road(self) -> list[str]:
@@ -105,6 +107,11 @@ class Ballots:
             " WHERE id > (SELECT MAX(id) FROM round WHERE chosen IS NULL) ORDER BY id"
         )
         return [chosen for (chosen,) in rows.fetchall()]
+
+
+    def present(self, voters: Set[str]) -> int:
+        """Note whose pages are open here; returns how many voters that is with all workers."""
+        return len(voters)  # there are no others
 
 
 @contextmanager

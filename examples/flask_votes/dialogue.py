@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import gevent
+from ballots import Unavailable
 from stage import Page, Refused, Stage
 
 from geventws import ConnectionClosed, WebSocket, WebSocketError
@@ -64,6 +65,9 @@ def answer(ws: WebSocket, message: str | bytes, commands: Commands) -> None:
         do(command)
     except Refused as refusal:
         ws.send(json.dumps({"type": "refused", "reason": str(refusal)}))
+    except Unavailable:
+        reason = "Votes cannot be counted at the moment. Please try again."
+        ws.send(json.dumps({"type": "refused", "reason": reason}))
 
 
 def parse(message: str | bytes) -> Command:

@@ -1,16 +1,16 @@
-"""What is on stage: the open step, its count, and the pages that watch.
-
-The methods need no lock: none of them waits for anything, so a greenlet that calls one has
-finished it before another greenlet gets its turn.
-"""
+"""What is on stage: the open step, its count, and the pages that watch."""
 import json
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from ballots import Ballots
+from ballots import Ballots, Round
 from gevent.event import Event
+from gevent.lock import RLock
 from story import Step, Story
+
+CLOSED = "That vote is closed, the story has moved on."
 
 
 class Refused(Exception):
@@ -42,99 +42,122 @@ class Page:
 
 
 class Stage:
+    """One worker's view of the show, which is in the ballots.
+
+    :param announce: tells all workers, this one included, that something has changed, so that
+        each calls `refresh`. By default this is the only one.
+    """
+
     def __init__(
         self,
         story: Story,
         ballots: Ballots,
         toss: Callable[[Sequence[int]], int] = secrets.choice,
+        announce: Callable[[], None] | None = None,
     ) -> None:
         self.story = story
         self._ballots = ballots
         self._toss = toss
+        self._announce = announce or self.refresh
         self._pages: set[Page] = set()
+        self._refreshing = RLock()  # Ballots may wait: what was read first must not win.
         current = ballots.current_round()
         # The story may have been edited since: a step that is gone cannot be shown.
         if current is None or current.step not in story.steps:
-            current = ballots.open_round(story.start)
-        self._round = current
-        self._everyone_sees = self._describe()
+            ballots.open_round(story.start, after=current.id if current else 0)
+        self.refresh()
 
     @contextmanager
     def watched_by(self, page: Page) -> Iterator[None]:
         """Tell ``page`` of all news while the block runs."""
         self._pages.add(page)
-        self._tell_everyone()
+        self._announce()
         try:
             yield
         finally:
             self._pages.remove(page)
-            self._tell_everyone()
+            self._announce()
 
     def vote(self, voter: str, round_id: int, option: int) -> None:
         """Give the voter's one vote in this round to ``option``, wherever it was before."""
-        self._check_open(round_id)
-        if not 0 <= option < len(self._step.options):
+        current = self._open_round(round_id)
+        if not 0 <= option < len(self._step(current).options):
             raise Refused("There is no such option.")
         self._ballots.cast(round_id, voter, option)
-        self._tell_everyone()
+        self._announce()
 
     def advance(self, round_id: int) -> None:
         """Close the vote and open the step that won; among equals a coin decides."""
-        self._check_open(round_id)
-        if self._step.is_ending:
+        current = self._open_round(round_id)
+        step = self._step(current)
+        if step.is_ending:
             raise Refused("The story has ended here. You can start it over.")
-        leaders = self._leaders()
-        winner = self._step.options[self._toss(leaders)]
-        self._round = self._ballots.open_round(winner.leads_to, winner.text, len(leaders) > 1)
-        self._tell_everyone()
+        leaders = leading(count(step, self._ballots.votes(round_id)))
+        winner = step.options[self._toss(leaders)]
+        self._open(current, winner.leads_to, winner.text, len(leaders) > 1)
 
     def restart(self, round_id: int) -> None:
-        self._check_open(round_id)
-        self._round = self._ballots.open_round(self.story.start)
-        self._tell_everyone()
+        self._open(self._open_round(round_id), self.story.start)
 
     def state_for(self, voter: str | None) -> str:
         """What a page shows, as JSON: the same for everyone, but for the voter's own choice."""
-        mine = None if voter is None else self._ballots.choice(self._round.id, voter)
+        mine = None if voter is None else self._votes.get(voter)
         return json.dumps({**self._everyone_sees, "mine": mine})
 
-    @property
-    def _step(self) -> Step:
-        return self.story.steps[self._round.step]
-
-    def _check_open(self, round_id: int) -> None:
-        """Refuse what was meant for an earlier step: a late vote, the second of two clicks."""
-        if round_id != self._round.id:
-            raise Refused("That vote is closed, the story has moved on.")
-
-    def _leaders(self) -> list[int]:
-        """The options with the most votes, which is all of them when nobody voted."""
-        counts = self._votes()
-        return [option for option, votes in enumerate(counts) if votes == max(counts)]
-
-    def _votes(self) -> list[int]:
-        counts = self._ballots.counts(self._round.id)
-        return [counts.get(option, 0) for option in range(len(self._step.options))]
-
-    def _tell_everyone(self) -> None:
-        self._everyone_sees = self._describe()  # Counted once, not once a page.
+    def refresh(self) -> None:
+        """See what the ballots say now, once for all pages, and tell them."""
+        with self._refreshing:
+            current = self._ballots.current_round()
+            if current is None or current.step not in self.story.steps:
+                raise AssertionError("there is an open round from the beginning on")
+            votes = self._ballots.votes(current.id)
+            state = self._describe(current, votes)
+            self._votes, self._everyone_sees = votes, state
         for page in self._pages:
             page.notify()
 
-    def _describe(self) -> dict[str, object]:
-        step = self._step
+    def _open_round(self, round_id: int) -> Round:
+        """Refuse what was meant for an earlier step: a late vote, the second of two clicks."""
+        current = self._ballots.current_round()
+        if current is None or round_id != current.id:
+            raise Refused(CLOSED)
+        return current
+
+    def _open(
+        self, current: Round, step: str, chosen: str | None = None, tossed: bool = False
+    ) -> None:
+        if self._ballots.open_round(step, chosen, tossed, after=current.id) is None:
+            raise Refused(CLOSED)  # Another worker was quicker.
+        self._announce()
+
+    def _step(self, current: Round) -> Step:
+        return self.story.steps[current.step]
+
+    def _describe(self, current: Round, votes: dict[str, int]) -> dict[str, object]:
+        step = self._step(current)
         return {
             "type": "state",
-            "round": self._round.id,
+            "round": current.id,
             "heading": step.heading,
             "paragraphs": step.paragraphs,
             "options": [
-                {"text": option.text, "votes": votes}
-                for option, votes in zip(step.options, self._votes(), strict=True)
+                {"text": option.text, "votes": number}
+                for option, number in zip(step.options, count(step, votes), strict=True)
             ],
-            "chosen": self._round.chosen,
-            "tossed": self._round.tossed,
+            "chosen": current.chosen,
+            "tossed": current.tossed,
             "road": self._ballots.road(),
             # Browsers, not pages: who opens a second tab is still one person.
-            "people": len({page.voter for page in self._pages} - {None}),
+            "people": self._ballots.present({page.voter for page in self._pages} - {None}),
         }
+
+
+def count(step: Step, votes: dict[str, int]) -> list[int]:
+    """How many votes each option has."""
+    counts = Counter(votes.values())
+    return [counts[option] for option in range(len(step.options))]
+
+
+def leading(counts: list[int]) -> list[int]:
+    """The options with the most votes, which is all of them when nobody voted."""
+    return [option for option, votes in enumerate(counts) if votes == max(counts)]

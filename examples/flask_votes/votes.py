@@ -3,6 +3,13 @@
 This file is the Flask application and the program around it. The WebSocket views are
 :func:`audience_live` and :func:`presenter_live`; what they do all day is in ``dialogue.py``.
 """
+
+if __name__ == "__main__":
+    # What waits for the network, for Redis that is, lets others run. gunicorn's worker has done it.
+    from gevent import monkey
+
+    monkey.patch_all()
+
 import hmac
 import os
 import re
@@ -11,13 +18,14 @@ import signal
 import socket
 import sqlite3
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 from urllib.parse import quote, urlsplit
 
 import gevent
-from ballots import Ballots, opened
+from ballots import Ballots, Unavailable, opened
 from dialogue import LIMITS, Command, converse, number
 from flask import (
     Blueprint,
@@ -34,10 +42,10 @@ from flask import (
 from flask.typing import ResponseReturnValue
 from qr import draw
 from stage import Page, Stage
-from story import StoryError, load
+from story import Story, StoryError, load
 from werkzeug.exceptions import HTTPException
 
-from geventws import WebSocketServer
+from geventws import WebSocketMiddleware, WebSocketServer
 
 HERE = Path(__file__).parent
 VOTER = "votes_voter"
@@ -163,22 +171,61 @@ def add_headers(response: Response) -> Response:
 
 
 def main() -> None:
-    story_path = Path(os.environ.get("STORY", HERE / "story.txt"))
+    """``python votes.py``: one process, which serves the show by itself."""
     votes_path = Path(os.environ.get("VOTES", HERE / "votes.sqlite3"))
     try:
-        story = load(story_path)
-        with opened(votes_path) as ballots:
-            serve(Stage(story, ballots), ballots)
+        with the_show(votes_path) as (stage, ballots):
+            serve(stage, ballots)
     except StoryError as error:
         sys.exit(str(error))
+    except Unavailable as error:
+        sys.exit(f"The show cannot begin: {error}.")
     except sqlite3.Error as error:
         sys.exit(f"{votes_path}: the votes cannot be read ({error}).")
 
 
+def worker() -> WebSocketMiddleware:
+    """``gunicorn -k geventws.Worker -w 4 'votes:worker()'``: one of several that share a Redis."""
+    if "BROADCAST_URL" not in os.environ:
+        sys.exit("Several workers need a Redis to share: set BROADCAST_URL=redis://localhost.")
+    stage, ballots = shared_show(os.environ["BROADCAST_URL"])
+    token = the_token(ballots)
+    url = os.environ.get("PUBLIC_URL", "")
+    print(f"You present at         {url.rstrip('/')}/presenter?token={quote(token)}", flush=True)
+    app = create_app(stage, token, url)
+    return WebSocketMiddleware(app, allowed_origins=origins(), **LIMITS)
+
+
+@contextmanager
+def the_show(votes_path: Path) -> Iterator[tuple[Stage, Ballots]]:
+    """The stage and its ballots: in Redis if that is where others look, else in a file."""
+    if url := os.environ.get("BROADCAST_URL"):
+        yield shared_show(url)
+    else:
+        with opened(votes_path) as ballots:
+            yield Stage(the_story(), ballots), ballots
+
+
+def shared_show(url: str) -> tuple[Stage, Ballots]:
+    from shared_ballots import SharedBallots  # noqa: PLC0415 - it needs redis-py
+    from workers import News  # noqa: PLC0415
+
+    ballots, news = SharedBallots(url), News(url)
+    stage = Stage(the_story(), ballots, announce=news.announce)
+    news.keep_fresh(stage)
+    return stage, ballots
+
+
+def the_story() -> Story:
+    return load(Path(os.environ.get("STORY", HERE / "story.txt")))
+
+
+def the_token(ballots: Ballots) -> str:
+    return os.environ.get("PRESENTER_TOKEN") or ballots.secret("presenter")
+
+
 def serve(stage: Stage, ballots: Ballots) -> None:
-    # There is no monkey patching: this program waits in gevent and geventws only. An application
-    # that calls other services with requests, say, begins with gevent.monkey.patch_all().
-    token = os.environ.get("PRESENTER_TOKEN") or ballots.secret("presenter")
+    token = the_token(ballots)
     host, port = os.environ.get("BIND", "0.0.0.0"), int(os.environ.get("PORT", "8080"))
     app = create_app(stage, token)
     server = WebSocketServer((host, port), app, log=None, allowed_origins=origins(), **LIMITS)

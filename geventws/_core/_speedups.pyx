@@ -882,6 +882,31 @@ cdef class Transport:
         self._queue_output((<char*>data)[sent:size])
         return 0
 
+    cdef int write_shared(self, bytes frame) except -1:
+        """The same for a frame that many connections have in common: what waits is not copied."""
+        cdef Py_ssize_t sent, size = PyBytes_GET_SIZE(frame)
+        cdef iovec part
+        if self._reader is None:
+            return 0
+        if self._out:
+            self._queue_output(frame)
+            return 0
+        if self.fd < 0:
+            self._write(frame)
+            return 0
+        part.iov_base = <void*>PyBytes_AS_STRING(frame)
+        part.iov_len = size
+        sent = direct_send(self.fd, &part, 1)
+        if sent == size:
+            return 0
+        if sent < 0:
+            if not would_block():
+                self._lost()
+                return 0
+            sent = 0
+        self._queue_output(memoryview(frame)[sent:] if sent else frame)
+        return 0
+
     def _write(self, bytes data):
         """Write to a Python socket, when nothing is waiting: TLS, or a system without send(2)."""
         try:
@@ -999,6 +1024,37 @@ cdef class Messages:
 
     def __next__(self):
         return self.connection.next_message()
+
+
+def fan_out(connections, data):
+    """Send one message to many connections; the contract is the twin's."""
+    cdef Transport connection
+    cdef FrameReader protocol
+    cdef bytes payload
+    cdef object deflate = None, frame = None
+    cdef dict frames = {}
+    cdef list left_out = []
+    opcode, payload = _message(data, None)
+    for connection in connections:
+        protocol = connection._protocol
+        if protocol.state is not OPEN or connection._out_size >= connection._max_send_buffer:
+            left_out.append(connection)
+            continue
+        if frame is None or protocol.deflate is not deflate or protocol.is_client:
+            deflate = protocol.deflate
+            if protocol.is_client or (deflate is not None and not deflate.is_shared):
+                # It has a mask or a context of its own.
+                connection._transmit(protocol.encode_message(opcode, payload))
+                frame = None
+                continue
+            frame = frames.get(deflate)
+            if frame is None:
+                frame = frames[deflate] = protocol.encode_message(opcode, payload)
+        if connection._shared.dispatched is connection:
+            connection._transmit(frame)  # behind what it has corked
+        else:
+            connection.write_shared(frame)
+    return left_out
 
 
 cdef object current_greenlet():

@@ -22,7 +22,7 @@ Ownership: everything here belongs to the thread that made the object, and to it
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -38,6 +38,7 @@ from ..threads import call_in_hub, get_ident
 if TYPE_CHECKING:
     from gevent.hub import Hub
 
+    from ..permessage_deflate import PerMessageDeflate
     from ..protocol import Protocol
 
 #: Why receive() fails in another thread.
@@ -372,6 +373,34 @@ class Transport:
         def _after_input(self) -> None: ...
         def _resume_later(self) -> None: ...
         def _lost(self) -> None: ...
+
+
+def fan_out(
+    connections: Iterable[Transport], data: str | bytes | bytearray | memoryview
+) -> list[Transport]:
+    """Send one message to many connections; returns those that it was not sent to.
+
+    These have ended, or their send buffer is full. A frame is made once, and compressed once, for
+    all that can have the same. No greenlet switch happens on the way: nobody waits for a slow peer.
+    """
+    opcode, payload = _message(data, None)
+    #: By the extension that the connections share; those without one have None.
+    frames: dict[PerMessageDeflate | None, bytes] = {}
+    left_out = []
+    for connection in connections:
+        protocol = connection._protocol
+        deflate = protocol.deflate
+        if protocol.state is not _OPEN or connection._out_size >= connection._max_send_buffer:
+            left_out.append(connection)
+        elif protocol.is_client or (deflate is not None and not deflate.is_shared):
+            # It has a mask (RFC 6455 section 5.3) or a context (RFC 7692 section 7.2) of its own.
+            connection._transmit(protocol.encode_message(opcode, payload))
+        else:
+            frame = frames.get(deflate)
+            if frame is None:
+                frame = frames[deflate] = protocol.encode_message(opcode, payload)
+            connection._transmit(frame)
+    return left_out
 
 
 def _message(

@@ -15,6 +15,7 @@ const $ = (id) => document.getElementById(id);
 const clock = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" });
 
 let connection = null;
+let welcomed = false;
 let me = ""; // as the server calls us, which may differ from what we asked for
 let textLimit = Infinity;
 let unanswered = []; // texts the server has neither passed on nor refused yet
@@ -42,6 +43,7 @@ $("retry").addEventListener("click", () => connection.retryNow());
 
 function leave(reason = "") {
   connection.stop();
+  welcomed = false;
   returnUnanswered();
   $("messages").replaceChildren();
   $("chat").hidden = true;
@@ -80,21 +82,26 @@ function showState(state) {
 // --- What the server tells us ---
 
 const handle = {
-  welcome({ room, name, members, history, text_limit: limit }) {
-    const isFirst = $("messages").childElementCount === 0;
+  welcome({ room, name, text_limit: limit }) {
     me = name;
     textLimit = limit;
     $("title").textContent = room;
     showUnread(unread);
+    // What comes now was said before. Screen readers shall not read out all of it.
+    $("log").setAttribute("aria-live", "off");
+  },
+
+  members({ members, has_gap: hasGap }) {
     $("people").replaceChildren(...members.map(personItem));
     countPeople();
-    const known = new Set(Array.from($("messages").children, (item) => item.dataset.id));
-    quietly(() => history.filter(({ id }) => !known.has(id)).forEach(addMessage));
-    if (isFirst) addNotice(`Welcome, ${me}. The address of this page brings others to this room.`);
+    if (hasGap) addNotice("You were away for so long that some messages are missing here.");
+    if (!welcomed) addNotice(`Welcome, ${me}. The address of this page brings others to this room.`);
+    welcomed = true;
     const asked = $("name").value.trim();
     if (me.toLowerCase() !== asked.toLowerCase()) {
       addNotice(`Somebody here is called ${asked} already. You are ${me}.`);
     }
+    setTimeout(() => $("log").setAttribute("aria-live", "polite"), 1000);
   },
 
   message(message) {
@@ -111,15 +118,15 @@ const handle = {
   },
 
   joined({ name }) {
+    if (name === me) return; // with several workers it may come after the welcome
+    personItems(name).forEach((item) => item.remove()); // the list may be newer than the news
     $("people").append(personItem(name));
     countPeople();
     addNotice(`${name} joined.`);
   },
 
   left({ name }) {
-    for (const item of $("people").children) {
-      if (item.dataset.name === name) item.remove();
-    }
+    personItems(name).forEach((item) => item.remove());
     countPeople();
     addNotice(`${name} left.`);
   },
@@ -217,19 +224,16 @@ function append(item) {
   }
 }
 
-// Screen readers shall not read out the whole history.
-function quietly(change) {
-  $("log").setAttribute("aria-live", "off");
-  change();
-  setTimeout(() => $("log").setAttribute("aria-live", "polite"), 1000);
-}
-
 function personItem(name) {
   const item = fromTemplate("person");
   item.dataset.name = name;
   paint(item.querySelector(".avatar"), name);
   item.querySelector(".who").textContent = name === me ? `${name} (you)` : name;
   return item;
+}
+
+function personItems(name) {
+  return [...$("people").children].filter((item) => item.dataset.name === name);
 }
 
 function countPeople() {

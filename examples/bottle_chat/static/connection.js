@@ -7,6 +7,7 @@ const PATIENCE = 10_000; // for an answer, before the connection is taken for de
 
 export class Connection {
   #place;
+  #since = ""; // the id of the last message that we have got
   #handlers;
   #socket = null;
   #losses = 0; // since the last welcome
@@ -65,7 +66,8 @@ export class Connection {
 
   #open() {
     const origin = location.origin.replace(/^http/, "ws");
-    this.#socket = new WebSocket(`${origin}/ws${this.#place}`);
+    const since = encodeURIComponent(this.#since);
+    this.#socket = new WebSocket(`${origin}/ws${this.#place}&since=${since}`);
     this.#socket.onmessage = ({ data }) => this.#receive(JSON.parse(data));
     this.#socket.onclose = () => this.#lose();
     this.#awaitAnswer(); // The server speaks first.
@@ -78,6 +80,7 @@ export class Connection {
       this.#losses = 0;
       this.#handlers.onState("open");
     }
+    this.#since = event.id ?? this.#since;
     this.#handlers.onEvent(event);
   }
 

@@ -1,0 +1,46 @@
+"""What makes several workers one show: each hears when another has changed something."""
+from contextlib import suppress
+
+import gevent
+from ballots import Unavailable
+from gevent.event import Event
+from stage import Stage
+
+from geventws import Broadcast, BroadcastError
+
+# The state is read at most this often, however many votes come in, and at least this often,
+# because pages are vouched for (see shared_ballots.py) and news can get lost while Redis is away.
+BETWEEN_READS = 0.05
+LONGEST_SILENCE = 10.0
+
+
+class News:
+    """There are news: no more than that is passed around. Whoever hears it looks for itself."""
+
+    def __init__(self, url: str) -> None:
+        self._broadcast = Broadcast(url)
+        self._heard = Event()
+
+    def announce(self) -> None:
+        self._heard.set()
+        with suppress(BroadcastError):  # It is in the log; the others look later by themselves.
+            self._broadcast.publish("votes", "news")
+
+    def keep_fresh(self, stage: Stage) -> None:
+        """Refresh the stage whenever there are news, from now on."""
+        gevent.spawn(self._listen)
+        gevent.spawn(self._refresh, stage)
+
+    def _listen(self) -> None:
+        with self._broadcast.listen("votes") as messages:
+            self._heard.set()  # There may have been news before this took effect.
+            for _ in messages:
+                self._heard.set()
+
+    def _refresh(self, stage: Stage) -> None:
+        while True:
+            self._heard.wait(LONGEST_SILENCE)
+            self._heard.clear()
+            with suppress(Unavailable):  # Pages keep what they have.
+                stage.refresh()
+            gevent.sleep(BETWEEN_READS)

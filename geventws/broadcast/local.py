@@ -1,0 +1,176 @@
+"""Who listens in this process: sockets, and the process itself."""
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Set
+from typing import TYPE_CHECKING, Any
+
+from gevent import getcurrent
+from gevent.queue import Queue
+
+from ..exceptions import ConnectionClosed
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ..connection import Connection
+    from .base import Message
+
+#: How many messages wait for the loop of a :class:`Listener`.
+LISTENER_QUEUE = 1000
+_NOTHING: Set[str | None] = frozenset()
+
+
+class Channel:
+    """The local listeners of one channel."""
+
+    __slots__ = ("joining", "latest", "listeners", "live")
+
+    def __init__(self) -> None:
+        #: Those that get every message as it comes.
+        self.live: set[Connection] = set()
+        #: Those that are being told what they missed.
+        self.joining: dict[Connection, Subscription] = {}
+        self.listeners: set[Listener] = set()
+        #: The id of the message that came last.
+        self.latest: str | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.live or self.joining or self.listeners)
+
+
+class Subscription:
+    """A socket's place in a channel, until :meth:`close` or the end of its ``with`` block."""
+
+    __slots__ = (
+        "_leave", "_replayed", "_waiting", "_waiting_size", "channel", "greenlet", "is_live",
+        "recovered", "ws",
+    )
+
+    def __init__(
+        self, leave: Callable[[str, Connection], None], channel: str, ws: Connection,
+        is_live: bool,
+    ) -> None:
+        self._leave = leave
+        self.channel = channel
+        self.ws = ws
+        #: Whether nothing is missing between ``since`` and now: ``False`` if more was missed than
+        #: is kept, or ``since`` is unknown; ``None`` as long as the history cannot be read.
+        self.recovered: bool | None = True
+        #: Whether it certainly has got all that came before the next message.
+        self.is_live = is_live
+        #: Waits to replay the history once it can be read.
+        self.greenlet: Any = None
+        self._waiting: deque[Message] | None = None if is_live else deque()
+        self._waiting_size = 0
+        self._replayed: Set[str | None] = _NOTHING
+
+    def close(self) -> None:
+        """Leave the channel; never blocks, and may be called again."""
+        self._leave(self.channel, self.ws)
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # The way from what was missed to what is live. Messages that come meanwhile wait, and no id
+    # is sent twice: what was replayed may still be on its way here, or be waiting already. Ids
+    # are only compared for equality; that suffices, since messages come in the order of the
+    # history.
+
+    def hear(self, message: Message) -> bool:
+        """Take a message that comes while this is not live; True if it is to be sent now."""
+        if self._waiting is None:
+            if message.id in self._replayed:
+                return False
+            if message.id is not None:  # else it is not part of the history, and says nothing
+                self.is_live = True
+                self._replayed = _NOTHING
+            return True
+        self._waiting.append(message)
+        self._waiting_size += len(message.data)
+        return False
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether more is waiting than may wait."""
+        return self._waiting_size > self.ws._max_send_buffer
+
+    def forget_waiting(self) -> None:
+        """Lose what waits."""
+        if self._waiting:
+            self._waiting.clear()
+        self._waiting_size = 0
+
+    def replay(self, messages: list[Message], write: Callable[[Message], str | bytes]) -> None:
+        """Send what was missed, and what has come since; blocks as ``ws.send()`` does."""
+        self._replayed = {message.id for message in messages}
+        waiting = deque() if self._waiting is None else self._waiting
+        self.is_live = not messages
+        try:
+            for message in messages:
+                self.ws.send(write(message))
+            while waiting:
+                message = waiting.popleft()
+                self._waiting_size -= len(message.data)
+                if message.id not in self._replayed:
+                    self.is_live = self.is_live or message.id is not None
+                    self.ws.send(write(message))
+        except ConnectionClosed:
+            pass  # its view notices by itself
+        self._waiting = None
+
+
+class Listener:
+    """The messages of a channel for the process itself; see :meth:`geventws.Broadcast.listen`."""
+
+    __slots__ = ("_leave", "_queue", "channel", "lost")
+
+    def __init__(self, leave: Callable[[Listener], None], channel: str) -> None:
+        self._leave = leave
+        self.channel = channel
+        #: How many messages have been dropped because the loop did not keep up.
+        self.lost = 0
+        self._queue: Queue[Message | None] = Queue(LISTENER_QUEUE)
+
+    def hear(self, message: Message | None) -> None:
+        """Take a message, or None for the end; the oldest one makes room."""
+        if self._queue.full():
+            self._queue.get_nowait()
+            self.lost += 1
+        self._queue.put_nowait(message)
+
+    def close(self) -> None:
+        """Leave the channel, and end the loop over this; never blocks."""
+        self._leave(self)
+        self.hear(None)
+
+    def __iter__(self) -> Iterator[Message]:
+        return self
+
+    def __next__(self) -> Message:
+        message = self._queue.get()
+        if message is None:
+            self.hear(None)  # for the next call
+            raise StopIteration
+        return message
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def stop(greenlet: Any) -> None:
+    """End a greenlet, unless it is the one that asks for it."""
+    if greenlet is not None and greenlet is not getcurrent():
+        greenlet.kill(block=False)

@@ -1,0 +1,534 @@
+"""``redis://``: any number of processes and machines, by way of Redis or Valkey, with redis-py.
+
+- A channel is a Redis channel of the name ``geventws:`` and the channel's. Its history is a stream
+  of the same name, so that in a cluster both are at the same node.
+- With history, a script appends to the stream and publishes in one step: the order is the same.
+- The process has one connection that is subscribed, to channels that somebody here listens to;
+  in a cluster, where channels are sharded, one to each node that has such channels.
+- What is published while that connection is broken is read from the history when it is back.
+
+On the wire a message is a byte for its kind, its id, a space, and the payload.
+"""
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import uniform
+from time import monotonic
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from gevent import sleep, spawn
+from gevent.event import Event
+from gevent.lock import RLock
+from gevent.monkey import is_module_patched
+
+from ..exceptions import BroadcastError
+from .base import Backend, History, Local, Message, logger, parse_id
+
+try:
+    import redis
+except ImportError as problem:
+    raise ImportError(
+        "a broadcast on Redis needs redis-py: pip install geventws[redis]"
+    ) from problem
+
+from redis.backoff import NoBackoff
+from redis.connection import parse_url as _parse_url
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+parse_url: Any = _parse_url  # it has no types
+
+_PREFIX = "geventws:"
+_TEXT, _BINARY, _COUNT = b"\x01", b"\x02", b"\x03"
+#: Key, then message, how many are kept, for how many milliseconds, and what publishes.
+_PUBLISH = """
+local id = redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[2], '*', 'm', ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+redis.call(ARGV[4], KEYS[1], string.sub(ARGV[1], 1, 1) .. id .. ' ' .. string.sub(ARGV[1], 2))
+return id
+"""
+#: How long Redis may take for an answer, in seconds, unless the URL has another socket_timeout.
+_TIMEOUT = 5.0
+_FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0
+#: How many channels are subscribed to by one command.
+_BATCH = 500
+#: How long messages may be passed on without letting the loop run, in seconds.
+_SLICE = 0.001
+#: How long subscribers() waits for each process, in seconds.
+_COUNT_TIMEOUT = 1.0
+_BEGINNING = "0-0"
+_FAILURES = (RedisError, RedisClusterException, OSError)
+
+
+class _Channel:
+    """A channel that is listened to."""
+
+    __slots__ = ("position", "settled", "unconfirmed")
+
+    def __init__(self) -> None:
+        #: Set as soon as Redis has confirmed it, or the attempt has failed.
+        self.settled = Event()
+        #: How many confirmations are due.
+        self.unconfirmed = 0
+        #: The id of the latest message that was delivered; all after it are still to come.
+        self.position: str | None = None
+
+
+class RedisBackend(Backend):
+    """Carries messages through Redis: one server, a sentinel's, or a cluster."""
+
+    def __init__(self, url: str, local: Local, history: int, history_ttl: float) -> None:
+        super().__init__(url, local, history, history_ttl)
+        self._service = _parse(url)
+        self.is_cluster = self._service.kind == "cluster"
+        self._client: Any = None
+        #: Whether it answered the latest command with an error: out of memory, for instance.
+        self._refuses = False
+        #: What is listened to; kept while the connection is broken.
+        self.channels: dict[str, _Channel] = {}
+        #: By the name of the cluster's node; without a cluster the name is empty.
+        self._listeners: dict[str, _Listener] = {}
+
+    # -------------------------------------------------------------- the verbs
+
+    def publish(self, channel: str, data: str | bytes, keep: bool) -> str | None:
+        body = _TEXT + data.encode() if isinstance(data, str) else _BINARY + data
+        verb = "SPUBLISH" if self.is_cluster else "PUBLISH"
+        with self._asking():
+            if not (keep and self.history_size):
+                self.client().execute_command(verb, _key(channel), body[:1] + b" " + body[1:])
+                return None
+            id_: bytes = self.client().eval(
+                _PUBLISH, 1, _key(channel), body, self.history_size,
+                int(self.history_ttl * 1000), verb,
+            )
+        return id_.decode()
+
+    def subscribe(self, channel: str) -> None:
+        if not is_module_patched("socket"):
+            raise RuntimeError(
+                "subscribing by way of Redis would block the whole process: call"
+                " gevent.monkey.patch_all() first of all, as gunicorn's gevent workers and"
+                " python -m geventws do"
+            )
+        state = self.channels.get(channel)
+        if state is None:
+            state = self.channels[channel] = _Channel()
+            self._listener_for(channel).add(channel, state)
+        state.settled.wait(_TIMEOUT)
+
+    def unsubscribe(self, channel: str) -> None:
+        if self.channels.pop(channel, None) is not None:
+            for listener in self._listeners.values():
+                listener.remove(channel)
+
+    def history(self, channel: str, since: str | None) -> History:
+        position = _BEGINNING if since is None or parse_id(since) is None else since
+        with self._asking():
+            entries = self.client().xrange(_key(channel), position, "+")
+        found = bool(entries) and entries[0][0].decode() == since
+        messages = [_message(channel, id_, fields) for id_, fields in entries[1 if found else 0:]]
+        return History(messages, since is None or found)
+
+    def subscribers(self, channel: str) -> int:
+        # Each process is asked, so nothing is left behind by one that dies.
+        reply = f"{_PREFIX}reply:{uuid.uuid4().hex}"
+        verb = "SPUBLISH" if self.is_cluster else "PUBLISH"
+        total = 0
+        with self._asking():
+            client = self.client()
+            processes = client.execute_command(verb, _key(channel), _COUNT + reply.encode())
+            for _ in range(processes):
+                answer = client.blpop([reply], timeout=_COUNT_TIMEOUT)
+                if answer is None:
+                    break  # it died, or hangs
+                total += int(answer[1])
+        return total
+
+    def close(self) -> None:
+        self.channels.clear()
+        for listener in list(self._listeners.values()):
+            listener.close()
+        self._listeners.clear()
+        if self._client is not None:
+            self._client.close()
+
+    # ------------------------------------------------------------------ asking
+
+    def client(self) -> Any:
+        """The client for everything but subscriptions; a cluster's connects when it is made."""
+        if self._client is None:
+            self._client = self._service.connect()
+        return self._client
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        try:
+            yield
+        except _FAILURES as problem:
+            self._refuses = isinstance(problem, ResponseError)
+            self.note_down(problem)
+            raise BroadcastError(f"{self.name} does not answer: {problem}") from problem
+        self._refuses = False
+        self.note_success()
+
+    def note_success(self) -> None:
+        """Something worked; it is up if nothing else is known to be broken."""
+        if not self._refuses and all(
+            listener.is_connected for listener in self._listeners.values()
+        ):
+            self.note_up()
+
+    def newest(self, channel: str) -> str:
+        """The id of the latest message of a channel."""
+        entries = self.client().xrevrange(_key(channel), count=1)
+        return entries[0][0].decode() if entries else _BEGINNING
+
+    def missed(self, channel: str, position: str) -> list[Message]:
+        """The messages behind a position."""
+        entries = self.client().xrange(_key(channel), f"({position}", "+")
+        return [_message(channel, id_, fields) for id_, fields in entries]
+
+    # --------------------------------------------------------------- listening
+
+    def node_of(self, channel: str) -> str:
+        """The name of the cluster's node that has a channel; empty if that is not known now."""
+        if self.is_cluster:
+            try:
+                return str(self.client().get_node_from_key(_key(channel)).name)
+            except _FAILURES:
+                pass  # whoever listens finds out when the cluster is back
+        return ""
+
+    def pool_of(self, node: str) -> Any:
+        """The connections to a node."""
+        client = self.client()
+        if not self.is_cluster:
+            return client.connection_pool
+        found = client.get_node(node_name=node)
+        if found is None:
+            raise RedisClusterException(f"there is no node {node or 'known'}")
+        return client.get_redis_connection(found).connection_pool
+
+    def _listener_for(self, channel: str) -> _Listener:
+        node = self.node_of(channel)
+        listener = self._listeners.get(node)
+        if listener is None:
+            listener = self._listeners[node] = _Listener(self, node)
+            listener.start()
+        return listener
+
+    def reroute(self, listener: _Listener) -> None:
+        """Look anew for the nodes of a listener's channels."""
+        self.client().nodes_manager.initialize()
+        for channel in list(listener.wanted):
+            if self.node_of(channel) != listener.node:
+                listener.wanted.discard(channel)
+                state = self.channels.get(channel)
+                if state is not None:
+                    self._listener_for(channel).add(channel, state)
+
+    def forget(self, listener: _Listener) -> None:
+        """A listener has nothing to do any more."""
+        if self._listeners.get(listener.node) is listener:
+            del self._listeners[listener.node]
+
+    def answer(self, reply: str, count: int) -> None:
+        """Tell another process how many are subscribed here."""
+        try:
+            self.client().rpush(reply, count)
+            self.client().expire(reply, 10)
+        except _FAILURES:
+            pass  # whoever asked waits no longer than a second
+
+
+class _Listener:
+    """The connection that is subscribed, and the greenlet that reads from it."""
+
+    def __init__(self, backend: RedisBackend, node: str) -> None:
+        self.backend = backend
+        self.node = node
+        self.wanted: set[str] = set()
+        self.is_connected = False
+        self._kind = b"ssubscribe" if backend.is_cluster else b"subscribe"
+        self._pool: Any = None
+        self._connection: Any = None
+        self._lock = RLock()  # one command at a time
+        self._greenlet: Any = None
+        self._yielded = 0.0
+
+    def start(self) -> None:
+        self._greenlet = spawn(self._run)
+
+    def close(self) -> None:
+        self._greenlet.kill(block=False)
+
+    def add(self, channel: str, state: _Channel) -> None:
+        """Listen to one more channel."""
+        self.wanted.add(channel)
+        if not self.is_connected:
+            return  # it is subscribed to as soon as there is a connection
+        try:
+            self._note_position(channel, state)
+            self._send("SUBSCRIBE", [channel])
+        except _FAILURES:
+            state.settled.set()  # the greenlet notices, too, and begins anew
+
+    def remove(self, channel: str) -> None:
+        """Listen to one channel less."""
+        if channel in self.wanted:
+            self.wanted.discard(channel)
+            if self.is_connected:
+                spawn(self._unsubscribe, channel)
+
+    def _unsubscribe(self, channel: str) -> None:
+        try:
+            if channel not in self.wanted:
+                self._send("UNSUBSCRIBE", [channel])
+        except _FAILURES:
+            pass  # the greenlet notices, too
+
+    def _send(self, verb: str, channels: list[str]) -> None:
+        if self.backend.is_cluster:
+            verb = f"S{verb}"
+        with self._lock:
+            if self._connection is None:
+                return
+            for channel in channels:
+                state = self.backend.channels.get(channel)
+                if state is not None and not verb.endswith("UNSUBSCRIBE"):
+                    state.unconfirmed += 1
+            self._connection.send_command(
+                verb, *(_key(channel) for channel in channels), check_health=False
+            )
+
+    def _note_position(self, channel: str, state: _Channel) -> None:
+        if self.backend.history_size and state.position is None:
+            state.position = self.backend.newest(channel)
+
+    def _note_positions(self) -> None:
+        """Before there is a subscription: what comes after that is missed by nobody."""
+        channels = self.backend.channels
+        while unknown := [
+            name for name in self.wanted if name in channels and channels[name].position is None
+        ]:
+            for name in unknown:
+                state = channels.get(name)
+                if state is not None:
+                    self._note_position(name, state)
+
+    # ------------------------------------------------------------ the greenlet
+
+    def _run(self) -> None:
+        delay = _FIRST_DELAY
+        try:
+            while self.wanted:
+                try:
+                    self._connect()
+                    delay = _FIRST_DELAY
+                    self._read()
+                except _FAILURES as problem:
+                    self._disconnect()
+                    self._lost(problem)
+                    sleep(delay * uniform(0.5, 1))  # noqa: S311 - no secret
+                    delay = min(2 * delay, _LONGEST_DELAY)
+        finally:
+            self.backend.forget(self)
+            self._disconnect()
+
+    def _connect(self) -> None:
+        backend = self.backend
+        if backend.is_cluster and not self.node:
+            backend.reroute(self)
+            if self.wanted:
+                raise RedisClusterException("no node is known for a channel")
+            return
+        self._pool = backend.pool_of(self.node)
+        self._connection = self._pool.get_connection()
+        if backend.history_size:
+            self._note_positions()
+        self.is_connected = True
+        channels = list(self.wanted)
+        for channel in channels:
+            state = backend.channels.get(channel)
+            if state is not None:
+                state.unconfirmed = 0
+                state.settled.clear()
+        step = 1 if backend.is_cluster else _BATCH  # one command may name one slot
+        for first in range(0, len(channels), step):
+            self._send("SUBSCRIBE", channels[first:first + step])
+        backend.note_success()
+
+    def _disconnect(self) -> None:
+        self.is_connected = False
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.disconnect()
+            self._pool.release(connection)
+
+    def _lost(self, problem: BaseException) -> None:
+        backend = self.backend
+        backend.note_down(problem)
+        for channel in self.wanted:
+            state = backend.channels.get(channel)
+            if state is not None:
+                state.settled.set()
+        if backend.is_cluster:
+            try:
+                backend.reroute(self)
+            except _FAILURES:
+                pass  # the next attempt is not far
+
+    def _read(self) -> None:
+        """Take in messages until the connection breaks, or nobody wants any."""
+        connection = self._connection
+        pinged = False
+        self._yielded = monotonic()
+        while connection is not None:
+            try:
+                response = connection.read_response(disconnect_on_error=False)
+            except RedisTimeoutError:
+                if pinged:
+                    raise
+                if not self.wanted:
+                    return
+                pinged = True
+                with self._lock:
+                    connection.send_command("PING", check_health=False)
+                continue
+            pinged = False
+            if not self.backend.healthy:
+                self.backend.note_success()  # it was only slow
+            self._take(response)
+            if monotonic() - self._yielded > _SLICE:
+                # A socket that always has something to read never lets the loop run.
+                sleep(0)
+                self._yielded = monotonic()
+
+    def _take(self, response: Any) -> None:
+        if not isinstance(response, list) or len(response) < 3:
+            return  # a pong
+        kind, key, data = response[:3]
+        channel = key.decode()[len(_PREFIX):]
+        state = self.backend.channels.get(channel)
+        if state is None or channel not in self.wanted:
+            return
+        if kind in {b"message", b"smessage"}:
+            self._take_message(channel, state, data)
+        elif kind == self._kind:
+            state.unconfirmed -= 1
+            if state.unconfirmed <= 0:
+                self._recover(channel, state)
+                state.settled.set()
+        elif kind == b"sunsubscribe":
+            raise RedisClusterException(f"the channel {channel} has moved to another node")
+
+    def _take_message(self, channel: str, state: _Channel, data: bytes) -> None:
+        kind = data[:1]
+        if kind == _COUNT:
+            spawn(self.backend.answer, data[1:].decode(), self.backend.local.count(channel))
+            return
+        if kind not in {_TEXT, _BINARY}:
+            logger.debug("What came in on %r was published by another program", channel)
+            return
+        id_, _, payload = data[1:].partition(b" ")
+        content = payload.decode() if kind == _TEXT else payload
+        self._deliver(state, Message(channel, content, id_.decode() or None))
+
+    def _deliver(self, state: _Channel, message: Message) -> None:
+        if message.id is not None:
+            if state.position is not None and _order(message.id) <= _order(state.position):
+                return  # it came from the history already
+            state.position = message.id
+        self.backend.local.deliver(message)
+
+    def _recover(self, channel: str, state: _Channel) -> None:
+        """Deliver what was published before the subscription took effect."""
+        if state.position is None:
+            return
+        missed = self.backend.missed(channel, state.position)
+        for message in missed:
+            self._deliver(state, message)
+        if not missed and _order(newest := self.backend.newest(channel)) < _order(state.position):
+            state.position = newest  # Redis has lost its memory: ids may begin anew
+
+
+class _Service(NamedTuple):
+    """Where a URL points to."""
+
+    kind: str  # "", "sentinel" or "cluster"
+    url: str
+    hosts: list[tuple[str, int]]
+    name: str
+    options: dict[str, Any]
+
+    def connect(self) -> Any:
+        """A client; without a cluster this connects to nothing."""
+        # Without retries: a message whose fate is not known must not be published twice.
+        common = {
+            "protocol": 2, "socket_timeout": _TIMEOUT, "socket_connect_timeout": _TIMEOUT,
+            "retry": Retry(NoBackoff(), 0),
+        }
+        if not self.kind:
+            return redis.Redis.from_url(self.url, **common)
+        options = {**common, **self.options}
+        if self.kind == "cluster":
+            nodes = [
+                redis.cluster.ClusterNode(*address)  # type: ignore[no-untyped-call]
+                for address in self.hosts
+            ]
+            return redis.RedisCluster(startup_nodes=nodes, **options)
+        own = {
+            name: value for name, value in options.items()
+            if name.startswith(("ssl", "socket_"))
+        }
+        sentinel: Any = redis.sentinel.Sentinel
+        return sentinel(self.hosts, sentinel_kwargs=own, **options).master_for(self.name)
+
+
+def _parse(url: str) -> _Service:
+    """Take a URL apart; raises ValueError for one that makes no sense."""
+    parts = urlsplit(url)
+    scheme, _, kind = parts.scheme.partition("+")
+    if not kind:
+        parse_url(url)  # complains now, rather than at the first use
+        return _Service("", url, [], "", {})
+    userinfo, at, addresses = parts.netloc.rpartition("@")
+    default = 26379 if kind == "sentinel" else 6379
+    hosts = []
+    for address in addresses.split(","):
+        one = urlsplit(f"//{address}")
+        if not one.hostname:
+            raise ValueError(f"{address or 'nothing'} is not an address of Redis")
+        hosts.append((one.hostname, one.port or default))
+    name, _, db = unquote(parts.path).strip("/").partition("/")
+    if (kind == "sentinel") != bool(name):
+        raise ValueError(f"{parts.scheme}:// takes hosts, and a path only for a sentinel's service")
+    query = f"?{parts.query}" if parts.query else ""
+    options = parse_url(f"{scheme}://{userinfo}{at}host/{db}{query}")
+    for unwanted in ("host", "port", "connection_class"):
+        options.pop(unwanted, None)
+    if kind == "cluster":
+        options.pop("db", None)
+    if scheme == "rediss":
+        options["ssl"] = True
+    return _Service(kind, url, hosts, name, options)
+
+
+def _key(channel: str) -> str:
+    return _PREFIX + channel
+
+
+def _order(id_: str) -> tuple[int, int]:
+    return parse_id(id_) or (0, 0)
+
+
+def _message(channel: str, id_: bytes, fields: dict[bytes, bytes]) -> Message:
+    """A message of the history."""
+    body = fields[b"m"]
+    data = body[1:].decode() if body[:1] == _TEXT else body[1:]
+    return Message(channel, data, id_.decode())

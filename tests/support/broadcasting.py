@@ -1,0 +1,41 @@
+"""What the tests of a broadcast across processes serve; ``BROADCAST_URL`` says through what.
+
+A WebSocket at ``/channel?since=id`` hears the channel, after ``ready <pid> <recovered>``, as
+``<id> <message>``, and publishes what it sends; what cannot be published is answered with
+``refused``. Plain requests: ``/healthy``, and ``/count/channel``.
+"""
+import os
+from urllib.parse import parse_qs
+
+from geventws import Broadcast, BroadcastError
+
+broadcast = Broadcast(
+    os.environ["BROADCAST_URL"], history=int(os.environ.get("HISTORY", "0")),
+    envelope=lambda message, id_: f"{id_ or '-'} {message}",
+)
+
+
+def app(environ, start_response):
+    ws = environ.get("wsgi.websocket")
+    path = environ["PATH_INFO"][1:]
+    if ws is None:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [answer(path).encode()]
+    since = parse_qs(environ["QUERY_STRING"], keep_blank_values=True).get("since", [None])[0]
+    with broadcast.subscribe(path, ws, since) as subscription:
+        ws.send(f"ready {os.getpid()} {subscription.recovered}")
+        for message in ws:
+            try:
+                broadcast.publish(path, message)
+            except BroadcastError:
+                ws.send("refused")
+    return []
+
+
+def answer(path):
+    if path == "healthy":
+        return str(broadcast.healthy)
+    try:
+        return str(broadcast.subscribers(path.removeprefix("count/")))
+    except BroadcastError as problem:
+        return str(problem)
