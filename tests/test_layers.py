@@ -1,5 +1,6 @@
 """The architecture: a layer imports only from those below it."""
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,16 @@ LAYERS = [
     {"handler"},
     {"server"},
     {"worker"},
+    {"flask"},
     {"__main__", ""},
 ]
+#: What a module may import beside the standard library and gevent: the others are optional.
+INTEGRATED = {
+    "broadcast.redis": {"redis"},
+    "deflate": {"isal"},
+    "flask": {"flask", "werkzeug"},
+    "worker": {"gunicorn"},
+}
 LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
@@ -86,19 +95,7 @@ def test_frames_and_handshake_know_neither_gevent_nor_sockets(module):
     assert not roots & {"gevent", "greenlet", "socket", "ssl", "select", "asyncio", "threading"}
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if module != "worker"])
-def test_only_the_worker_imports_gunicorn(module):
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_but_gevent_is_needed_except_for_what_it_integrates_with(module):
     roots = {name.partition(".")[0] for name in imports_of(module)[0]}
-    assert "gunicorn" not in roots
-
-
-def test_nothing_but_gevent_is_needed():
-    roots = {
-        name.partition(".")[0] for module in MODULES
-        if module not in {"worker", "broadcast.redis"}
-        for name in imports_of(module)[0]
-    }
-    import sys
-
-    optional = {"isal"}
-    assert roots - set(sys.stdlib_module_names) - optional == {"gevent"}
+    assert roots - sys.stdlib_module_names <= {"gevent"} | INTEGRATED.get(module, set())
