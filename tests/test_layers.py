@@ -31,11 +31,12 @@ LAYERS = [
     {"handler"},
     {"server"},
     {"worker"},
-    {"flask", "testing"},
+    {"bottle", "flask", "testing"},
     {"__main__", ""},
 ]
 #: What a module may import beside the standard library and gevent: the others are optional.
 INTEGRATED = {
+    "bottle": {"bottle"},
     "broadcast.redis": {"redis"},
     "deflate": {"isal"},
     "flask": {"flask", "werkzeug"},
