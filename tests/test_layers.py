@@ -30,6 +30,7 @@ LAYERS = [
     {"middleware", "http"},
     {"handler"},
     {"server"},
+    {"engineio"},
     {"worker"},
     {"bottle", "flask", "testing"},
     {"__main__", ""},
