@@ -34,11 +34,19 @@ LAYERS = [
     {"worker"},
     {"bottle", "flask", "testing"},
     {"__main__", ""},
+    {"compat.exceptions", "compat.logs", "compat.protocols", "compat.python",
+     "compat.utf8validator"},
+    {"compat.resource", "compat.websocket"},
+    {"compat.handler"},
+    {"compat.server", "compat.workers"},
+    {"compat.names"},
+    {"compat"},
 ]
 #: What a module may import beside the standard library and gevent: the others are optional.
 INTEGRATED = {
     "bottle": {"bottle"},
     "broadcast.redis": {"redis"},
+    "compat.workers": {"gunicorn"},
     "deflate": {"isal"},
     "flask": {"flask", "werkzeug"},
     "worker": {"gunicorn"},

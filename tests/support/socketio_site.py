@@ -3,7 +3,7 @@ import sys
 
 # Installed for the libraries' sake, and not to be found: geventws must be enough.
 sys.modules["simple_websocket"] = None  # type: ignore[assignment]
-sys.modules["geventwebsocket"] = None  # type: ignore[assignment]
+sys.modules.setdefault("geventwebsocket", None)  # type: ignore[arg-type]
 
 if __name__ == "__main__":
     import geventws.engineio
