@@ -8,7 +8,7 @@ import pytest
 from tests.support.tools import missing
 
 OLD = Path(__file__).parent / "old"
-PACKAGES = OLD / "packages"
+PACKAGES = OLD / ".packages"  # pytest looks for no tests in it
 
 
 @pytest.fixture(scope="session")
