@@ -2,12 +2,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from ssl import PROTOCOL_TLS_CLIENT
 from typing import Any, TypeVar
 
+from gevent.socket import create_connection
+from gevent.ssl import SSLContext
 from gevent.timeout import Timeout
 
 from . import client_handshake, handshake
-from .client_handshake import Response, Target
+from .client_handshake import Response, Target, parse_proxy, parse_url, proxy_from_environment
 from .connection import Connection
 from .exceptions import HandshakeError
 from .handshake import Headers
@@ -126,12 +129,106 @@ class ClientWebSocket(Connection):
 T = TypeVar("T", bound=ClientWebSocket)
 
 
+def connect(
+    url: str, *,
+    subprotocols: Sequence[str] = (),
+    headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    origin: str | None = None,
+    ssl_context: SSLContext | None = None,
+    proxy: str | bool | None = True,
+    open_timeout: float | None = 10.0,
+    **options: Any,
+) -> ClientWebSocket:
+    """Open a WebSocket to a server; blocks until it is open::
+
+        with connect("wss://example.com/chat", headers={"Authorization": "Bearer …"}) as ws:
+            ws.send("hello")
+            for message in ws:
+                print(message)
+
+    Redirects are not followed: the :exc:`HandshakeError` has their ``Location``.
+
+    :param url: ``ws://`` or ``wss://``; a user and a password in it become HTTP's Basic
+        authentication.
+    :param subprotocols: what is offered, the preferred one first.
+    :param headers: more headers of the request, a mapping or pairs.
+    :param origin: the header Origin; programs that are no browsers need none.
+    :param ssl_context: of :mod:`gevent.ssl`, for ``wss://``; by default the system's certificates
+        are trusted and the host's name is checked.
+    :param proxy: the URL of an HTTP proxy, or None for none. By default the environment says
+        (``https_proxy``, ``http_proxy``, ``no_proxy``).
+    :param open_timeout: how many seconds all of that may take; None waits for ever.
+    :param options: ``max_message_size``, ``max_queue``, ``max_queue_size``, ``max_send_buffer``,
+        ``send_timeout``, ``ping_interval``, ``ping_timeout`` and ``close_timeout`` of
+        :class:`geventws.options.Options`.
+    :raises ValueError: for a URL, a header or a subprotocol that is none.
+    :raises HandshakeError: when the server or the proxy answers something else than "open".
+    :raises TimeoutError: when it takes too long.
+    :raises OSError: when there is no connection, or no trust in the server's certificate.
+    """
+    target = parse_url(url)
+    fields = client_handshake.pairs(headers)
+    if not any(name.lower() == "user-agent" for name, _ in fields):
+        fields.append(("User-Agent", "geventws"))
+    ws = ClientWebSocket(options_for(subprotocols, options), target)
+    if proxy is True:
+        proxy = proxy_from_environment(target)
+    through = parse_proxy(proxy) if proxy else None
+    with _limit(open_timeout):
+        sock = _dial(target, through, ssl_context)
+        ws._shake_hands(sock, fields, origin)
+    return ws
+
+
+def _limit(seconds: float | None) -> Timeout:
+    return Timeout(seconds, TimeoutError(f"the connection is not open after {seconds} seconds"))
+
+
+def _dial(target: Target, proxy: Target | None, context: SSLContext | None) -> Any:
+    """A socket whose other end is the server."""
+    if context is None:
+        context = _default_context() if target.secure else None
+    elif not isinstance(context, SSLContext):
+        raise TypeError("ssl_context must be a gevent.ssl.SSLContext: any other would block")
+    first = proxy or target
+    sock: Any = create_connection((first.host, first.port))
+    try:
+        if proxy is not None:
+            if proxy.secure:
+                sock = _default_context().wrap_socket(sock, server_hostname=proxy.host)
+            _tunnel(sock, target, proxy)
+        if target.secure and context is not None:
+            sock = context.wrap_socket(sock, server_hostname=target.host)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _default_context() -> SSLContext:
+    """What ssl.create_default_context() makes, but of gevent's kind: it checks everything."""
+    context = SSLContext(PROTOCOL_TLS_CLIENT)
+    context.load_default_certs()
+    return context
+
+
+def _tunnel(sock: Any, target: Target, proxy: Target) -> None:
+    """Ask a proxy for the way to the server, RFC 9110 section 9.3.6."""
+    sock.sendall(client_handshake.connect_head(target, proxy))
+    response, early = read_response(sock)
+    if not 200 <= response.code < 300:
+        body = read_body(sock, response, early)
+        raise HandshakeError(response.status, body, response.headers)
+    if early:
+        raise HandshakeError(response.status, "the proxy sent more than its answer")
+
+
 def open_on(
     sock: Any, ws: T, headers: Mapping[str, str] | Iterable[tuple[str, str]],
     origin: str | None, timeout: float | None,
 ) -> T:
-    """Open ``ws`` on a gevent socket, within ``timeout`` seconds."""
-    with Timeout(timeout, TimeoutError(f"no answer within {timeout} seconds")):
+    """Open ``ws`` on a gevent socket that is connected, within ``timeout`` seconds."""
+    with _limit(timeout):
         ws._shake_hands(sock, client_handshake.pairs(headers), origin)
     return ws
 
