@@ -15,6 +15,7 @@ from .connection import Connection
 from .exceptions import HandshakeError
 from .handshake import Headers
 from .options import Options
+from .permessage_deflate import PerMessageDeflate
 from .protocol import Protocol
 
 #: The longest head of a response, and the most of a refusal's body, in bytes.
@@ -29,13 +30,16 @@ class ClientWebSocket(Connection):
     ``with`` block closes it. It keeps its socket open until it is closed or the server has closed.
     """
 
-    __slots__ = ("_goodbye", "_requested", "_response_headers", "_subprotocol", "_target")
+    __slots__ = (
+        "_extensions", "_goodbye", "_requested", "_response_headers", "_subprotocol", "_target",
+    )
 
     def __init__(self, options: Options, target: Target) -> None:
         super().__init__(options)
         self._target = target
         self._requested = list(options.subprotocols)
         self._subprotocol: str | None = None
+        self._extensions = ""
         self._response_headers: Headers = []
         self._goodbye: Any = None
 
@@ -54,21 +58,30 @@ class ClientWebSocket(Connection):
     def _shake_hands(self, sock: Any, headers: Headers, origin: str | None) -> None:
         """Open the connection on a socket, which is this object's from now on."""
         key = client_handshake.new_key()
+        deflate = self._options.deflate
         try:
             sock.sendall(client_handshake.request_head(
-                self._target, key, self._requested, origin, headers
+                self._target, key, subprotocols=self._requested, origin=origin, deflate=deflate,
+                headers=headers,
             ))
             response, early = read_response(sock)
             if response.code != 101:
                 raise HandshakeError(
                     response.status, read_body(sock, response, early), response.headers
                 )
-            self._subprotocol = client_handshake.check_response(response, key, self._requested)
+            self._subprotocol, agreement = client_handshake.check_response(
+                response, key, self._requested, deflate
+            )
         except BaseException:
             sock.close()
             raise
         self._response_headers = response.headers
-        protocol = Protocol(client=True, max_message_size=self._options.max_message_size)
+        self._extensions = response.get("Sec-WebSocket-Extensions")
+        protocol = Protocol(
+            client=True, max_message_size=self._options.max_message_size,
+            deflate=PerMessageDeflate.of(agreement, deflate, client=True)
+            if deflate and agreement else None,
+        )
         self._attach(sock, protocol, early)
 
     def _open(self) -> None:
@@ -83,6 +96,11 @@ class ClientWebSocket(Connection):
     def subprotocol(self) -> str | None:
         """The subprotocol that the server has chosen."""
         return self._subprotocol
+
+    @property
+    def extensions(self) -> str:
+        """The extensions that were agreed on: permessage-deflate or none."""
+        return self._extensions
 
     @property
     def response_headers(self) -> list[tuple[str, str]]:
@@ -159,8 +177,8 @@ def connect(
         (``https_proxy``, ``http_proxy``, ``no_proxy``).
     :param open_timeout: how many seconds all of that may take; None waits for ever.
     :param options: ``max_message_size``, ``max_queue``, ``max_queue_size``, ``max_send_buffer``,
-        ``send_timeout``, ``ping_interval``, ``ping_timeout`` and ``close_timeout`` of
-        :class:`geventws.options.Options`.
+        ``send_timeout``, ``ping_interval``, ``ping_timeout``, ``close_timeout`` and
+        ``compression`` of :class:`geventws.options.Options`.
     :raises ValueError: for a URL, a header or a subprotocol that is none.
     :raises HandshakeError: when the server or the proxy answers something else than "open".
     :raises TimeoutError: when it takes too long.

@@ -9,7 +9,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from .exceptions import HandshakeError
 from .handshake import VERSION, Headers, accept_key
-from .headers import has_token, is_token, is_value
+from .headers import has_token, is_token, is_value, parse_extensions
+from .permessage_deflate import Agreement, Deflate, accept_answer, offer
 
 #: The headers of the request that are the handshake's own.
 _RESERVED = {
@@ -125,8 +126,8 @@ def pairs(headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> Headers:
 
 
 def request_head(
-    target: Target, key: str, subprotocols: Sequence[str] = (), origin: str | None = None,
-    headers: Iterable[tuple[str, str]] = (),
+    target: Target, key: str, *, subprotocols: Sequence[str] = (), origin: str | None = None,
+    deflate: Deflate | None = None, headers: Iterable[tuple[str, str]] = (),
 ) -> bytes:
     """The request.
 
@@ -145,6 +146,8 @@ def request_head(
         if not all(map(is_token, subprotocols)) or len(set(subprotocols)) < len(subprotocols):
             raise ValueError(f"{list(subprotocols)!r} are not distinct tokens")
         fields.append(("Sec-WebSocket-Protocol", ", ".join(subprotocols)))
+    if deflate is not None:
+        fields.append(("Sec-WebSocket-Extensions", offer(deflate)))
     if target.userinfo:
         fields.append(("Authorization", basic_authorization(target.userinfo)))
     for name, value in headers:
@@ -191,8 +194,12 @@ def parse_response(head: bytes) -> Response:
     return Response(int(code), status, headers)
 
 
-def check_response(response: Response, key: str, subprotocols: Sequence[str]) -> str | None:
-    """See that a ``101`` is the answer to our request; returns the subprotocol.
+def check_response(
+    response: Response, key: str, subprotocols: Sequence[str], deflate: Deflate | None
+) -> tuple[str | None, Agreement | None]:
+    """See that a ``101`` is the answer to our request.
+
+    Returns the subprotocol and what is agreed on about compression.
 
     :raises HandshakeError: when "the client MUST _Fail the WebSocket Connection_".
     """
@@ -205,9 +212,16 @@ def check_response(response: Response, key: str, subprotocols: Sequence[str]) ->
         raise fail("the answer lacks Connection: Upgrade")
     if response.get("Sec-WebSocket-Accept") != accept_key(key):
         raise fail("the answer has a wrong Sec-WebSocket-Accept")
-    if response.get("Sec-WebSocket-Extensions"):
-        raise fail("the answer has an extension that was not offered")
+    extensions = response.get("Sec-WebSocket-Extensions")
+    agreement = None
+    if extensions and deflate is None:
+        raise fail("the server agrees to an extension that was not offered")
+    if deflate is not None:
+        try:
+            agreement = accept_answer(parse_extensions(extensions), deflate)
+        except ValueError as problem:
+            raise fail(str(problem)) from None
     subprotocol = response.get("Sec-WebSocket-Protocol")
     if subprotocol and subprotocol not in subprotocols:
         raise fail("the answer has a subprotocol that was not offered")
-    return subprotocol or None
+    return subprotocol or None, agreement

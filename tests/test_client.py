@@ -20,6 +20,7 @@ from gevent.server import StreamServer
 from geventws import (
     ClientWebSocket,
     ConnectionClosed,
+    Deflate,
     HandshakeError,
     WebSocketServer,
     connect,
@@ -400,12 +401,20 @@ def test_an_answer_that_is_none_fails(lie, answer, why):
     ("line", "why"),
     [
         ("Sec-WebSocket-Extensions: x-unheard-of", "extension that was not offered"),
+        ("Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=7", "from 8 to 15"),
+        ("Sec-WebSocket-Extensions: ;", "not an extension"),
         ("Sec-WebSocket-Protocol: chat", "subprotocol that was not offered"),
     ],
 )
 def test_an_answer_with_what_was_not_offered_fails(lie, line, why):
     with pytest.raises(HandshakeError, match=why):
         connect(lie(lambda sock, head: sock.sendall(accepting(head, line))))
+
+
+def test_an_extension_that_was_not_offered_fails(lie):
+    line = "Sec-WebSocket-Extensions: permessage-deflate"
+    with pytest.raises(HandshakeError, match="extension that was not offered"):
+        connect(lie(lambda sock, head: sock.sendall(accepting(head, line))), compression=False)
 
 
 @pytest.mark.parametrize(
@@ -701,6 +710,22 @@ def test_a_foreign_server_echoes(foreign):
             ws.send(message)
             assert ws.receive() == message
     assert ws.close_code == 1000
+
+
+@pytest.mark.parametrize(
+    "compression", [True, Deflate(server_context_takeover=True, client_context_takeover=True)]
+)
+def test_a_foreign_server_agrees_on_compression(foreign, compression):
+    message = "to be or not to be, " * 1000
+    with connect(foreign, subprotocols=["chat"], compression=compression) as ws:
+        assert ws.extensions.startswith("permessage-deflate")
+        for _ in range(3):
+            ws.send(message)
+            assert ws.receive() == message
+    with connect(foreign, subprotocols=["chat"], compression=False) as ws:
+        assert ws.extensions == ""
+        ws.send(message)
+        assert ws.receive() == message
 
 
 def test_a_foreign_server_answers_pings(foreign):

@@ -6,6 +6,7 @@ const server = new WebSocketServer({
   host: "127.0.0.1",
   port: 0,
   maxPayload: 32 << 20,
+  perMessageDeflate: true,
   handleProtocols: (offered) => (offered.has("chat") ? "chat" : false),
   verifyClient: ({ req }, done) => done(req.url !== "/refuse", 401, "Who are you?"),
 });
