@@ -39,7 +39,7 @@ class Result:
     case: str
     behavior: str = "NO RESULT"
     close: str = "NO RESULT"
-    details: str = "it was not run, or not to its end: see client.log"
+    details: str = "it was not run, or not to its end: see suite.log"
 
     @property
     def passed(self) -> bool:
@@ -58,9 +58,10 @@ def main() -> int:
         python27 = install(LAB)
         results = [
             result
+            for side in options.side
             for core in options.core
             for number in range(1, options.repeat + 1)
-            for result in run(python27, options, core, number)
+            for result in run(python27, options, side, core, number)
         ]
     except CannotRunError as problem:
         print(problem, file=sys.stderr)
@@ -83,6 +84,13 @@ def parse_arguments() -> argparse.Namespace:
         "--cases", nargs="+", default=[CASES], help="patterns such as 6.* or 9.1.6 (%(default)s)"
     )
     parser.add_argument(
+        "--side",
+        nargs="+",
+        choices=["server", "client"],
+        default=["server", "client"],
+        help="which side geventws is on, one run for each (default: both)",
+    )
+    parser.add_argument(
         "--core",
         nargs="+",
         choices=["python", "compiled"],
@@ -98,59 +106,92 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def run(
-    python27: Path, options: argparse.Namespace, wanted_core: str | None, number: int
+    python27: Path, options: argparse.Namespace, side: str, wanted_core: str | None, number: int
 ) -> list[Result]:
     """Run the chosen cases once, print what came of them, and return it."""
-    outdir = LAB / "reports" / f"{wanted_core or 'default'}-{number}"
+    outdir = LAB / "reports" / f"{side}-{wanted_core or 'default'}-{number}"
     shutil.rmtree(outdir, ignore_errors=True)
     outdir.mkdir(parents=True)
     begun = time.monotonic()
-    with echo_server(outdir, wanted_core) as (port, core):
-        spec = {
-            "outdir": str(outdir),
-            "servers": [{"agent": f"geventws {core}", "url": f"ws://127.0.0.1:{port}"}],
-            "cases": [case for cases in options.cases for case in cases.split(",")],
-            "messages": options.messages,
-            "case_seconds": CASE_SECONDS,
-            "closing_seconds": CLOSING_SECONDS,
-        }
-        results = fuzz(python27, spec, options.verbose)
+    spec = {
+        "outdir": str(outdir),
+        "cases": [case for cases in options.cases for case in cases.split(",")],
+        "messages": options.messages,
+        "case_seconds": CASE_SECONDS,
+        "closing_seconds": CLOSING_SECONDS,
+    }
+    fuzz = fuzz_server if side == "server" else fuzz_client
+    core, results = fuzz(python27, spec, wanted_core, options.verbose)
+    if not results:
+        raise CannotRunError(f"no case matches {' '.join(spec['cases'])}")
     seconds = time.monotonic() - begun
-    print(f"{core} core: {len(results)} cases in {seconds:.0f} s, see {outdir}/index.html")
+    print(f"{side}, {core} core: {len(results)} cases in {seconds:.0f} s, see {outdir}/index.html")
     print_summary(results)
-    if (outdir / "server.log").stat().st_size:
-        print(f"  the server has something to say: {outdir}/server.log")
+    if (outdir / "geventws.log").stat().st_size:
+        print(f"  geventws has something to say: {outdir}/geventws.log")
     return results
 
 
+def fuzz_server(
+    python27: Path, spec: dict[str, Any], wanted_core: str | None, verbose: bool
+) -> tuple[str, list[Result]]:
+    """Let the suite's client loose on our server; returns which core that ran, and what came."""
+    with geventws(spec, wanted_core, "echo_server.py") as lines:
+        port, core = next(lines).split()
+        check_core(core, wanted_core)
+        spec["servers"] = [{"agent": f"geventws {core}", "url": f"ws://127.0.0.1:{port}"}]
+        with suite(python27, spec, "fuzzing_client.py") as reports:
+            return core, collect(json.loads(next(reports)), reports, verbose)
+
+
+def fuzz_client(
+    python27: Path, spec: dict[str, Any], wanted_core: str | None, verbose: bool
+) -> tuple[str, list[Result]]:
+    """Let the suite's server loose on our client; returns which core that ran, and what came."""
+    spec["url"] = "ws://127.0.0.1:9001"  # it wants one, and listens where it is told to
+    with suite(python27, spec, "fuzzing_server.py") as reports:
+        chosen = json.loads(next(reports))
+        arguments = str(chosen["port"]), str(len(chosen["cases"]))
+        with geventws(spec, wanted_core, "echo_client.py", *arguments) as lines:
+            core = next(lines).strip()
+            check_core(core, wanted_core)
+            return core, collect(chosen["cases"], reports, verbose)
+
+
 @contextmanager
-def echo_server(outdir: Path, wanted_core: str | None) -> Iterator[tuple[str, str]]:
-    """Start the server; the block gets its port and the core that it runs."""
+def geventws(
+    spec: dict[str, Any], wanted_core: str | None, script: str, *arguments: str
+) -> Iterator[Iterator[str]]:
+    """Run one of the scripts that use geventws; the block reads what it prints."""
     environ = dict(os.environ)
     if wanted_core:
         environ["GEVENTWS_PURE_PYTHON"] = "1" if wanted_core == "python" else ""
-    log = outdir / "server.log"
-    with reading(log, sys.executable, HERE / "echo_server.py", env=environ) as lines:
-        port, core = next(lines).split()
-        if wanted_core not in (None, core):
-            raise CannotRunError(f"geventws has no {wanted_core} core here, only the {core} one")
-        yield port, core
+    log = Path(spec["outdir"], "geventws.log")
+    with reading(log, sys.executable, HERE / script, *arguments, env=environ) as lines:
+        yield lines
 
 
-def fuzz(python27: Path, spec: dict[str, Any], verbose: bool) -> list[Result]:
-    """Run the fuzzing client to its end; a case that it says nothing about has a result too."""
-    log = Path(spec["outdir"], "client.log")
+def check_core(core: str, wanted: str | None) -> None:
+    if wanted not in (None, core):
+        raise CannotRunError(f"geventws has no {wanted} core here, only the {core} one")
+
+
+@contextmanager
+def suite(python27: Path, spec: dict[str, Any], script: str) -> Iterator[Iterator[str]]:
+    """Run one of the scripts that use the suite; the block reads its JSON lines."""
+    log = Path(spec["outdir"], "suite.log")
+    with reading(log, python27, "-EWignore", HERE / script, json.dumps(spec)) as lines:
+        yield lines
+
+
+def collect(chosen: list[str], reports: Iterator[str], verbose: bool) -> list[Result]:
+    """The results to the last; a case that the suite says nothing about has one too."""
     results = {}
-    script = HERE / "fuzzing_client.py"
-    with reading(log, python27, "-EWignore", script, json.dumps(spec)) as lines:
-        chosen = json.loads(next(lines))
-        for line in lines:
-            result = read_report(json.loads(line))
-            results[result.case] = result
-            if verbose:
-                print(result, flush=True)
-    if not chosen:
-        raise CannotRunError(f"no case matches {' '.join(spec['cases'])}")
+    for line in reports:
+        result = read_report(json.loads(line))
+        results[result.case] = result
+        if verbose:
+            print(result, flush=True)
     return [results.get(case) or Result(case) for case in chosen]
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._core import CORE
 from .broadcast import Broadcast
+from .client import ClientWebSocket, connect
 from .exceptions import (
     BroadcastError,
     ConnectionClosed,
@@ -31,6 +32,7 @@ __core__ = CORE
 __all__ = [
     "Broadcast",
     "BroadcastError",
+    "ClientWebSocket",
     "CloseCode",
     "ConnectionClosed",
     "Deflate",
@@ -47,6 +49,7 @@ __all__ = [
     "Worker",
     "__core__",
     "__version__",
+    "connect",
 ]
 
 

@@ -13,6 +13,7 @@ import gevent
 from gevent import monkey
 
 from . import __core__, __version__
+from .engineio import install_if_present
 from .server import WebSocketServer
 
 
@@ -34,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         # ssl has been imported, but nothing of it is in use yet.
         warnings.simplefilter("ignore", monkey.MonkeyPatchWarning)
         monkey.patch_all()
+    install_if_present()
     try:
         server = WebSocketServer(parse_address(options.bind), load_application(options.app))
         server.start()

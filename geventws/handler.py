@@ -112,7 +112,15 @@ class WebSocketHandler(HTTPHandler):
         if websockets is None:
             websockets = server.websockets = OpenWebSockets()
         host = _Host(self, start_response)
-        return serve(server.application, environ, host, self.websocket_options, websockets)
+        return serve(
+            self.websocket_application, environ, host, self.websocket_options, websockets
+        )
+
+    def websocket_application(
+        self, environ: dict[str, Any], start_response: StartResponse
+    ) -> Any:
+        """Called for a WebSocket request; ``environ["wsgi.websocket"]`` is there."""
+        return self.server.application(environ, start_response)
 
 
 class _Host(Pywsgi):

@@ -11,7 +11,7 @@ from .exceptions import ConnectionClosed, HandshakeError
 from .frames import CloseCode
 from .hosts import Host, StartResponse, find_host
 from .logs import logger, peers, printable
-from .options import Options
+from .options import Options, options_of
 from .websocket import WebSocket
 
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
@@ -36,7 +36,7 @@ class WebSocketMiddleware:
 
     def __init__(self, application: Application, **options: Any) -> None:
         self.application = application
-        self.options = Options(**options)
+        self.options = Options(**{**options, **options_of(application)})
         #: The WebSockets that views are busy with.
         self.websockets = OpenWebSockets()
 

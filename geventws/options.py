@@ -126,3 +126,13 @@ class Options:
             for field in dataclasses.fields(cls) if hasattr(holder, field.name)
         }
         return cls(**{**held, **overrides})
+
+
+def options_of(application: object) -> dict[str, Any]:
+    """What an application asks for by itself: what its ``websocket_options()`` returns, if any.
+
+    It goes before what the server says: :class:`geventws.flask.Sockets` takes it from the
+    configuration of the deployment.
+    """
+    ask = getattr(application, "websocket_options", None)
+    return dict(ask()) if callable(ask) else {}

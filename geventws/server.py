@@ -17,7 +17,7 @@ from .drain import OpenWebSockets
 from .handler import WebSocketHandler
 from .logs import peers, printable
 from .middleware import Application
-from .options import Options
+from .options import Options, options_of
 
 #: What gevent's server takes beside a certificate; whoever knows these wants them as they are.
 _OTHER_TLS_OPTIONS = {"ssl_context", "ssl_version", "cert_reqs", "ca_certs", "ciphers"}
@@ -77,7 +77,9 @@ class WebSocketServer(WSGIServer):
         options.setdefault("spawn", _spawn)
         super().__init__(listener, application, **options)
         #: The options of every connection.
-        self.websocket_options = Options.of(self.handler_class, chosen)
+        self.websocket_options = Options.of(
+            self.handler_class, {**chosen, **options_of(application)}
+        )
         #: The WebSockets that views are busy with.
         self.websockets = OpenWebSockets()
 

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from gevent import getcurrent
@@ -37,8 +37,8 @@ class WebSocket(Connection):
     """
 
     __slots__ = (
-        "__dict__", "_environ", "_extensions", "_host", "_left", "_refused", "_subprotocol",
-        "_view",
+        "__dict__", "_environ", "_extensions", "_host", "_left", "_more_headers", "_refused",
+        "_subprotocol", "_view",
     )
 
     def __init__(self, environ: dict[str, Any], host: Host, options: Options) -> None:
@@ -51,6 +51,8 @@ class WebSocket(Connection):
         self._left = False
         #: The greenlet of the view, until it is done.
         self._view: Any = getcurrent()
+        #: Asked by the 101 for headers that a framework has gathered until then: its cookies.
+        self._more_headers: Callable[[], Iterable[tuple[str, str]]] | None = None
 
     def __repr__(self) -> str:
         if not self._opened:
@@ -91,6 +93,8 @@ class WebSocket(Connection):
             options = dataclasses.replace(options, compression=compression)
         deflate = options.deflate
         extensions, agreement = handshake.choose_extension(self._environ, deflate)
+        if self._more_headers is not None:
+            headers = [*headers, *self._more_headers()]
         answer = handshake.response_headers(self._environ, subprotocol, extensions, headers)
         protocol = Protocol(
             max_message_size=options.max_message_size,
@@ -103,6 +107,7 @@ class WebSocket(Connection):
             self._refused = "the client has gone"
             self._left = True
             raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE) from problem
+        self._more_headers = None
         self._subprotocol = subprotocol
         self._extensions = extensions
         self._attach(sock, protocol, early)
@@ -113,6 +118,11 @@ class WebSocket(Connection):
     def _refuse(self, status: str) -> None:
         """Note that the view answers with HTTP; every later use raises."""
         self._refused = status
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether a :exc:`ConnectionClosed` that leaves a view may be this one's, a normal end."""
+        return self._left or (self._opened and self.closed)
 
     # ------------------------------------------------------------- the request
 

@@ -7,6 +7,7 @@ from typing import Any
 from gevent import sleep, spawn
 from gunicorn.workers.ggevent import GeventWorker
 
+from .engineio import install_if_present
 from .middleware import WebSocketMiddleware
 
 #: How often, in seconds, the worker looks whether gunicorn wants it to stop.
@@ -42,6 +43,7 @@ class Worker(GeventWorker):
     sockets: Any
 
     def load_wsgi(self) -> None:
+        install_if_present()
         super().load_wsgi()
         if not isinstance(self.wsgi, WebSocketMiddleware):
             self.wsgi = WebSocketMiddleware(self.wsgi, **self.websocket_options)

@@ -8,7 +8,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import aiohttp
 import pytest
@@ -20,14 +19,14 @@ from websockets.sync.client import connect as connect_sync
 from wsproto import events
 
 from tests.support.client import KEY
+from tests.support.npm import NODE
 from tests.support.servers import Process, serving
-from tests.support.tools import missing, need
+from tests.support.tools import need
 
 PATIENCE = 10  # seconds; nothing here takes one, unless something is broken
 MEBIBYTE = 1 << 20  # the default of max_message_size
 REFUSAL = "Who are you?\n"
 AGREED = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
-NODE = Path(__file__).parent / "support" / "node"
 
 
 @pytest.fixture(scope="module")
@@ -515,23 +514,6 @@ def test_wsproto_agrees_on_a_subprotocol(server):
 
 
 # ------------------------------------------------------------------ Node's ws
-
-
-@pytest.fixture(scope="session")
-def node_modules() -> None:
-    """What tests/support/node/package.json asks for, installed beside it once and then kept."""
-    npm = need("npm", "apt-get install npm")
-    wanted = json.loads((NODE / "package.json").read_text())["dependencies"]["ws"]
-    installed = NODE / "node_modules" / "ws" / "package.json"
-    if installed.exists() and json.loads(installed.read_text())["version"] == wanted:
-        return
-    command = [npm, "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts"]
-    try:
-        subprocess.run(command, cwd=NODE, check=True, capture_output=True, timeout=120)
-    except subprocess.TimeoutExpired:
-        missing("npm install takes too long")
-    except subprocess.CalledProcessError as problem:
-        missing(f"npm install failed: {problem.stderr.decode(errors='replace')}")
 
 
 @pytest.fixture

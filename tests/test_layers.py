@@ -1,5 +1,6 @@
 """The architecture: a layer imports only from those below it."""
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,13 @@ LAYERS = [
     {"permessage_deflate"},
     {"options"},
     {"handshake", "_core.reader"},
+    {"client_handshake"},
     {"threads"},
     {"_core.transport"},
     {"_core"},
     {"protocol"},
     {"connection"},
+    {"client"},
     {"hosts"},
     {"websocket", "broadcast.base"},
     {"broadcast.memory", "broadcast.redis", "broadcast.local"},
@@ -27,9 +30,27 @@ LAYERS = [
     {"middleware", "http"},
     {"handler"},
     {"server"},
+    {"engineio"},
     {"worker"},
+    {"bottle", "flask", "testing"},
     {"__main__", ""},
+    {"compat.exceptions", "compat.logs", "compat.protocols", "compat.python",
+     "compat.utf8validator"},
+    {"compat.resource", "compat.websocket"},
+    {"compat.handler"},
+    {"compat.server", "compat.workers"},
+    {"compat.names"},
+    {"compat"},
 ]
+#: What a module may import beside the standard library and gevent: the others are optional.
+INTEGRATED = {
+    "bottle": {"bottle"},
+    "broadcast.redis": {"redis"},
+    "compat.workers": {"gunicorn"},
+    "deflate": {"isal"},
+    "flask": {"flask", "werkzeug"},
+    "worker": {"gunicorn"},
+}
 LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
@@ -79,26 +100,14 @@ def test_a_module_imports_only_from_below(module):
 
 
 @pytest.mark.parametrize(
-    "module", [module for module in MODULES if LEVEL[module] <= LEVEL["_core.reader"]]
+    "module", [module for module in MODULES if LEVEL[module] <= LEVEL["client_handshake"]]
 )
 def test_frames_and_handshake_know_neither_gevent_nor_sockets(module):
     roots = {name.partition(".")[0] for name in imports_of(module)[0]}
     assert not roots & {"gevent", "greenlet", "socket", "ssl", "select", "asyncio", "threading"}
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if module != "worker"])
-def test_only_the_worker_imports_gunicorn(module):
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_but_gevent_is_needed_except_for_what_it_integrates_with(module):
     roots = {name.partition(".")[0] for name in imports_of(module)[0]}
-    assert "gunicorn" not in roots
-
-
-def test_nothing_but_gevent_is_needed():
-    roots = {
-        name.partition(".")[0] for module in MODULES
-        if module not in {"worker", "broadcast.redis"}
-        for name in imports_of(module)[0]
-    }
-    import sys
-
-    optional = {"isal"}
-    assert roots - set(sys.stdlib_module_names) - optional == {"gevent"}
+    assert roots - sys.stdlib_module_names <= {"gevent"} | INTEGRATED.get(module, set())

@@ -272,6 +272,20 @@ def test_what_is_no_message_is_refused(run, data, error):
     assert client.read_frame() == (TEXT, b"unharmed")
 
 
+def test_what_receive_returns_at_the_end_may_be_sent_back_as_old_loops_do(run):
+    def view(ws):
+        while not ws.closed:
+            message = ws.receive()
+            ws.send(message)
+
+    client, result = run(view)
+    client.send(frame(TEXT, "echo"))
+    assert client.read_frame() == (TEXT, b"echo")
+    client.finish()
+    with pytest.raises(ConnectionClosed):
+        result.get(timeout=SECONDS)
+
+
 def test_a_buffer_may_be_used_again_after_send(run):
     def view(ws):
         buffer = bytearray(b"x" * 1_000_000)

@@ -734,6 +734,9 @@ cdef class Transport:
             return
         if not self._opened:
             self._open()
+        protocol = self._protocol
+        if protocol.state is not OPEN:
+            raise self._closed_error()
         if binary is None and type(data) is str:
             opcode = TEXT
             payload = <const uint8_t*>PyUnicode_AsUTF8AndSize(data, &size)
@@ -744,9 +747,6 @@ cdef class Transport:
                 opcode, data = _message(data, binary)
             payload = <const uint8_t*>PyBytes_AS_STRING(data)
             size = PyBytes_GET_SIZE(data)
-        protocol = self._protocol
-        if protocol.state is not OPEN:
-            raise self._closed_error()
         if self._out_size >= self._max_send_buffer:
             self._wait_for_room()
         if protocol.deflate is not None and compress:

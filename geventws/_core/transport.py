@@ -216,8 +216,9 @@ class Transport:
             sends bytes, which must be UTF-8, as text.
         :param compress: ``False`` for what is compressed already, such as an image. It matters
             only where permessage-deflate was agreed on.
-        :raises ConnectionClosed: when the connection has ended. A loss that nobody knows of yet
-            shows only at a later call.
+        :raises ConnectionClosed: when the connection has ended, whatever ``data`` is: the ``None``
+            of :meth:`receive` may be sent back. A loss that nobody knows of yet shows only at a
+            later call.
         :raises TypeError: for what is neither ``str`` nor bytes-like.
         :raises ValueError: for bytes that are sent as text and are not UTF-8.
         :raises TimeoutError: in another thread, when something blocks the view's for 30 seconds.
@@ -227,13 +228,13 @@ class Transport:
             return
         if not self._opened:
             self._open()
+        protocol = self._protocol
+        if protocol.state is not _OPEN:
+            raise self._closed_error()
         if binary is None and type(data) is str:
             opcode, payload = _TEXT, data.encode()
         else:
             opcode, payload = _message(data, binary)
-        protocol = self._protocol
-        if protocol.state is not _OPEN:
-            raise self._closed_error()
         if self._out_size >= self._max_send_buffer:
             self._wait_for_room()
         self._transmit(protocol.encode_message(opcode, payload, compress))

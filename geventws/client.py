@@ -1,0 +1,314 @@
+"""The client: ``with connect("wss://…") as ws``, in the same blocking style as a view."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from ssl import PROTOCOL_TLS_CLIENT
+from typing import Any, TypeVar
+
+from gevent.socket import create_connection
+from gevent.ssl import SSLContext
+from gevent.timeout import Timeout
+
+from . import client_handshake, handshake
+from .client_handshake import Response, Target, parse_proxy, parse_url, proxy_from_environment
+from .connection import Connection
+from .exceptions import HandshakeError
+from .handshake import Headers
+from .options import Options
+from .permessage_deflate import PerMessageDeflate
+from .protocol import Protocol
+
+#: The longest head of a response, and the most of a refusal's body, in bytes.
+_MAX_HEAD = 64 << 10
+_MAX_BODY = 1 << 20
+
+
+class ClientWebSocket(Connection):
+    """The client's side of a connection, open from the beginning.
+
+    Like :class:`geventws.WebSocket` in all that comes after the opening handshake. Leaving a
+    ``with`` block closes it. It keeps its socket open until it is closed or the server has closed.
+    """
+
+    __slots__ = (
+        "_extensions", "_goodbye", "_requested", "_response_headers", "_subprotocol", "_target",
+    )
+
+    def __init__(self, options: Options, target: Target) -> None:
+        super().__init__(options)
+        self._target = target
+        self._requested = list(options.subprotocols)
+        self._subprotocol: str | None = None
+        self._extensions = ""
+        self._response_headers: Headers = []
+        self._goodbye: Any = None
+
+    def __repr__(self) -> str:
+        state = self._protocol.state.name.lower() if self._opened else "not open yet"
+        return f"<{type(self).__name__} {self.path} {state}>"
+
+    def __enter__(self: T) -> T:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # -------------------------------------------------------------- handshake
+
+    def _shake_hands(self, sock: Any, headers: Headers, origin: str | None) -> None:
+        """Open the connection on a socket, which is this object's from now on."""
+        key = client_handshake.new_key()
+        deflate = self._options.deflate
+        try:
+            sock.sendall(client_handshake.request_head(
+                self._target, key, subprotocols=self._requested, origin=origin, deflate=deflate,
+                headers=headers,
+            ))
+            response, early = read_response(sock)
+            if response.code != 101:
+                raise HandshakeError(
+                    response.status, read_body(sock, response, early), response.headers
+                )
+            self._subprotocol, agreement = client_handshake.check_response(
+                response, key, self._requested, deflate
+            )
+        except BaseException:
+            sock.close()
+            raise
+        self._response_headers = response.headers
+        self._extensions = response.get("Sec-WebSocket-Extensions")
+        protocol = Protocol(
+            client=True, max_message_size=self._options.max_message_size,
+            deflate=PerMessageDeflate.of(agreement, deflate, client=True)
+            if deflate and agreement else None,
+        )
+        self._attach(sock, protocol, early)
+
+    def _open(self) -> None:
+        raise AssertionError("a client is open before anybody can use it")
+
+    @property
+    def requested_subprotocols(self) -> list[str]:
+        """The subprotocols that were offered, the preferred one first."""
+        return self._requested
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that the server has chosen."""
+        return self._subprotocol
+
+    @property
+    def extensions(self) -> str:
+        """The extensions that were agreed on: permessage-deflate or none."""
+        return self._extensions
+
+    @property
+    def response_headers(self) -> list[tuple[str, str]]:
+        """The headers of the ``101``."""
+        return self._response_headers
+
+    @property
+    def path(self) -> str:
+        """The path of the request, without the query."""
+        return self._target.resource.partition("?")[0]
+
+    @property
+    def version(self) -> str:
+        """The version of the WebSocket protocol: ``"13"``."""
+        return handshake.VERSION
+
+    @property
+    def remote_address(self) -> tuple[str, int]:
+        """Host and port of the server, as the URL has them."""
+        return self._target.host, self._target.port
+
+    # ---------------------------------------------------------------- closing
+
+    def _say_goodbye(self) -> None:
+        """Both Close frames have passed: the server closes TCP, RFC 6455 section 7.1.1.
+
+        Whether somebody waits for that or not, it has ``close_timeout`` for it.
+        """
+        if self._reader is not None and self._goodbye is None:
+            self._goodbye = self._hub.loop.timer(self._options.close_timeout, ref=False)
+            self._goodbye.start(self._drop)
+
+    def _stop(self) -> None:
+        super()._stop()
+        if self._goodbye is not None:
+            self._goodbye.close()
+            self._goodbye = None
+
+    def _lost(self) -> None:
+        super()._lost()
+        self._sock.close()
+
+
+T = TypeVar("T", bound=ClientWebSocket)
+
+
+def connect(
+    url: str, *,
+    subprotocols: Sequence[str] = (),
+    headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    origin: str | None = None,
+    ssl_context: SSLContext | None = None,
+    proxy: str | bool | None = True,
+    open_timeout: float | None = 10.0,
+    **options: Any,
+) -> ClientWebSocket:
+    """Open a WebSocket to a server; blocks until it is open::
+
+        with connect("wss://example.com/chat", headers={"Authorization": "Bearer …"}) as ws:
+            ws.send("hello")
+            for message in ws:
+                print(message)
+
+    Redirects are not followed: the :exc:`HandshakeError` has their ``Location``.
+
+    :param url: ``ws://`` or ``wss://``; a user and a password in it become HTTP's Basic
+        authentication.
+    :param subprotocols: what is offered, the preferred one first.
+    :param headers: more headers of the request, a mapping or pairs.
+    :param origin: the header Origin; programs that are no browsers need none.
+    :param ssl_context: of :mod:`gevent.ssl`, for ``wss://``; by default the system's certificates
+        are trusted and the host's name is checked.
+    :param proxy: the URL of an HTTP proxy, or None for none. By default the environment says
+        (``https_proxy``, ``http_proxy``, ``no_proxy``).
+    :param open_timeout: how many seconds all of that may take; None waits for ever.
+    :param options: ``max_message_size``, ``max_queue``, ``max_queue_size``, ``max_send_buffer``,
+        ``send_timeout``, ``ping_interval``, ``ping_timeout``, ``close_timeout`` and
+        ``compression`` of :class:`geventws.options.Options`.
+    :raises ValueError: for a URL, a header or a subprotocol that is none.
+    :raises HandshakeError: when the server or the proxy answers something else than "open".
+    :raises TimeoutError: when it takes too long.
+    :raises OSError: when there is no connection, or no trust in the server's certificate.
+    """
+    target = parse_url(url)
+    fields = client_handshake.pairs(headers)
+    if not any(name.lower() == "user-agent" for name, _ in fields):
+        fields.append(("User-Agent", "geventws"))
+    ws = ClientWebSocket(options_for(subprotocols, options), target)
+    if proxy is True:
+        proxy = proxy_from_environment(target)
+    through = parse_proxy(proxy) if proxy else None
+    with _limit(open_timeout):
+        sock = _dial(target, through, ssl_context)
+        ws._shake_hands(sock, fields, origin)
+    return ws
+
+
+def _limit(seconds: float | None) -> Timeout:
+    return Timeout(seconds, TimeoutError(f"the connection is not open after {seconds} seconds"))
+
+
+def _dial(target: Target, proxy: Target | None, context: SSLContext | None) -> Any:
+    """A socket whose other end is the server."""
+    if context is None:
+        context = _default_context() if target.secure else None
+    elif not isinstance(context, SSLContext):
+        raise TypeError("ssl_context must be a gevent.ssl.SSLContext: any other would block")
+    first = proxy or target
+    sock: Any = create_connection((first.host, first.port))
+    try:
+        if proxy is not None:
+            if proxy.secure:
+                sock = _default_context().wrap_socket(sock, server_hostname=proxy.host)
+            _tunnel(sock, target, proxy)
+        if target.secure and context is not None:
+            sock = context.wrap_socket(sock, server_hostname=target.host)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _default_context() -> SSLContext:
+    """What ssl.create_default_context() makes, but of gevent's kind: it checks everything."""
+    context = SSLContext(PROTOCOL_TLS_CLIENT)
+    context.load_default_certs()
+    return context
+
+
+def _tunnel(sock: Any, target: Target, proxy: Target) -> None:
+    """Ask a proxy for the way to the server, RFC 9110 section 9.3.6."""
+    sock.sendall(client_handshake.connect_head(target, proxy))
+    response, early = read_response(sock)
+    if not 200 <= response.code < 300:
+        body = read_body(sock, response, early)
+        raise HandshakeError(response.status, body, response.headers)
+    if early:
+        raise HandshakeError(response.status, "the proxy sent more than its answer")
+
+
+def open_on(
+    sock: Any, ws: T, headers: Mapping[str, str] | Iterable[tuple[str, str]],
+    origin: str | None, timeout: float | None,
+) -> T:
+    """Open ``ws`` on a gevent socket that is connected, within ``timeout`` seconds."""
+    with _limit(timeout):
+        ws._shake_hands(sock, client_handshake.pairs(headers), origin)
+    return ws
+
+
+def read_response(sock: Any) -> tuple[Response, bytes]:
+    """The head of the response and what came behind it; interim responses are passed over."""
+    data = b""
+    while True:
+        head, end, rest = data.partition(b"\r\n\r\n")
+        if end:
+            response = client_handshake.parse_response(head)
+            if response.code >= 200 or response.code == 101:
+                return response, rest
+            data = rest  # RFC 9110 section 15.2: a client may ignore others
+            continue
+        if len(data) > _MAX_HEAD:
+            raise HandshakeError("", f"the answer has a head of more than {_MAX_HEAD} bytes")
+        more = sock.recv(16384)
+        if not more:
+            raise HandshakeError("", "the server closed the connection without an answer")
+        data += more
+
+
+def read_body(sock: Any, response: Response, body: bytes) -> bytes:
+    """The body of a refusal, as far as it comes and is not too long."""
+    chunked = "chunked" in response.get("Transfer-Encoding").lower()
+    length = response.get("Content-Length")
+    wanted = min(int(length), _MAX_BODY) if length.isdecimal() and not chunked else _MAX_BODY
+    if response.code in {204, 304}:
+        wanted = 0
+    try:
+        while len(body) < wanted and not (chunked and body.endswith(b"0\r\n\r\n")):
+            more = sock.recv(16384)
+            if not more:
+                break
+            body += more
+    except OSError:
+        pass  # what has come tells more than this
+    return unchunk(body) if chunked else body[:wanted]
+
+
+def unchunk(body: bytes) -> bytes:
+    """The content of a chunked body, RFC 9112 section 7.1, as far as it is well-formed."""
+    content = b""
+    while True:
+        line, end, rest = body.partition(b"\r\n")
+        try:
+            size = int(line.partition(b";")[0], 16)
+        except ValueError:
+            return content
+        if not end or size <= 0:
+            return content
+        content += rest[:size]
+        body = rest[size + 2:]
+
+
+def options_for(subprotocols: Sequence[str], options: dict[str, Any]) -> Options:
+    """The options of a client.
+
+    :raises TypeError: for one that only a server has.
+    """
+    for name in ("allowed_origins", "trusted_proxies"):
+        if name in options:
+            raise TypeError(f"{name} is an option of servers")
+    return Options(subprotocols=subprotocols, **options)

@@ -1,0 +1,18 @@
+"""What ``geventwebsocket`` itself has."""
+from __future__ import annotations
+
+from .exceptions import WebSocketError
+from .resource import Resource, WebSocketApplication
+from .server import WebSocketServer
+
+__all__ = [
+    "VERSION", "Resource", "WebSocketApplication", "WebSocketError", "WebSocketServer",
+    "get_version",
+]
+
+VERSION = (0, 10, 1, "final", 0)
+
+
+def get_version() -> str:
+    """The version of gevent-websocket that this takes the place of."""
+    return ".".join(map(str, VERSION[:3]))

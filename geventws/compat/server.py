@@ -1,0 +1,34 @@
+"""``geventwebsocket.server``."""
+from __future__ import annotations
+
+from typing import Any
+
+from gevent.pywsgi import WSGIServer
+
+from .. import server as _server
+from .handler import Client, WebSocketHandler
+from .logs import create_logger
+
+__all__ = ["WSGIServer", "WebSocketHandler", "WebSocketServer", "create_logger"]
+
+
+class WebSocketServer(_server.WebSocketServer):
+    """A server that knows its clients.
+
+    :param debug: log everything.
+    :param pre_start_hook: called with the handler of each request; if it returns something true,
+        a WebSocket request is served as a plain one.
+    """
+
+    handler_class = WebSocketHandler
+    debug_log_format = f"{'-' * 80}\n%(levelname)s in %(module)s:\n%(message)s\n{'-' * 80}"
+
+    def __init__(
+        self, *args: Any, debug: bool = False, pre_start_hook: Any = None, **kwargs: Any
+    ) -> None:
+        self.debug = debug
+        self.pre_start_hook = pre_start_hook
+        #: The clients that are connected, by their addresses.
+        self.clients: dict[Any, Client] = {}
+        self.logger = create_logger(__name__, debug, self.debug_log_format)
+        super().__init__(*args, **kwargs)

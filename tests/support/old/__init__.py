@@ -1,0 +1,1 @@
+"""Programs that know nothing of geventws, but for their first two lines."""

@@ -1,0 +1,5 @@
+def app(environ, start_response):
+    ws = environ["wsgi.websocket"]
+    while not ws.closed:
+        message = ws.receive()
+        ws.send(message)

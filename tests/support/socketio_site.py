@@ -1,0 +1,100 @@
+"""The same Socket.IO events with python-socketio and with Flask-SocketIO."""
+import sys
+
+# Installed for the libraries' sake, and not to be found: geventws must be enough.
+sys.modules["simple_websocket"] = None  # type: ignore[assignment]
+sys.modules.setdefault("geventwebsocket", None)  # type: ignore[arg-type]
+
+if __name__ == "__main__":
+    import geventws.engineio
+
+    geventws.engineio.install()
+
+import flask  # noqa: E402
+import flask_socketio  # noqa: E402
+import socketio  # noqa: E402
+
+MEBIBYTES = 4 << 20  # more than geventws takes by itself
+
+server = socketio.Server(async_mode="gevent", max_http_buffer_size=MEBIBYTES)
+plain_app = socketio.WSGIApp(server)
+
+
+@server.event
+def add(sid, a, b):
+    return a + b
+
+
+@server.event
+def reverse(sid, data):
+    return data[::-1]
+
+
+@server.event
+def join(sid, room):
+    server.enter_room(sid, room)
+    return True
+
+
+@server.event
+def say(sid, room, text):
+    server.emit("said", text, room=room)
+
+
+@server.event
+def drop(sid):
+    server.disconnect(sid)
+
+
+@server.event
+def disconnect(sid, reason):
+    print("somebody has left:", reason, file=sys.stderr, flush=True)
+
+
+flask_app = flask.Flask(__name__)
+flask_socketio_ = flask_socketio.SocketIO(
+    flask_app, async_mode="gevent", max_http_buffer_size=MEBIBYTES
+)
+on = flask_socketio_.on
+
+
+@flask_app.route("/page")
+def page():
+    return "a page"
+
+
+@on("add")
+def flask_add(a, b):
+    return a + b
+
+
+@on("reverse")
+def flask_reverse(data):
+    return data[::-1]
+
+
+@on("join")
+def flask_join(room):
+    flask_socketio.join_room(room)
+    return True
+
+
+@on("say")
+def flask_say(room, text):
+    flask_socketio.emit("said", text, to=room)
+
+
+@on("drop")
+def flask_drop():
+    flask_socketio.disconnect()
+
+
+@on("disconnect")
+def flask_disconnect(reason):
+    print("somebody has left:", reason, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    port = int(sys.argv[1])
+    print(f"http://127.0.0.1:{port}", file=sys.stderr, flush=True)
+    flask_socketio_.run(flask_app, port=port, log_output=True)
