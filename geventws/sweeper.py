@@ -6,11 +6,15 @@ from math import ceil
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
 
+from .memory import release_memory
+
 if TYPE_CHECKING:
     from gevent.hub import Hub
 
 #: The resolution, in seconds.
 TICK = 0.25
+#: When three quarters of so many connections have gone, their memory goes, too.
+MANY = 250
 
 
 class Swept(Protocol):
@@ -35,11 +39,16 @@ class Sweeper:
         self._tick = 0
         self._buckets: dict[int, set[Swept]] = {}
         self._timer: Any = None
+        #: How many connections there are, and how many there were at most.
+        self._count = 0
+        self._peak = 0
+        self._shrunk = False
 
     def add(self, connection: Swept, seconds: float) -> None:
         """Check the connection in so many seconds, rounded up to whole ticks."""
         due = connection._due = self._tick + max(1, ceil(seconds / TICK))
         self._buckets.setdefault(due, set()).add(connection)
+        self._count += 1
         if self._timer is None:
             # It does not keep the loop alive when nothing else does.
             self._timer = self._loop.timer(TICK, TICK, ref=False)
@@ -48,14 +57,18 @@ class Sweeper:
     def remove(self, connection: Swept) -> None:
         """Forget the connection."""
         bucket = self._buckets.get(connection._due)
-        if bucket is not None:
-            bucket.discard(connection)
+        if bucket is not None and connection in bucket:
+            bucket.remove(connection)
+            self._count -= 1
             if not bucket:
                 del self._buckets[connection._due]
 
     def _sweep(self) -> None:
         self._tick += 1
-        for connection in self._buckets.pop(self._tick, ()):
+        self._peak = max(self._peak, self._count)
+        due = self._buckets.pop(self._tick, ())
+        self._count -= len(due)
+        for connection in due:
             try:
                 seconds = connection._check()
             except Exception:  # noqa: BLE001 - a fault of ours; the others must not suffer for it
@@ -63,7 +76,14 @@ class Sweeper:
                 continue
             if seconds is not None:
                 self.add(connection, seconds)
-        if not self._buckets:
+        if self._shrunk:
+            # By now the greenlets of those that have gone have ended, too.
+            self._shrunk = False
+            release_memory()
+        elif self._peak >= MANY and self._count <= self._peak // 4:
+            self._shrunk = True
+            self._peak = self._count
+        if not self._buckets and not self._shrunk:
             self._timer.close()
             self._timer = None
 

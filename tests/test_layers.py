@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "geventws"
 #: From the bottom up; modules of one line may import each other.
 LAYERS = [
-    {"exceptions"},
+    {"exceptions", "memory"},
     {"frames", "headers", "logs", "request", "sweeper"},
     {"deflate"},
     {"permessage_deflate"},

@@ -1,12 +1,14 @@
 """The timer that all connections of a hub share."""
 import gc
+import platform
 import weakref
 
 import gevent
+import psutil
 import pytest
 from gevent.event import Event
 
-from geventws.sweeper import Sweeper, sweeper_of
+from geventws.sweeper import MANY, Sweeper, sweeper_of
 
 
 class Connection:
@@ -65,3 +67,27 @@ def test_the_timer_runs_only_while_there_is_something_to_check(sweeper):
 
 def test_a_hub_has_one_sweeper():
     assert sweeper_of(gevent.get_hub()) is sweeper_of(gevent.get_hub())
+
+
+def wait_for_check(connection, number):
+    with gevent.Timeout(10):
+        while connection.checks < number:
+            gevent.sleep(0.01)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can give memory back")
+def test_memory_goes_back_to_the_system_when_many_connections_have_gone(sweeper):
+    connections = [Connection(*[0.25] * 1000) for _ in range(MANY)]
+    for connection in connections:
+        sweeper.add(connection, 0.25)
+    blocks = [bytearray(2000) for _ in range(20_000)]
+    del blocks[:-1]  # the last one keeps the heap from shrinking
+    process = psutil.Process()
+    wait_for_check(connections[0], 1)
+    before = process.memory_info().rss
+    for connection in connections[MANY // 4:]:
+        sweeper.remove(connection)
+    wait_for_check(connections[0], 3)
+    assert process.memory_info().rss < before - (20 << 20)
+    for connection in connections:
+        sweeper.remove(connection)
