@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help chat votes test lint compliance refcounts fuzz sanitize bounds soak bench fanout dist clean
+.PHONY: help chat votes test lint compliance refcounts fuzz sanitize bounds soak bench fanout docs dist clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -54,6 +54,10 @@ bench: $(READY)  ## compare with other libraries, see benchmarks/README.md (5 mi
 
 fanout: $(READY)  ## measure a broadcast over several workers, with Redis (2 minutes)
 	$(BIN)/python benchmarks/broadcast.py $(ARGS)
+
+docs: $(READY)  ## build the documentation in build/docs
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 
 dist: $(READY)  ## build the sdist and a wheel from what is committed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[release]'
