@@ -15,6 +15,7 @@ SHARES = {"parser": 3, "served": 2, "environ": 1}
 
 def parser_target(data: bytes) -> None:
     """The first bytes say how the rest comes in."""
+    from geventws.permessage_deflate import Agreement
     from tests.fuzz.twins import check
 
     if len(data) < 8:
@@ -29,6 +30,7 @@ def parser_target(data: bytes) -> None:
         stream, cuts, client=bool(flags & 1), borrowed=bool(flags & 2),
         max_message_size=1 + limit * (1 if flags & 8 else 300),
         close_at=close_at if flags & 4 else None,
+        agreement=Agreement(bool(flags & 32), bool(flags & 32)) if flags & 16 else None,
     )
 
 
