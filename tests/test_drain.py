@@ -167,6 +167,16 @@ def test_many_clients_leave_a_gunicorn_that_is_told_to_stop(gunicorn):
         assert "graceful timeout" not in process.output
 
 
+def test_ctrl_c_at_a_gunicorn_waits_for_nobody_and_tells_everybody(gunicorn, keep):
+    with gunicorn() as process:
+        clients = [keep(process.client()).open() for _ in range(5)]
+        os.kill(process.process.pid, signal.SIGINT)
+        for client in clients:
+            assert client.read_close() == (1001, "")
+        assert process.stop(signal.SIGINT, seconds=5) == 0
+        assert "Traceback" not in process.output
+
+
 def test_a_view_that_stays_does_not_keep_a_gunicorn_for_longer_than_its_graceful_timeout(tmp_path):
     arguments = arguments_of("gunicorn-worker")
     arguments[arguments.index("tests.support.apps:site")] = "tests.test_drain:stuck"
