@@ -146,10 +146,9 @@ def gunicorn(tmp_path):
 
 def worker_of(client):
     """The process that serves a connection."""
-    port = client.sock.getsockname()[1]
+    ends = client.sock.getpeername(), client.sock.getsockname()
     (process,) = (
-        each.pid for each in psutil.net_connections("tcp")
-        if each.status == "ESTABLISHED" and each.raddr and each.raddr.port == port
+        each.pid for each in psutil.net_connections("tcp") if (each.laddr, each.raddr) == ends
     )
     return process
 
