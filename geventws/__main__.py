@@ -44,8 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as problem:
         return _fail(f"cannot listen on {options.bind}: {problem.strerror or problem}")
     print(f"Serving {options.app} on {url_of(server)}", file=sys.stderr, flush=True)
+
+    def stop() -> None:
+        server.stop(None if server.started else 0)  # whoever says it twice is in a hurry
+
     for signum in (signal.SIGINT, signal.SIGTERM):
-        gevent.signal_handler(signum, server.stop)
+        gevent.signal_handler(signum, stop)
     server.serve_forever()
     return 0
 

@@ -52,6 +52,11 @@ class Worker(GeventWorker):
         spawn(self._close_websockets_at_the_end)
         super().run()
 
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        # SIGINT and SIGQUIT: there is no time to wait for anybody, but to say good-bye.
+        spawn(self.wsgi.websockets.drain, 0)
+        super().handle_quit(sig, frame)
+
     def _close_websockets_at_the_end(self) -> None:
         while self.alive:
             sleep(_POLL)

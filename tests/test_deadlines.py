@@ -6,7 +6,7 @@ import pytest
 from gevent import socket
 from gevent.pywsgi import WSGIServer
 
-from geventws import WebSocketHandler
+from geventws import ConnectionClosed, WebSocketHandler
 from tests.support.apps import site
 from tests.support.client import BINARY, CLOSE, PING, TEXT, RawClient, close_frame, frame, request
 from tests.support.servers import SECONDS, arguments_of, serving, wait_until
@@ -232,7 +232,22 @@ def test_without_a_limit_a_message_may_take_its_time(run):
     assert result.get(timeout=SECONDS) == [bytes(1000)]
 
 
-# -------------------------------------------------------------------------- closing
+# ---------------------------------------------------------------- sending and closing
+
+def test_a_peer_that_does_not_read_is_dropped_with_a_line_in_the_log(run, caplog):
+    caplog.set_level("INFO", "geventws")
+
+    def view(ws):
+        while True:
+            ws.send(bytes(1_000_000))
+
+    _, result = run(view, send_timeout=0.2)
+    with pytest.raises(ConnectionClosed):
+        result.get(timeout=SECONDS)
+    wait_until(lambda: caplog.records)
+    (record,) = caplog.records
+    assert record.getMessage() == "127.0.0.1 did not read for 0.2 seconds"
+
 
 def test_a_peer_that_goes_on_after_its_fault_is_cut_off_even_if_the_view_stays(run):
     client, _ = run(

@@ -146,10 +146,9 @@ def gunicorn(tmp_path):
 
 def worker_of(client):
     """The process that serves a connection."""
-    port = client.sock.getsockname()[1]
+    ends = client.sock.getpeername(), client.sock.getsockname()
     (process,) = (
-        each.pid for each in psutil.net_connections("tcp")
-        if each.status == "ESTABLISHED" and each.raddr and each.raddr.port == port
+        each.pid for each in psutil.net_connections("tcp") if (each.laddr, each.raddr) == ends
     )
     return process
 
@@ -165,6 +164,16 @@ def test_many_clients_leave_a_gunicorn_that_is_told_to_stop(gunicorn):
             client.sock.close()
         assert process.stop(seconds=10) == 0
         assert "graceful timeout" not in process.output
+
+
+def test_ctrl_c_at_a_gunicorn_waits_for_nobody_and_tells_everybody(gunicorn, keep):
+    with gunicorn() as process:
+        clients = [keep(process.client()).open() for _ in range(5)]
+        os.kill(process.process.pid, signal.SIGINT)
+        for client in clients:
+            assert client.read_close() == (1001, "")
+        assert process.stop(signal.SIGINT, seconds=5) == 0
+        assert "Traceback" not in process.output
 
 
 def test_a_view_that_stays_does_not_keep_a_gunicorn_for_longer_than_its_graceful_timeout(tmp_path):

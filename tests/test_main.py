@@ -33,6 +33,18 @@ def test_ctrl_c_closes_the_clients_with_1001_and_stops_quietly(tmp_path, signum)
         assert "KeyboardInterrupt" not in process.output
 
 
+def test_a_second_ctrl_c_waits_for_nobody(tmp_path):
+    arguments = arguments_of("cli")
+    arguments[arguments.index("tests.support.apps:site")] = "tests.test_drain:stuck"
+    with serving(arguments, tmp_path / "log") as process, process.client().open() as client:
+        process.process.send_signal(signal.SIGINT)
+        assert client.read_close() == (1001, "")
+        process.process.send_signal(signal.SIGINT)
+        assert client.read_to_end() == b""
+        assert process.stop(seconds=5) == 0
+        assert "Traceback" not in process.output
+
+
 def test_requests_and_connections_have_a_line_each(tmp_path):
     with serving(arguments_of("cli"), tmp_path / "log") as process:
         with process.client() as client:

@@ -1,10 +1,12 @@
 """Any sequence of messages, fragmented and cut in any way: both cores do what the model does."""
 import itertools
+import zlib
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from geventws.permessage_deflate import Agreement
 from tests.fuzz.twins import CORES, check
 from tests.support.client import close_frame, frame
 from tests.support.tools import missing
@@ -103,6 +105,39 @@ def test_a_damaged_stream_ends_the_same_in_both_cores(data, client, borrowed):
     cuts = cuts_of(data.draw, stream)
     close_at = data.draw(st.none() | st.integers(0, len(cuts)))
     check(stream, cuts, client=client, close_at=close_at, borrowed=borrowed)
+
+
+def compress(message, compressor, *, shared):
+    """As RFC 7692 section 7.2.1 says."""
+    data = message.encode() if isinstance(message, str) else message
+    compressed = compressor.compress(data) + compressor.flush(
+        zlib.Z_FULL_FLUSH if shared else zlib.Z_SYNC_FLUSH
+    )
+    return compressed[:-4]
+
+
+@quick
+@given(st.data(), st.lists(messages, max_size=4), st.booleans(), st.booleans())
+def test_what_was_compressed_is_what_is_received(data, said, client, takeover):
+    compressor = zlib.compressobj(6, zlib.DEFLATED, -15)
+    stream = b""
+    for message in said:
+        payload = compress(message, compressor, shared=not takeover)
+        cut = data.draw(st.integers(0, len(payload)))
+        first = 0x40 | (1 if isinstance(message, str) else 2)
+        mask = None if client else data.draw(masks)
+        stream += frame(first, payload[:cut], mask) + frame(0x89, b"?", mask)
+        stream += frame(0x80, payload[cut:], mask)
+    agreement = Agreement(not takeover, not takeover)
+    outcome = check(stream, cuts_of(data.draw, stream), client=client, agreement=agreement)
+    assert outcome.messages == said
+    damaged = bytearray(stream)
+    if damaged:
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    check(
+        bytes(damaged), cuts_of(data.draw, stream), client=client, agreement=agreement,
+        max_message_size=data.draw(st.integers(1, 1000)),
+    )
 
 
 @quick

@@ -133,6 +133,38 @@ def test_a_message_is_returned_before_the_bytes_behind_it_are_looked_at(server):
     assert server.state is State.CLOSED
 
 
+LONG = frame(TEXT, "x" * 200)
+#: What is begun, and what finishes it.
+BEGUN = [
+    (LONG[:1], LONG[1:]), (LONG[:5], LONG[5:]), (LONG[:50], LONG[50:]),
+    (frame(NOT_FINAL_TEXT, "x"), frame(LAST, "y")), (frame(PING, "x")[:-1], frame(PING, "x")[-1:]),
+]
+
+
+@pytest.mark.parametrize("first", BEGUN)
+@pytest.mark.parametrize("second", BEGUN)
+@pytest.mark.parametrize("borrowed", [False, True])
+def test_what_is_unfinished_keeps_its_number_until_it_is_finished(server, first, second, borrowed):
+    def take(data):
+        if borrowed:
+            server.borrow(bytearray(data), len(data))
+        else:
+            server.receive_data(data)
+        while server.next_message() is not None:
+            pass
+        server.keep()
+        return server.unfinished()
+
+    assert take(b"") == 0
+    (begun, rest), (begun_next, rest_of_next) = first, second
+    number = take(begun)
+    assert number
+    assert server.unfinished() == number
+    assert take(rest[:1]) in {number, 0}
+    assert take(rest[1:] + begun_next) not in {number, 0}
+    assert take(rest_of_next) == 0
+
+
 @pytest.mark.parametrize("mask", [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\1\2\3\4"])
 @pytest.mark.parametrize("size", [*range(20), 63, 64, 65, 125, 126, 127, 1000, 65535, 65537])
 def test_masks_apply_at_every_size(mask, size):

@@ -3,6 +3,7 @@
 Needs atheris. What is found is written to ``build/fuzz/`` and makes the exit status 1.
 """
 import argparse
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ SHARES = {"parser": 3, "served": 2, "environ": 1}
 
 def parser_target(data: bytes) -> None:
     """The first bytes say how the rest comes in."""
+    from geventws.permessage_deflate import Agreement
     from tests.fuzz.twins import check
 
     if len(data) < 8:
@@ -29,6 +31,7 @@ def parser_target(data: bytes) -> None:
         stream, cuts, client=bool(flags & 1), borrowed=bool(flags & 2),
         max_message_size=1 + limit * (1 if flags & 8 else 300),
         close_at=close_at if flags & 4 else None,
+        agreement=Agreement(bool(flags & 32), bool(flags & 32)) if flags & 16 else None,
     )
 
 
@@ -57,6 +60,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=300, help="for all targets together")
     parser.add_argument("--target", choices=SHARES)
     options = parser.parse_args()
+    if importlib.util.find_spec("atheris") is None:
+        print("There is no atheris for this Python; tests/test_properties.py has to do.")
+        return 0
     if options.target:
         fuzz(options.target, options.seconds)
     status = 0
@@ -70,7 +76,8 @@ def main() -> int:
         inputs = next(
             (line.split()[-1] for line in done.stdout.splitlines() if "executed_units" in line), "?"
         )
-        print(f"{target}: {inputs} inputs in {seconds} seconds, status {done.returncode}")
+        verdict = f"failed with {done.returncode}" if done.returncode else "no fault"
+        print(f"{target}: {inputs} inputs in {seconds} seconds, {verdict}", flush=True)
         if done.returncode:
             print(done.stdout)
             status = 1
