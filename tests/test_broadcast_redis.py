@@ -2,6 +2,7 @@
 import contextlib
 import signal
 import subprocess
+import sys
 import time
 
 import gevent
@@ -156,9 +157,17 @@ def test_what_other_programs_publish_on_the_channel_is_passed_over(redis_server,
         person = Person(process)
         admin.publish("geventws:room", "no message of ours")
         admin.publish("geventws:room", b"")
+        admin.publish("geventws:room", b"\x01 \xff no UTF-8")
         person.say("ours")
         assert person.hear() == "- ours"
     admin.close()
+
+
+def test_without_redis_py_it_is_said_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "redis", None)
+    monkeypatch.delitem(sys.modules, "geventws.broadcast.redis", raising=False)
+    with pytest.raises(ImportError, match=r"pip install geventws\[redis\]"):
+        Broadcast("redis://localhost")
 
 
 def test_to_subscribe_without_monkey_patching_is_refused_in_words(redis_server):

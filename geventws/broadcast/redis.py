@@ -11,6 +11,7 @@ On the wire a message is a byte for its kind, its id, a space, and the payload.
 """
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from gevent.lock import RLock
 from gevent.monkey import is_module_patched
 
 from ..exceptions import BroadcastError
-from .base import Backend, History, Local, Message, logger, parse_id
+from .base import Backend, History, Local, Message, parse_id
 
 try:
     import redis
@@ -39,6 +40,8 @@ from redis.connection import parse_url as _parse_url
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
+
+logger = logging.getLogger("geventws.broadcast")
 
 parse_url: Any = _parse_url  # it has no types
 
@@ -331,7 +334,9 @@ class _Listener:
                     self._connect()
                     delay = _FIRST_DELAY
                     self._read()
-                except _FAILURES as problem:
+                except Exception as problem:
+                    if not isinstance(problem, _FAILURES):
+                        logger.exception("Listening to %s failed", self.backend.name)
                     self._disconnect()
                     self._lost(problem)
                     sleep(delay * uniform(0.5, 1))  # noqa: S311 - no secret
@@ -436,8 +441,13 @@ class _Listener:
             logger.debug("What came in on %r was published by another program", channel)
             return
         id_, _, payload = data[1:].partition(b" ")
-        content = payload.decode() if kind == _TEXT else payload
-        self._deliver(state, Message(channel, content, id_.decode() or None))
+        try:
+            content = payload.decode() if kind == _TEXT else payload
+            message = Message(channel, content, id_.decode() or None)
+        except UnicodeDecodeError:
+            logger.debug("What came in on %r was published by another program", channel)
+            return
+        self._deliver(state, message)
 
     def _deliver(self, state: _Channel, message: Message) -> None:
         if message.id is not None:
