@@ -151,6 +151,17 @@ def test_there_is_one_connection_a_process_for_channels_that_somebody_hears(
     admin.close()
 
 
+def test_coming_and_going_all_the_time_loses_no_channel(redis_server, serve_broadcast):
+    broadcast = Broadcast(redis_server.url)
+    with serve_broadcast(redis_server.url) as process:
+        for number in range(50):
+            person = Person(process, "busy")
+            broadcast.publish("busy", str(number))
+            assert person.hear() == f"- {number}"
+            person.leave()
+    broadcast.close()
+
+
 def test_what_other_programs_publish_on_the_channel_is_passed_over(redis_server, serve_broadcast):
     admin = redis_server.client()
     with serve_broadcast(redis_server.url) as process:

@@ -260,6 +260,9 @@ class _Listener:
         self._kind = b"ssubscribe" if backend.is_cluster else b"subscribe"
         self._pool: Any = None
         self._connection: Any = None
+        #: Whether a command failed to go out: redis-py has closed the connection then, and would
+        #: open another one with the next command, without the subscriptions.
+        self._is_broken = False
         self._lock = RLock()  # one command at a time
         self._greenlet: Any = None
         self._yielded = 0.0
@@ -277,9 +280,9 @@ class _Listener:
             return  # it is subscribed to as soon as there is a connection
         try:
             self._note_position(channel, state)
-            self._send("SUBSCRIBE", [channel])
+            self._subscribe([channel])
         except _FAILURES:
-            state.settled.set()  # the greenlet notices, too, and begins anew
+            state.settled.set()  # the greenlet begins anew
 
     def remove(self, channel: str) -> None:
         """Listen to one channel less."""
@@ -290,24 +293,33 @@ class _Listener:
 
     def _unsubscribe(self, channel: str) -> None:
         try:
-            if channel not in self.wanted:
-                self._send("UNSUBSCRIBE", [channel])
+            with self._lock:
+                # Meanwhile somebody may have come back, and subscribed already.
+                if channel not in self.wanted:
+                    self._send("UNSUBSCRIBE", [channel])
         except _FAILURES:
-            pass  # the greenlet notices, too
+            pass  # the greenlet begins anew
 
-    def _send(self, verb: str, channels: list[str]) -> None:
-        if self.backend.is_cluster:
-            verb = f"S{verb}"
+    def _subscribe(self, channels: list[str]) -> None:
         with self._lock:
-            if self._connection is None:
-                return
             for channel in channels:
                 state = self.backend.channels.get(channel)
-                if state is not None and not verb.endswith("UNSUBSCRIBE"):
+                if state is not None:
                     state.unconfirmed += 1
+            self._send("SUBSCRIBE", channels)
+
+    def _send(self, verb: str, channels: list[str]) -> None:
+        if self._connection is None or self._is_broken:
+            return
+        if channels and self.backend.is_cluster:
+            verb = f"S{verb}"
+        try:
             self._connection.send_command(
                 verb, *(_key(channel) for channel in channels), check_health=False
             )
+        except _FAILURES:
+            self._is_broken = True
+            raise
 
     def _note_position(self, channel: str, state: _Channel) -> None:
         if self.backend.history_size and state.position is None:
@@ -335,7 +347,8 @@ class _Listener:
                     delay = _FIRST_DELAY
                     self._read()
                 except Exception as problem:
-                    if not isinstance(problem, _FAILURES):
+                    if not (self._is_broken or isinstance(problem, _FAILURES)):
+                        # A fault of ours must not stop the messages for good.
                         logger.exception("Listening to %s failed", self.backend.name)
                     self._disconnect()
                     self._lost(problem)
@@ -354,6 +367,7 @@ class _Listener:
             return
         self._pool = backend.pool_of(self.node)
         self._connection = self._pool.get_connection()
+        self._is_broken = False
         if backend.history_size:
             self._note_positions()
         self.is_connected = True
@@ -365,7 +379,7 @@ class _Listener:
                 state.settled.clear()
         step = 1 if backend.is_cluster else _BATCH  # one command may name one slot
         for first in range(0, len(channels), step):
-            self._send("SUBSCRIBE", channels[first:first + step])
+            self._subscribe(channels[first:first + step])
         backend.note_success()
 
     def _disconnect(self) -> None:
@@ -397,13 +411,13 @@ class _Listener:
             try:
                 response = connection.read_response(disconnect_on_error=False)
             except RedisTimeoutError:
-                if pinged:
+                if pinged or self._is_broken:
                     raise
                 if not self.wanted:
                     return
                 pinged = True
                 with self._lock:
-                    connection.send_command("PING", check_health=False)
+                    self._send("PING", [])
                 continue
             pinged = False
             if not self.backend.healthy:
