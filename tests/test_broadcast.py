@@ -1,4 +1,5 @@
 """Broadcast within one process: who gets what, in which order, and what slow peers cost."""
+import contextlib
 import threading
 import zlib
 from urllib.parse import parse_qs
@@ -8,7 +9,7 @@ import pytest
 from gevent.event import AsyncResult, Event
 from gevent.ssl import SSLContext
 
-from geventws import Broadcast, BroadcastError, Deflate
+from geventws import Broadcast, BroadcastError, Deflate, connect
 from geventws.broadcast import Backend, History
 from tests.support.client import BINARY, CLOSE, PING, PONG, TEXT, frame
 
@@ -212,6 +213,21 @@ def test_a_message_goes_behind_the_pong_that_is_due(make_room):
     ann = room.join()
     ann.send(frame(PING, "p") + frame(TEXT, "1") + frame(TEXT, "2"))
     assert [ann.read_frame() for _ in range(3)] == [(PONG, b"p"), (TEXT, b"1"), (TEXT, b"2")]
+
+
+def test_a_client_may_subscribe_what_it_is_connected_to(make_room, serve):
+    """What is published here goes to another server; it masks its frames."""
+    broadcast = Broadcast()
+    room = make_room()
+    listener = room.join()
+    upstream = connect(f"ws://127.0.0.1:{room.server.server_port}/room")
+    with contextlib.closing(upstream), broadcast.subscribe("outgoing", upstream):
+        broadcast.publish("outgoing", "hällo")
+        broadcast.publish("outgoing", b"bytes")
+        assert [upstream.receive(timeout=SECONDS) for _ in range(2)] == ["hällo", b"bytes"]
+    assert [listener.read_frame() for _ in range(2)] == [
+        (TEXT, "hällo".encode()), (BINARY, b"bytes"),
+    ]
 
 
 def test_large_messages_arrive_whole(make_room):

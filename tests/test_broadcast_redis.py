@@ -2,6 +2,7 @@
 import contextlib
 import signal
 import subprocess
+import sys
 import time
 
 import gevent
@@ -150,15 +151,34 @@ def test_there_is_one_connection_a_process_for_channels_that_somebody_hears(
     admin.close()
 
 
+def test_coming_and_going_all_the_time_loses_no_channel(redis_server, serve_broadcast):
+    broadcast = Broadcast(redis_server.url)
+    with serve_broadcast(redis_server.url) as process:
+        for number in range(50):
+            person = Person(process, "busy")
+            broadcast.publish("busy", str(number))
+            assert person.hear() == f"- {number}"
+            person.leave()
+    broadcast.close()
+
+
 def test_what_other_programs_publish_on_the_channel_is_passed_over(redis_server, serve_broadcast):
     admin = redis_server.client()
     with serve_broadcast(redis_server.url) as process:
         person = Person(process)
         admin.publish("geventws:room", "no message of ours")
         admin.publish("geventws:room", b"")
+        admin.publish("geventws:room", b"\x01 \xff no UTF-8")
         person.say("ours")
         assert person.hear() == "- ours"
     admin.close()
+
+
+def test_without_redis_py_it_is_said_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "redis", None)
+    monkeypatch.delitem(sys.modules, "geventws.broadcast.redis", raising=False)
+    with pytest.raises(ImportError, match=r"pip install geventws\[redis\]"):
+        Broadcast("redis://localhost")
 
 
 def test_to_subscribe_without_monkey_patching_is_refused_in_words(redis_server):

@@ -11,6 +11,7 @@ On the wire a message is a byte for its kind, its id, a space, and the payload.
 """
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from gevent.lock import RLock
 from gevent.monkey import is_module_patched
 
 from ..exceptions import BroadcastError
-from .base import Backend, History, Local, Message, logger, parse_id
+from .base import Backend, History, Local, Message, parse_id
 
 try:
     import redis
@@ -39,6 +40,8 @@ from redis.connection import parse_url as _parse_url
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
+
+logger = logging.getLogger("geventws.broadcast")
 
 parse_url: Any = _parse_url  # it has no types
 
@@ -257,6 +260,9 @@ class _Listener:
         self._kind = b"ssubscribe" if backend.is_cluster else b"subscribe"
         self._pool: Any = None
         self._connection: Any = None
+        #: Whether a command failed to go out: redis-py has closed the connection then, and would
+        #: open another one with the next command, without the subscriptions.
+        self._is_broken = False
         self._lock = RLock()  # one command at a time
         self._greenlet: Any = None
         self._yielded = 0.0
@@ -274,9 +280,9 @@ class _Listener:
             return  # it is subscribed to as soon as there is a connection
         try:
             self._note_position(channel, state)
-            self._send("SUBSCRIBE", [channel])
+            self._subscribe([channel])
         except _FAILURES:
-            state.settled.set()  # the greenlet notices, too, and begins anew
+            state.settled.set()  # the greenlet begins anew
 
     def remove(self, channel: str) -> None:
         """Listen to one channel less."""
@@ -287,24 +293,33 @@ class _Listener:
 
     def _unsubscribe(self, channel: str) -> None:
         try:
-            if channel not in self.wanted:
-                self._send("UNSUBSCRIBE", [channel])
+            with self._lock:
+                # Meanwhile somebody may have come back, and subscribed already.
+                if channel not in self.wanted:
+                    self._send("UNSUBSCRIBE", [channel])
         except _FAILURES:
-            pass  # the greenlet notices, too
+            pass  # the greenlet begins anew
 
-    def _send(self, verb: str, channels: list[str]) -> None:
-        if self.backend.is_cluster:
-            verb = f"S{verb}"
+    def _subscribe(self, channels: list[str]) -> None:
         with self._lock:
-            if self._connection is None:
-                return
             for channel in channels:
                 state = self.backend.channels.get(channel)
-                if state is not None and not verb.endswith("UNSUBSCRIBE"):
+                if state is not None:
                     state.unconfirmed += 1
+            self._send("SUBSCRIBE", channels)
+
+    def _send(self, verb: str, channels: list[str]) -> None:
+        if self._connection is None or self._is_broken:
+            return
+        if channels and self.backend.is_cluster:
+            verb = f"S{verb}"
+        try:
             self._connection.send_command(
                 verb, *(_key(channel) for channel in channels), check_health=False
             )
+        except _FAILURES:
+            self._is_broken = True
+            raise
 
     def _note_position(self, channel: str, state: _Channel) -> None:
         if self.backend.history_size and state.position is None:
@@ -331,7 +346,10 @@ class _Listener:
                     self._connect()
                     delay = _FIRST_DELAY
                     self._read()
-                except _FAILURES as problem:
+                except Exception as problem:
+                    if not (self._is_broken or isinstance(problem, _FAILURES)):
+                        # A fault of ours must not stop the messages for good.
+                        logger.exception("Listening to %s failed", self.backend.name)
                     self._disconnect()
                     self._lost(problem)
                     sleep(delay * uniform(0.5, 1))  # noqa: S311 - no secret
@@ -349,6 +367,7 @@ class _Listener:
             return
         self._pool = backend.pool_of(self.node)
         self._connection = self._pool.get_connection()
+        self._is_broken = False
         if backend.history_size:
             self._note_positions()
         self.is_connected = True
@@ -360,7 +379,7 @@ class _Listener:
                 state.settled.clear()
         step = 1 if backend.is_cluster else _BATCH  # one command may name one slot
         for first in range(0, len(channels), step):
-            self._send("SUBSCRIBE", channels[first:first + step])
+            self._subscribe(channels[first:first + step])
         backend.note_success()
 
     def _disconnect(self) -> None:
@@ -392,13 +411,13 @@ class _Listener:
             try:
                 response = connection.read_response(disconnect_on_error=False)
             except RedisTimeoutError:
-                if pinged:
+                if pinged or self._is_broken:
                     raise
                 if not self.wanted:
                     return
                 pinged = True
                 with self._lock:
-                    connection.send_command("PING", check_health=False)
+                    self._send("PING", [])
                 continue
             pinged = False
             if not self.backend.healthy:
@@ -436,8 +455,13 @@ class _Listener:
             logger.debug("What came in on %r was published by another program", channel)
             return
         id_, _, payload = data[1:].partition(b" ")
-        content = payload.decode() if kind == _TEXT else payload
-        self._deliver(state, Message(channel, content, id_.decode() or None))
+        try:
+            content = payload.decode() if kind == _TEXT else payload
+            message = Message(channel, content, id_.decode() or None)
+        except UnicodeDecodeError:
+            logger.debug("What came in on %r was published by another program", channel)
+            return
+        self._deliver(state, message)
 
     def _deliver(self, state: _Channel, message: Message) -> None:
         if message.id is not None:
