@@ -31,7 +31,7 @@ class ClientWebSocket(Connection):
     """
 
     __slots__ = (
-        "_extensions", "_goodbye", "_requested", "_response_headers", "_subprotocol", "_target",
+        "_extensions", "_requested", "_response_headers", "_subprotocol", "_target",
     )
 
     def __init__(self, options: Options, target: Target) -> None:
@@ -41,7 +41,6 @@ class ClientWebSocket(Connection):
         self._subprotocol: str | None = None
         self._extensions = ""
         self._response_headers: Headers = []
-        self._goodbye: Any = None
 
     def __repr__(self) -> str:
         state = self._protocol.state.name.lower() if self._opened else "not open yet"
@@ -123,21 +122,6 @@ class ClientWebSocket(Connection):
         return self._target.host, self._target.port
 
     # ---------------------------------------------------------------- closing
-
-    def _say_goodbye(self) -> None:
-        """Both Close frames have passed: the server closes TCP, RFC 6455 section 7.1.1.
-
-        Whether somebody waits for that or not, it has ``close_timeout`` for it.
-        """
-        if self._reader is not None and self._goodbye is None:
-            self._goodbye = self._hub.loop.timer(self._options.close_timeout, ref=False)
-            self._goodbye.start(self._drop)
-
-    def _stop(self) -> None:
-        super()._stop()
-        if self._goodbye is not None:
-            self._goodbye.close()
-            self._goodbye = None
 
     def _lost(self) -> None:
         super()._lost()

@@ -109,6 +109,7 @@ class Connection(Transport):
 
     def _receive_at_hand(self) -> str | bytes | None:
         """The next message of the queue or of the input that was kept."""
+        self._receives = True
         self._burst += 1
         if self._burst > _BURST:
             self._burst = 0
@@ -382,10 +383,19 @@ class Connection(Transport):
     def closed(self) -> bool:
         """Whether the connection has ended or is about to: nothing can be sent any more.
 
-        Turns true by itself when the peer closes or vanishes, even if nobody receives.
+        Turns true by itself when the peer closes or vanishes, even if nobody receives. Who does
+        receive gets all that the peer has sent first, so that
+        ``while not ws.closed: ws.receive()`` loses nothing.
         """
         if not self._opened:
             self._open()
+        if not self._has_ended:
+            return False
+        by_peer = self._gone or self._protocol.closed_by_peer
+        return not (by_peer and self._receives and self._queue)
+
+    @property
+    def _has_ended(self) -> bool:
         return self._gone or self._protocol.state is not _OPEN
 
     @property

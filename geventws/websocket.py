@@ -122,7 +122,7 @@ class WebSocket(Connection):
     @property
     def _is_over(self) -> bool:
         """Whether a :exc:`ConnectionClosed` that leaves a view may be this one's, a normal end."""
-        return self._left or (self._opened and self.closed)
+        return self._left or (self._opened and self._has_ended)
 
     # ------------------------------------------------------------- the request
 

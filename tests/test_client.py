@@ -479,7 +479,8 @@ def test_a_server_that_never_closes_tcp_is_left_after_a_while(lie):
             pass
         gone.set(True)
 
-    ws = connect(lie(answer), close_timeout=0.1)
+    # It is looked after as often as it would be pinged.
+    ws = connect(lie(answer), ping_interval=0.25, close_timeout=0.25)
     assert ws.receive() is None
     assert gone.get(timeout=SECONDS)
     assert ws.close_code == 1000

@@ -286,6 +286,35 @@ def test_what_receive_returns_at_the_end_may_be_sent_back_as_old_loops_do(run):
         result.get(timeout=SECONDS)
 
 
+def test_a_loop_until_closed_gets_everything_before_a_close_that_has_overtaken_it(run):
+    def view(ws):
+        heard = []
+        while not ws.closed:
+            heard.append(ws.receive())
+            gevent.sleep(0.01)
+        return heard
+
+    client, result = run(view)
+    client.send(b"".join(frame(TEXT, str(i)) for i in range(50)) + close_frame(1000))
+    heard = result.get(timeout=SECONDS)
+    assert heard[:50] == [str(i) for i in range(50)]
+    assert heard[50:] in ([], [None])
+
+
+def test_closed_is_true_at_once_for_whoever_closes(run):
+    def view(ws):
+        assert ws.receive() == "0"
+        gevent.sleep(0.01)
+        ws.close()
+        return ws.closed
+
+    client, result = run(view)
+    client.send(b"".join(frame(TEXT, str(i)) for i in range(5)))
+    assert client.read_close() == (1000, "")
+    client.send(close_frame(1000))
+    assert result.get(timeout=SECONDS) is True
+
+
 def test_a_buffer_may_be_used_again_after_send(run):
     def view(ws):
         buffer = bytearray(b"x" * 1_000_000)

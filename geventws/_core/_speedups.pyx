@@ -613,6 +613,7 @@ cdef class Transport:
     cdef public Py_ssize_t _max_send_buffer
     cdef public bint _opened
     cdef public bint _end_told
+    cdef public bint _receives
     cdef public bint _is_tls
     cdef public bint _paused
     cdef public bint _resuming
@@ -626,6 +627,7 @@ cdef class Transport:
         self._thread = PyThread_get_thread_ident()
         self._opened = False
         self._end_told = False
+        self._receives = False
 
     def _attach_transport(self, sock, FrameReader protocol, Py_ssize_t max_send_buffer):
         """Take over a gevent socket and start reading from it."""
@@ -692,6 +694,7 @@ cdef class Transport:
         if PyThread_get_thread_ident() != self._thread:
             raise RuntimeError(NOT_HERE)
         self._waiter = current_greenlet()
+        self._receives = True
         try:
             while True:
                 PyGreenlet_Switch(<PyGreenlet*>hub, NULL, NULL)

@@ -84,8 +84,8 @@ class Transport:
 
     __slots__ = (
         "_end_told", "_heard", "_hub", "_is_tls", "_max_send_buffer", "_opened", "_out",
-        "_out_size", "_paused", "_protocol", "_queue", "_raw", "_reader", "_ready", "_recv_into",
-        "_resuming", "_send", "_shared", "_sock", "_thread", "_waiter",
+        "_out_size", "_paused", "_protocol", "_queue", "_raw", "_reader", "_ready", "_receives",
+        "_recv_into", "_resuming", "_send", "_shared", "_sock", "_thread", "_waiter",
     )
 
     def __init__(self) -> None:
@@ -93,6 +93,8 @@ class Transport:
         self._thread = get_ident()
         self._opened = False
         self._end_told = False
+        #: Whether anybody has ever called receive().
+        self._receives = False
 
     def _attach_transport(self, sock: Any, protocol: Protocol, max_send_buffer: int) -> None:
         """Take over a gevent socket and start reading from it."""
@@ -173,6 +175,7 @@ class Transport:
         if get_ident() != self._thread:
             raise RuntimeError(NOT_HERE)
         self._waiter = getcurrent()
+        self._receives = True
         try:
             while True:
                 self._hub.switch()

@@ -339,7 +339,7 @@ class Broadcast:
 
     def _left_out(self, channel: str, ws: Any) -> None:
         """A socket has not got a message: it has ended, or does not keep up."""
-        if ws.closed:
+        if ws._has_ended:
             self.unsubscribe(channel, ws)
         elif self._closes_slow:
             ws._fault = f"did not keep up with the messages of {channel!r}; closed with 1013"

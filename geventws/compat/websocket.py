@@ -27,8 +27,8 @@ class WebSocket:
     at the end, and raises :exc:`WebSocketError` from then on; ``send()`` raises it as soon as
     nothing can be sent; ``close()`` does not wait; after the end ``environ`` is ``None``.
 
-    Unlike there, close codes and reasons are sent and :attr:`closed` turns true when the peer has
-    gone, even if nobody receives; but not before a view that receives has got everything.
+    Unlike there, close codes and reasons are sent, and :attr:`closed` turns true when the peer has
+    gone, even if nobody receives.
     """
 
     OPCODE_CONTINUATION = 0x00
@@ -41,7 +41,6 @@ class WebSocket:
     def __init__(self, environ: dict[str, Any], stream: Stream, handler: Any) -> None:
         self._ws: _WebSocket = handler.accepted
         self._is_closed = False
-        self._receives = False
         self.environ: dict[str, Any] | None = environ
         self.stream: Stream | None = stream
         self.raw_read: Any = stream.read
@@ -84,15 +83,12 @@ class WebSocket:
     @property
     def closed(self) -> bool:
         """Whether the connection has ended, and a view that receives knows all it said."""
-        if self._is_closed:
-            return True
-        return self._ws.closed and not (self._receives and self._ws._queue)
+        return self._is_closed or self._ws.closed
 
     def receive(self) -> str | bytearray | None:
         """The next message; None at the end."""
         if self._is_closed:
             raise self._dead(MSG_ALREADY_CLOSED)
-        self._receives = True
         try:
             message = self._ws.receive()
         except ConnectionClosed:
@@ -126,7 +122,7 @@ class WebSocket:
             if opcode == self.OPCODE_TEXT:
                 ws.send(_encode(message), binary=False)
             elif opcode == self.OPCODE_BINARY:
-                ws.send(_encode(message) if isinstance(message, str) or ws.closed else
+                ws.send(_encode(message) if isinstance(message, str) or ws._has_ended else
                         bytes(message))
             elif opcode == self.OPCODE_PING:
                 ws.ping(_encode(message))
@@ -195,7 +191,7 @@ class Stream:
 
     def write(self, data: bytes) -> None:
         ws = self.handler.accepted
-        if ws.closed:
+        if ws._has_ended:
             raise SocketDead(MSG_SOCKET_DEAD, ws.close_code)
         ws._transmit(bytes(data))
 
