@@ -214,13 +214,14 @@ def test_one_websocket_more_than_may_be_is_a_503_and_room_is_used_again(serve, c
     assert "503 Service Unavailable" in record.getMessage()
 
 
-def test_a_thousand_headers_and_endless_lines_are_refused(way_in):
+def test_a_thousand_headers_and_endless_lines_are_refused(serve):
+    server = serve(site)
     for data in (
         request(headers=[(f"X-{i}", "y") for i in range(1000)]),
         request(headers=[("X", "y" * 100_000)]),
         request("/" + "x" * 100_000),
     ):
-        with way_in.client() as client:
+        with server.client() as client:
             with contextlib.suppress(OSError):
                 client.send(data)  # it may be refused before it is read
             received = answers(client)
