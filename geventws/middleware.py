@@ -173,7 +173,10 @@ class _Exchange:
         """The view is done, and the conversation with it."""
         ws = self.ws
         failed = self.status[:1] == "5"  # a framework has caught and logged the exception
-        ws.close(CloseCode.INTERNAL_ERROR if failed else CloseCode.NORMAL_CLOSURE)
+        try:
+            ws.close(CloseCode.INTERNAL_ERROR if failed else CloseCode.NORMAL_CLOSURE)
+        except ConnectionClosed:
+            return  # the client has gone before it was accepted
         complaint = ws._complaint
         if complaint is not None:
             peers.log(logging.INFO, "%s %s", _peer(ws.environ), complaint)

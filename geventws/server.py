@@ -21,7 +21,11 @@ from .options import Options, options_of
 
 #: What gevent's server takes beside a certificate; whoever knows these wants them as they are.
 _OTHER_TLS_OPTIONS = {"ssl_context", "ssl_version", "cert_reqs", "ca_certs", "ciphers"}
-
+#: What gevent's server takes. It would take everything else for an option of TLS, and turn TLS on.
+_GEVENTS_OPTIONS = _OTHER_TLS_OPTIONS | {
+    "backlog", "spawn", "log", "error_log", "handler_class", "environ", "certfile", "keyfile",
+    "do_handshake_on_connect", "suppress_ragged_eofs", "server_side",
+}
 
 #: What accept() says when there are too many descriptors or too little memory.
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -57,6 +61,7 @@ class WebSocketServer(WSGIServer):
         ``environ["wsgi.websocket"]``.
     :param options: those of :class:`geventws.options.Options`, beside those of gevent's server
         (``log``, ``spawn``, ``backlog``, ``certfile``, ``keyfile``, ``ssl_context``, ...).
+    :raises TypeError: for an option that neither has.
     """
 
     _start_accepting_if_started: Any  # of gevent's BaseServer
@@ -67,6 +72,8 @@ class WebSocketServer(WSGIServer):
 
     def __init__(self, listener: Any, application: Application, **options: Any) -> None:
         chosen = Options.take_from(options)
+        for name in options.keys() - _GEVENTS_OPTIONS:
+            raise TypeError(f"{type(self).__name__} has no option {name!r}")
         if "certfile" in options and options.keys().isdisjoint(_OTHER_TLS_OPTIONS):
             # The context that gevent makes from a bare certificate is of a deprecated kind.
             context = SSLContext(PROTOCOL_TLS_SERVER)

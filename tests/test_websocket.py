@@ -902,6 +902,29 @@ def test_stop_drops_those_that_do_not_answer(serve):
     client.sock.close()
 
 
+def test_a_client_that_goes_before_it_is_accepted_is_no_error(serve, caplog, capfd):
+    entered, gone = Event(), Event()
+
+    def app(environ, start_response):
+        entered.set()
+        assert gone.wait(SECONDS)
+        return []
+
+    server = serve(app)
+    client = server.client()
+    client.send(request())
+    assert entered.wait(SECONDS)
+    client.vanish()
+    gone.set()
+    wait_until(lambda: not server.websockets, "the end of the view")
+    assert "Traceback" not in caplog.text + capfd.readouterr().err
+
+
+def test_a_misspelt_option_is_refused(serve):
+    with pytest.raises(TypeError, match="max_mesage_size"):
+        serve(lambda environ, start_response: [], max_mesage_size=5)
+
+
 # ---------------------------------------------------------------- compression
 
 OFFER = [("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")]
