@@ -18,7 +18,7 @@ LAYERS = [
     {"threads"},
     {"_core.transport"},
     {"_core"},
-    {"protocol"},
+    {"protocol", "totals"},
     {"connection"},
     {"client"},
     {"hosts"},
