@@ -32,7 +32,7 @@ LAYERS = [
     {"server"},
     {"engineio"},
     {"worker"},
-    {"bottle", "flask", "testing"},
+    {"bottle", "flask", "prometheus", "testing"},
     {"cli.errors"},
     {"cli.application", "cli.listeners", "cli.settings"},
     {"cli.reload", "cli.workers"},
@@ -55,6 +55,7 @@ INTEGRATED = {
     "compat.workers": {"gunicorn"},
     "deflate": {"isal"},
     "flask": {"flask", "werkzeug"},
+    "prometheus": {"prometheus_client"},
     "worker": {"gunicorn"},
 }
 LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}
