@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from ._core import CORE
 from .broadcast import Broadcast
 from .client import ClientWebSocket, connect
+from .drain import stats
 from .exceptions import (
     BroadcastError,
     ConnectionClosed,
@@ -20,6 +21,7 @@ from .handler import WebSocketHandler
 from .middleware import WebSocketMiddleware
 from .permessage_deflate import Deflate
 from .server import WebSocketServer
+from .totals import Stats
 from .websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ __all__ = [
     "MessageTooBig",
     "Opcode",
     "ProtocolError",
+    "Stats",
     "WebSocket",
     "WebSocketError",
     "WebSocketHandler",
@@ -50,6 +53,7 @@ __all__ = [
     "__core__",
     "__version__",
     "connect",
+    "stats",
 ]
 
 

@@ -23,6 +23,7 @@ from .frames import MAX_CONTROL_PAYLOAD, CloseCode, Opcode, State
 from .protocol import Protocol
 from .sweeper import sweeper_of
 from .threads import call_in_hub, get_ident
+from .totals import CLIENTS, Totals
 
 if TYPE_CHECKING:
     from .options import Options
@@ -53,10 +54,11 @@ class Connection(Transport):
     )
 
     _protocol: Protocol
+    _totals: Totals
     _due: int
 
-    def __init__(self, options: Options) -> None:
-        super().__init__()
+    def __init__(self, options: Options, totals: Totals = CLIENTS) -> None:
+        super().__init__(totals)
         self._options = options
 
     def _open(self) -> None:
@@ -92,7 +94,9 @@ class Connection(Transport):
         self._ping_due = monotonic() + (options.ping_interval or 0)
         self._sweeper = sweeper_of(self._hub)
         self._sweeper.add(self, options.check_interval)
+        self._totals.opened += 1
         if early:
+            self._totals.bytes_received += len(early)
             protocol.receive_data(early)
         if early or self._is_tls:
             # These bytes make no descriptor readable.
@@ -118,6 +122,8 @@ class Connection(Transport):
         if not self._queue:
             protocol = self._protocol
             message = protocol.next_message()
+            if message is not None:
+                self._totals.messages_received += 1
             if protocol.has_news:
                 self._after_input()
             return message
@@ -160,6 +166,7 @@ class Connection(Transport):
 
     def _send_ping(self, payload: bytes) -> None:
         self._ping = payload, perf_counter()
+        self._totals.pings_sent += 1
         self._transmit(self._protocol.encode(Opcode.PING, payload))
 
     def _check(self) -> float | None:
@@ -272,6 +279,7 @@ class Connection(Transport):
         while self._out_size >= self._max_send_buffer and protocol.state is _OPEN:
             remaining = None if deadline is None else deadline - monotonic()
             if remaining is not None and remaining <= 0:
+                self._totals.slow_consumers_dropped += 1
                 self._give_up(f"did not read for {timeout:g} seconds", "send timeout")
             else:
                 self._room.clear()
@@ -297,6 +305,7 @@ class Connection(Transport):
             message = protocol.next_message()
             if message is None:
                 return
+            self._totals.messages_received += 1
             self._enqueue(message)
         self._pause()
 
@@ -324,6 +333,7 @@ class Connection(Transport):
     def _take_pong(self, payload: bytes) -> None:
         if self._ping is not None and payload == self._ping[0]:
             self._latency = perf_counter() - self._ping[1]
+            self._totals.pongs_received += 1
             self._ping = None
 
     def _resume_later(self) -> None:

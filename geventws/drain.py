@@ -1,14 +1,17 @@
-"""The open WebSockets of a server, and how all of them come to an end in good order."""
+"""The open WebSockets of a server: how many, and how all of them come to an end in good order."""
 from __future__ import annotations
 
+import dataclasses
 from math import ceil
 from time import monotonic
+from weakref import WeakValueDictionary, finalize
 
 import gevent
 from gevent import getcurrent, sleep
 from gevent.event import Event
 
 from .frames import CloseCode
+from .totals import Stats, Totals
 from .websocket import WebSocket
 
 #: Which part of the time the Close frames are spread over: clients that are told to go at once
@@ -25,6 +28,10 @@ class OpenWebSockets(set[WebSocket]):
 
     def __init__(self) -> None:
         super().__init__()
+        #: What has happened on them, and on those that are not open any more.
+        self.totals = Totals()
+        _alive[id(self)] = self
+        finalize(self, _bury, self.totals)
         self.reopen()
 
     def reopen(self) -> None:
@@ -33,10 +40,26 @@ class OpenWebSockets(set[WebSocket]):
         self.draining = False
         self._empty = Event()
 
-    def discard(self, ws: object) -> None:
+    def discard(self, ws: WebSocket) -> None:  # type: ignore[override] # nothing else is in it
+        if ws._opened:
+            code = ws.close_code
+            self.totals.closed[CloseCode.ABNORMAL_CLOSURE if code is None else code] += 1
         super().discard(ws)
         if self.draining and not self:
             self._empty.set()
+
+    def stats(self) -> Stats:
+        """What is open, and what has happened so far. Takes a microsecond for each that is open."""
+        ours = [ws for ws in list(self) if ws._opened]  # a copy: other threads may look, too
+        unsent = [ws._out_size for ws in ours]
+        return dataclasses.replace(
+            _happened(self.totals),
+            connections=len(ours),
+            receive_queue=sum(len(ws._queue or ()) for ws in ours),
+            receive_queue_size=sum(ws._queue_size for ws in ours),
+            send_buffer_size=sum(unsent),
+            send_buffer_size_max=max(unsent, default=0),
+        )
 
     def drain(self, timeout: float) -> bool:
         """Close them with 1001 (going away), and wait until their views have ended.
@@ -67,3 +90,37 @@ class OpenWebSockets(set[WebSocket]):
                 ws._begin_close(CloseCode.GOING_AWAY)
             if seconds:
                 sleep(_TICK)
+
+
+_alive: WeakValueDictionary[int, OpenWebSockets] = WeakValueDictionary()
+#: What has happened on servers that are gone.
+_buried = Stats()
+
+
+def stats() -> Stats:
+    """The :class:`Stats` of all servers and middlewares of this process; in any thread."""
+    total = _buried
+    for websockets in list(_alive.values()):
+        total += websockets.stats()
+    return total
+
+
+def _happened(totals: Totals) -> Stats:
+    """What has been counted."""
+    return Stats(
+        connections_opened=totals.opened,
+        connections_closed=totals.closed.copy(),
+        connections_refused=totals.refused.copy(),
+        messages_received=totals.messages_received,
+        messages_sent=totals.messages_sent,
+        bytes_received=totals.bytes_received,
+        bytes_sent=totals.bytes_sent,
+        pings_sent=totals.pings_sent,
+        pongs_received=totals.pongs_received,
+        slow_consumers_dropped=totals.slow_consumers_dropped,
+    )
+
+
+def _bury(totals: Totals) -> None:
+    global _buried  # noqa: PLW0603
+    _buried += _happened(totals)

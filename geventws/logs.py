@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from time import monotonic
 
 logger = logging.getLogger("geventws")
@@ -26,8 +27,14 @@ class Throttle:
         # By kind: how many lines may pass, since when, and how many have not passed.
         self._kinds: dict[str, tuple[float, float, int]] = {}
 
-    def log(self, level: int, message: str, *arguments: object) -> None:
-        """Log what a peer is to blame for; the message, without its arguments, is the kind."""
+    def log(
+        self, level: int, message: str, *arguments: object,
+        extra: Mapping[str, object] | None = None,
+    ) -> None:
+        """Log what a peer is to blame for; the message, without its arguments, is the kind.
+
+        :param extra: attributes of the record, for logs that are more than text.
+        """
         if not logger.isEnabledFor(level):
             return
         now = monotonic()
@@ -39,7 +46,7 @@ class Throttle:
         self._kinds[message] = left - 1, now, 0
         if held_back:
             message, arguments = f"{message} (and %d more)", (*arguments, held_back)
-        logger.log(level, message, *arguments)
+        logger.log(level, message, *arguments, extra=extra)
 
     def reset(self) -> None:
         """Forget what was logged."""

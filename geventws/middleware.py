@@ -12,6 +12,7 @@ from .frames import CloseCode
 from .hosts import Host, StartResponse, find_host
 from .logs import logger, peers, printable
 from .options import Options, options_of
+from .totals import Stats
 from .websocket import WebSocket
 
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
@@ -40,6 +41,10 @@ class WebSocketMiddleware:
         #: The WebSockets that views are busy with.
         self.websockets = OpenWebSockets()
 
+    def stats(self) -> Stats:
+        """What is open, and what has happened since this was made."""
+        return self.websockets.stats()
+
     def __call__(
         self, environ: dict[str, Any], start_response: StartResponse
     ) -> Iterable[bytes]:
@@ -58,11 +63,12 @@ def serve(
         handshake.check_request(environ, options)
         _check_capacity(websockets, options)
     except HandshakeError as refusal:
+        websockets.totals.refused[int(refusal.status[:3])] += 1
         _log_refusal(environ, refusal, options)
         length = ("Content-Length", str(len(refusal.body)))
         host.start_response(refusal.status, [*refusal.headers, length, ("Connection", "close")])
         return host.refusal([refusal.body])
-    ws = WebSocket(environ, host, options)
+    ws = WebSocket(environ, host, options, websockets.totals)
     environ[WEBSOCKET] = ws
     environ[WEBSOCKET_VERSION] = ws.version
     websockets.add(ws)
@@ -113,7 +119,10 @@ class _Exchange:
         except Exception:
             if not ws._opened:
                 raise
-            logger.exception("Exception in the view of %s", printable(ws.path))
+            logger.exception(
+                "Exception in the view of %s [%s]", printable(ws.path), ws.id,
+                extra={"connection_id": ws.id},
+            )
             ws._begin_close(CloseCode.INTERNAL_ERROR)
         except BaseException:
             # GreenletExit, SystemExit: the server is stopping, there is no time to wait.
@@ -179,7 +188,10 @@ class _Exchange:
             return  # the client has gone before it was accepted
         complaint = ws._complaint
         if complaint is not None:
-            peers.log(logging.INFO, "%s %s", _peer(ws.environ), complaint)
+            peers.log(
+                logging.INFO, "%s %s [%s]", _peer(ws.environ), complaint, ws.id,
+                extra={"connection_id": ws.id},
+            )
 
 
 class _Body:

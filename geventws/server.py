@@ -18,6 +18,7 @@ from .handler import WebSocketHandler
 from .logs import peers, printable
 from .middleware import Application
 from .options import Options, options_of
+from .totals import Stats
 
 #: What gevent's server takes beside a certificate; whoever knows these wants them as they are.
 _OTHER_TLS_OPTIONS = {"ssl_context", "ssl_version", "cert_reqs", "ca_certs", "ciphers"}
@@ -104,6 +105,10 @@ class WebSocketServer(WSGIServer):
         if not self.websockets.drain(deadline - monotonic()):
             self.websockets.kill()
         super().stop(max(0.0, deadline - monotonic()))
+
+    def stats(self) -> Stats:
+        """What is open, and what has happened since the server was made; in any thread."""
+        return self.websockets.stats()
 
     def start(self) -> None:
         self.websockets.reopen()

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
+from os import urandom
 from typing import TYPE_CHECKING, Any
 
 from gevent import getcurrent
@@ -18,6 +19,7 @@ from .threads import call_in_hub, get_ident
 if TYPE_CHECKING:
     from .hosts import Host
     from .options import Options
+    from .totals import Totals
 
 
 class WebSocket(Connection):
@@ -37,18 +39,21 @@ class WebSocket(Connection):
     """
 
     __slots__ = (
-        "__dict__", "_environ", "_extensions", "_host", "_left", "_more_headers", "_refused",
-        "_subprotocol", "_view",
+        "__dict__", "_environ", "_extensions", "_host", "_id", "_left", "_more_headers",
+        "_refused", "_subprotocol", "_view",
     )
 
-    def __init__(self, environ: dict[str, Any], host: Host, options: Options) -> None:
-        super().__init__(options)
+    def __init__(
+        self, environ: dict[str, Any], host: Host, options: Options, totals: Totals
+    ) -> None:
+        super().__init__(options, totals)
         self._environ = environ
         self._host = host
         self._subprotocol: str | None = None
         self._extensions = ""
         self._refused: str | None = None
         self._left = False
+        self._id = ""
         #: The greenlet of the view, until it is done.
         self._view: Any = getcurrent()
         #: Asked by the 101 for headers that a framework has gathered until then: its cookies.
@@ -118,6 +123,7 @@ class WebSocket(Connection):
     def _refuse(self, status: str) -> None:
         """Note that the view answers with HTTP; every later use raises."""
         self._refused = status
+        self._totals.refused[int(status[:3])] += 1
 
     @property
     def _is_over(self) -> bool:
@@ -125,6 +131,13 @@ class WebSocket(Connection):
         return self._left or (self._opened and self._has_ended)
 
     # ------------------------------------------------------------- the request
+
+    @property
+    def id(self) -> str:
+        """16 hexadecimal digits that no other connection has; geventws' own log shows them."""
+        if not self._id:
+            self._id = urandom(8).hex()
+        return self._id
 
     @property
     def environ(self) -> dict[str, Any]:

@@ -183,7 +183,9 @@ def test_a_message_that_is_not_finished_in_time_closes_with_1008(run, caplog, da
     assert result.get(timeout=SECONDS) == ["whole"]
     wait_until(lambda: caplog.records)
     (record,) = caplog.records
-    assert record.getMessage() == "127.0.0.1 did not finish a message within 0.25 seconds"
+    assert record.getMessage() == (
+        f"127.0.0.1 did not finish a message within 0.25 seconds [{record.connection_id}]"
+    )
 
 
 def test_a_message_that_trickles_in_is_not_finished_in_time(run):

@@ -486,7 +486,9 @@ def test_a_peer_that_does_not_answer_is_given_up(run, caplog):
         assert client.read_to_end() == b""
     wait_until(lambda: caplog.records)
     (record,) = caplog.records
-    assert record.getMessage() == "127.0.0.1 did not answer a ping within 0.25 seconds"
+    assert record.getMessage() == (
+        f"127.0.0.1 did not answer a ping within 0.25 seconds [{record.connection_id}]"
+    )
 
 
 def test_a_peer_that_answers_every_ping_stays(run):
@@ -725,7 +727,7 @@ def test_an_exception_in_a_view_is_logged_with_its_traceback(run, caplog):
     assert client.read_close() == (1011, "")
     wait_until(lambda: caplog.records)
     (record,) = caplog.records
-    assert record.getMessage() == "Exception in the view of /path"
+    assert record.getMessage() == f"Exception in the view of /path [{record.connection_id}]"
     assert record.exc_info[0] is ZeroDivisionError
 
 
@@ -785,6 +787,7 @@ def test_a_peers_fault_is_one_line_without_a_traceback(run, caplog):
     (record,) = caplog.records
     assert record.getMessage() == (
         "127.0.0.1 broke the protocol: the reserved opcode 0x3; closed with 1002"
+        f" [{record.connection_id}]"
     )
     assert record.exc_info is None
 

@@ -9,10 +9,11 @@ import os
 from typing import TYPE_CHECKING
 
 from .reader import FrameReader, apply_mask, encode_frame
-from .transport import WOULD_BLOCK, Transport, fan_out
+from .transport import WOULD_BLOCK, Counters, Transport, fan_out
 
 __all__ = [
-    "CORE", "WOULD_BLOCK", "FrameReader", "Transport", "apply_mask", "encode_frame", "fan_out",
+    "CORE", "WOULD_BLOCK", "Counters", "FrameReader", "Transport", "apply_mask", "encode_frame",
+    "fan_out",
 ]
 
 #: Which one runs: "compiled" or "python".
@@ -20,7 +21,14 @@ CORE = "python"
 
 if not TYPE_CHECKING and not os.environ.get("GEVENTWS_PURE_PYTHON"):
     try:
-        from ._speedups import FrameReader, Transport, apply_mask, encode_frame, fan_out
+        from ._speedups import (
+            Counters,
+            FrameReader,
+            Transport,
+            apply_mask,
+            encode_frame,
+            fan_out,
+        )
     except ImportError:
         pass  # it was not built here
     else:

@@ -597,10 +597,20 @@ cdef class LargeText:
         PyBuffer_FillInfo(view, self, <void*>self.data, self.size, 1, flags)
 
 
+cdef class Counters:
+    """What has passed through the connections that share this; see the twin."""
+
+    cdef public uint64_t messages_received
+    cdef public uint64_t messages_sent
+    cdef public uint64_t bytes_received
+    cdef public uint64_t bytes_sent
+
+
 cdef class Transport:
     """The hot half of :class:`~geventws.connection.Connection`; see the twin in ``transport.py``."""
 
     cdef public FrameReader _protocol
+    cdef readonly Counters _totals
     cdef public object _hub
     cdef public object _sock
     cdef public object _raw
@@ -622,7 +632,8 @@ cdef class Transport:
     cdef Shared _shared
     cdef int fd
 
-    def __init__(self):
+    def __init__(self, Counters totals not None):
+        self._totals = totals
         self._hub = get_hub()
         self._thread = PyThread_get_thread_ident()
         self._opened = False
@@ -674,6 +685,7 @@ cdef class Transport:
                     if protocol.has_news:
                         self._after_input()
                     if message is not None:
+                        self._totals.messages_received += 1
                         return message
                 else:
                     self._resume_later()
@@ -752,6 +764,7 @@ cdef class Transport:
             size = PyBytes_GET_SIZE(data)
         if self._out_size >= self._max_send_buffer:
             self._wait_for_room()
+        self._totals.messages_sent += 1
         if protocol.deflate is not None and compress:
             compressed = protocol.compress(data, size)
             if compressed is not None:
@@ -805,6 +818,7 @@ cdef class Transport:
         cdef LargeText text
         if self._reader is None:
             return 0
+        self._totals.bytes_sent += head + size
         if not self._out and self.fd >= 0:
             sent = direct_send(self.fd, parts, 2)
             if sent < 0:
@@ -866,6 +880,7 @@ cdef class Transport:
         cdef iovec part
         if self._reader is None:
             return 0
+        self._totals.bytes_sent += size
         if self._out:
             self._queue_output((<char*>data)[:size])
             return 0
@@ -891,6 +906,7 @@ cdef class Transport:
         cdef iovec part
         if self._reader is None:
             return 0
+        self._totals.bytes_sent += size
         if self._out:
             self._queue_output(frame)
             return 0
@@ -951,6 +967,7 @@ cdef class Transport:
             self._lost()
             return
         self._heard = True
+        self._totals.bytes_received += size
         protocol.borrow_at(buffer, size)
         self.dispatch()
         if self._is_tls and self._reader is not None and not self._paused and self._sock.pending():
@@ -988,6 +1005,7 @@ cdef class Transport:
             if protocol.has_news:
                 self._after_input()  # a Pong goes before what the view answers
             if message is not None:
+                self._totals.messages_received += 1
                 self._ready = message
                 message = None
                 shared.deadline = now_us() + SLICE_US
@@ -1043,6 +1061,7 @@ def fan_out(connections, data):
         if protocol.state is not OPEN or connection._out_size >= connection._max_send_buffer:
             left_out.append(connection)
             continue
+        connection._totals.messages_sent += 1
         if frame is None or protocol.deflate is not deflate or protocol.is_client:
             deflate = protocol.deflate
             if protocol.is_client or (deflate is not None and not deflate.is_shared):

@@ -79,16 +79,34 @@ class _Shared:
 _shared_by_hub: WeakKeyDictionary[Hub, _Shared] = WeakKeyDictionary()
 
 
+class Counters:
+    """What has passed through the connections that share this."""
+
+    __slots__ = ("bytes_received", "bytes_sent", "messages_received", "messages_sent")
+
+    def __init__(self) -> None:
+        self.messages_received = 0
+        self.messages_sent = 0
+        #: With frames' headers, and as compressed as they come.
+        self.bytes_received = 0
+        #: Handed to the kernel, or waiting for it to have room.
+        self.bytes_sent = 0
+
+
 class Transport:
     """The hot half of :class:`~geventws.connection.Connection`."""
 
     __slots__ = (
         "_end_told", "_heard", "_hub", "_is_tls", "_max_send_buffer", "_opened", "_out",
         "_out_size", "_paused", "_protocol", "_queue", "_raw", "_reader", "_ready", "_receives",
-        "_recv_into", "_resuming", "_send", "_shared", "_sock", "_thread", "_waiter",
+        "_recv_into", "_resuming", "_send", "_shared", "_sock", "_thread", "_totals",
+        "_waiter",
     )
 
-    def __init__(self) -> None:
+    _totals: Counters
+
+    def __init__(self, totals: Counters) -> None:
+        self._totals = totals
         self._hub = get_hub()
         self._thread = get_ident()
         self._opened = False
@@ -155,6 +173,7 @@ class Transport:
                     if protocol.has_news:
                         self._after_input()
                     if message is not None:
+                        self._totals.messages_received += 1
                         return message
                 else:
                     self._resume_later()
@@ -240,6 +259,7 @@ class Transport:
             opcode, payload = _message(data, binary)
         if self._out_size >= self._max_send_buffer:
             self._wait_for_room()
+        self._totals.messages_sent += 1
         self._transmit(protocol.encode_message(opcode, payload, compress))
         if protocol.state is _CLOSED:
             raise self._closed_error()
@@ -285,6 +305,7 @@ class Transport:
         """
         if self._reader is None:
             return  # stopped meanwhile
+        self._totals.bytes_sent += len(data)
         if self._out:
             self._queue_output(data)
             return
@@ -317,6 +338,7 @@ class Transport:
             self._lost()
             return
         self._heard = True
+        self._totals.bytes_received += size
         self._protocol.borrow(shared.buffer, size)
         self._dispatch()
         if self._is_tls and self._reader is not None and not self._paused and self._sock.pending():
@@ -343,6 +365,7 @@ class Transport:
             if protocol.has_news:
                 self._after_input()  # a Pong goes before what the view answers
             if message is not None:
+                self._totals.messages_received += 1
                 self._ready = message
                 shared.deadline = monotonic() + _SLICE
                 shared.dispatched = self
@@ -396,7 +419,9 @@ def fan_out(
         deflate = protocol.deflate
         if protocol.state is not _OPEN or connection._out_size >= connection._max_send_buffer:
             left_out.append(connection)
-        elif protocol.is_client or (deflate is not None and not deflate.is_shared):
+            continue
+        connection._totals.messages_sent += 1
+        if protocol.is_client or (deflate is not None and not deflate.is_shared):
             # It has a mask (RFC 6455 section 5.3) or a context (RFC 7692 section 7.2) of its own.
             connection._transmit(protocol.encode_message(opcode, payload))
         else:

@@ -344,6 +344,7 @@ class Broadcast:
         elif self._closes_slow:
             ws._fault = f"did not keep up with the messages of {channel!r}; closed with 1013"
             self.unsubscribe(channel, ws)
+            ws._totals.slow_consumers_dropped += 1
             ws._begin_close(CloseCode.TRY_AGAIN_LATER, "too slow")
             spawn(ws.close)  # waits for the peer's answer, and not for ever
 

@@ -18,6 +18,8 @@ from tests.support.client import RawClient
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 10  # what is waited for inside of a test's process takes less
+#: What a server says when it can be connected to.
+READY = r"(?:http|https)://127\.0\.0\.1:(\d+)|unix:(\S+)"
 #: Every way in, and the command line that takes it.
 WAYS = {
     "server": "-m tests.support.serve server",
@@ -33,20 +35,24 @@ WAYS = {
 class Process:
     """A server in a process of its own; what it prints gathers in a file."""
 
-    def __init__(self, arguments: list[str], log: Path, **environment: str) -> None:
+    def __init__(
+        self, arguments: list[str], log: Path, cwd: Path = ROOT, ready: str = READY,
+        **environment: str,
+    ) -> None:
         self.log = log
         with log.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-W", "ignore:Monkey", *arguments], cwd=ROOT,
+                [sys.executable, "-W", "error", "-W", "ignore:Monkey", *arguments], cwd=cwd,
                 stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
             )
         try:
-            found = self.wait_for(r"(?:http|https)://127\.0\.0\.1:(\d+)|unix:(\S+)")
+            found = self.wait_for(ready)
         except BaseException:
             self.stop(signal.SIGKILL)
             raise
-        self.address = found[2] or ("127.0.0.1", int(found[1]))
+        if ready is READY:
+            self.address = found[2] or ("127.0.0.1", int(found[1]))
 
     @property
     def output(self) -> str:
@@ -87,8 +93,9 @@ def arguments_of(way: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def serving(arguments: list[str], log: Path, **environment: str) -> Iterator[Process]:
-    process = Process(arguments, log, **environment)
+def serving(arguments: list[str], log: Path, **options) -> Iterator[Process]:
+    """A :class:`Process` that is stopped in the end."""
+    process = Process(arguments, log, **options)
     try:
         yield process
     finally:

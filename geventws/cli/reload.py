@@ -1,0 +1,76 @@
+"""``--reload``: a process that serves, and one that starts it again when a file has changed."""
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+from typing import Any
+
+from .application import find_module
+from .errors import UsageError
+from .listeners import close_listeners, open_listeners
+from .settings import Settings
+
+#: How long, in seconds, the WebSockets of the old process may take to close. It is a developer who
+#: waits.
+_PATIENCE = 1
+
+
+def serve_and_reload(settings: Settings) -> int:
+    """Serve until a signal comes; returns the exit status.
+
+    The sockets are opened here, once: a client that connects in between waits, and is not refused.
+
+    :raises UsageError: when watchfiles is not installed, or an address is not to be had.
+    """
+    try:
+        from watchfiles import PythonFilter, watch  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise UsageError("--reload needs watchfiles: pip install 'geventws[cli]'") from None
+    find_module(settings.app)
+    listeners = open_listeners(settings.bind)
+    signal.signal(signal.SIGTERM, _interrupt)
+    child = _start(settings, listeners)
+    try:
+        for changes in watch(os.getcwd(), watch_filter=PythonFilter()):
+            names = sorted(os.path.relpath(path) for _, path in changes)
+            print(f"Reloading: {', '.join(names)} changed", file=sys.stderr, flush=True)
+            _stop(child)
+            child = _start(settings, listeners)
+    except KeyboardInterrupt:
+        pass  # Ctrl-C, or SIGTERM
+    finally:
+        _stop(child)
+        close_listeners(listeners, settings.bind)
+    return 0
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _start(settings: Settings, listeners: list[socket.socket]) -> subprocess.Popen[bytes]:
+    numbers = [listener.fileno() for listener in listeners]
+    hasty = dataclasses.replace(settings, graceful_timeout=_PATIENCE)
+    command = [
+        sys.executable, *_warnings(), "-m", __package__.partition(".")[0], settings.app,
+        *hasty.arguments([f"fd://{number}" for number in numbers]), "--workers", "1",
+    ]
+    return subprocess.Popen(command, pass_fds=numbers)  # noqa: S603 - it is ourselves
+
+
+def _warnings() -> list[str]:
+    """The options -W of this process."""
+    return [part for option in sys.warnoptions for part in ("-W", option)]
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    child.terminate()
+    try:
+        child.wait(_PATIENCE + 5)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

@@ -1,0 +1,74 @@
+"""What is counted, and what of it is shown."""
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+from ._core import Counters
+
+
+class Totals(Counters):
+    """What has happened on the connections that share this. It only grows."""
+
+    __slots__ = (
+        "closed", "opened", "pings_sent", "pongs_received", "refused", "slow_consumers_dropped",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened = 0
+        self.closed: Counter[int] = Counter()
+        self.refused: Counter[int] = Counter()
+        self.pings_sent = 0
+        self.pongs_received = 0
+        self.slow_consumers_dropped = 0
+
+
+#: Of connections that belong to no server: those that this process has opened as a client.
+CLIENTS = Totals()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """The WebSockets of a server, or of a process, at one moment. ``dataclasses.asdict()`` works.
+
+    All but the first and the last four only grow as long as the process lives.
+    """
+
+    #: WebSockets that are open.
+    connections: int = 0
+    #: WebSockets that have been opened.
+    connections_opened: int = 0
+    #: WebSockets that have ended, by close code; 1006 for those that were lost.
+    connections_closed: Counter[int] = dataclasses.field(default_factory=Counter)
+    #: Requests for a WebSocket that were answered otherwise, by HTTP status.
+    connections_refused: Counter[int] = dataclasses.field(default_factory=Counter)
+    #: Messages that were handed to a view, or wait for it.
+    messages_received: int = 0
+    #: Messages that were handed to the kernel, or wait for it to have room.
+    messages_sent: int = 0
+    #: Bytes of these messages and of control frames, with their headers and as compressed as they
+    #: come, without TLS.
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    #: Pings that were sent, by keepalive and by views, and Pongs that came in answer to one.
+    pings_sent: int = 0
+    pongs_received: int = 0
+    #: Peers that were dropped because they did not read what they were sent, whether after
+    #: ``send_timeout`` or by a :class:`~geventws.Broadcast`.
+    slow_consumers_dropped: int = 0
+    #: Received messages that wait for their views, and their size in bytes or characters.
+    receive_queue: int = 0
+    receive_queue_size: int = 0
+    #: Bytes that wait for their peers to read, and the most of them that wait for one peer.
+    send_buffer_size: int = 0
+    send_buffer_size_max: int = 0
+
+    def __add__(self, other: Stats) -> Stats:
+        """Of both together."""
+        values = {
+            field.name: getattr(self, field.name) + getattr(other, field.name)
+            for field in dataclasses.fields(self)
+        }
+        values["send_buffer_size_max"] = max(self.send_buffer_size_max, other.send_buffer_size_max)
+        return Stats(**values)
