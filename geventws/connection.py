@@ -335,6 +335,10 @@ class Connection(Transport):
             self._latency = perf_counter() - self._ping[1]
             self._totals.pongs_received += 1
             self._ping = None
+            if self._pinged and self._options.ping_interval is not None:
+                # Keepalive has its answer, and need not wait until it is due.
+                self._pinged = self._heard = False
+                self._ping_due = monotonic() + self._options.ping_interval
 
     def _resume_later(self) -> None:
         """Dispatch the input that was kept as soon as the loop has seen to the others."""

@@ -248,7 +248,9 @@ def test_a_peer_that_does_not_read_is_dropped_with_a_line_in_the_log(run, caplog
         result.get(timeout=SECONDS)
     wait_until(lambda: caplog.records)
     (record,) = caplog.records
-    assert record.getMessage() == "127.0.0.1 did not read for 0.2 seconds"
+    assert record.getMessage() == (
+        f"127.0.0.1 did not read for 0.2 seconds [{record.connection_id}]"
+    )
 
 
 def test_a_peer_that_goes_on_after_its_fault_is_cut_off_even_if_the_view_stays(run):

@@ -468,6 +468,15 @@ def test_a_silent_peer_is_pinged_and_its_pong_tells_the_latency(run):
     assert 0 < result.get(timeout=SECONDS) < SECONDS
 
 
+def test_a_peer_that_answers_pings_is_pinged_at_every_interval_however_long_it_may_take(run):
+    client, _ = run(list, ping_interval=0.25, ping_timeout=4 * SECONDS)
+    for _ in range(3):
+        first, payload = client.read_frame()
+        assert first == PING
+        client.send(frame(PONG, payload))
+    client.finish()
+
+
 def test_a_peer_that_does_not_answer_is_given_up(run, caplog):
     caplog.set_level("INFO", "geventws")
 

@@ -7,7 +7,7 @@ import pytest
 
 def need(program: str, install: str) -> str:
     """The path of ``program``; without it the test is skipped, or fails on CI."""
-    path = shutil.which(program)
+    path = shutil.which(program) or shutil.which(program, path="/usr/sbin")
     if path is None:
         missing(f"{program} is not installed: {install}")
     assert path is not None
