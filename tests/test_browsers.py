@@ -21,17 +21,21 @@ def window(site, open_window):
     return open_window(f"http://127.0.0.1:{site.address[1]}/")
 
 
+#: Goes before and behind every script.
+BEGIN, END = """
+    const done = arguments[arguments.length - 1];
+    const at = path => `ws://${location.host}${path}`;
+    const counts = async () => (await fetch("/counts")).json();
+    const until = async condition => {
+        while (!(await condition())) await new Promise(soon => setTimeout(soon, 50));
+    };
+    (async () => {
+""", "})().then(done, error => done(`failed: ${error}`));"
+
+
 def run(window, script):
     """What an async script returns; ``at(path)`` is the address of a WebSocket."""
-    return window.execute_async_script("""
-        const done = arguments[arguments.length - 1];
-        const at = path => `ws://${location.host}${path}`;
-        const counts = async () => (await fetch("/counts")).json();
-        const until = async condition => {
-            while (!(await condition())) await new Promise(soon => setTimeout(soon, 50));
-        };
-        (async () => {%s})().then(done, error => done(`failed: ${error}`));
-    """ % script)
+    return window.execute_async_script(BEGIN + script + END)
 
 
 def test_messages_of_16_mebibytes_come_back_as_text_blob_and_buffer(window):
