@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# Tests of what surrounds the core, whichever it is: once is enough.
+ONCE   := browsers cli cli_client deploy docs prometheus sites
 
 .DEFAULT_GOAL := help
 .PHONY: help chat votes test lint compliance refcounts fuzz sanitize bounds soak bench fanout docs dist clean
@@ -23,7 +25,7 @@ votes: $(READY)  ## serve the Flask votes on port 8080 (PORT=… for another)
 
 test: $(READY)  ## run the tests, with the compiled core and with the plain one
 	$(BIN)/python -m pytest $(ARGS)
-	GEVENTWS_PURE_PYTHON=1 $(BIN)/python -m pytest $(or $(ARGS),tests)
+	GEVENTWS_PURE_PYTHON=1 $(BIN)/python -m pytest $(or $(ARGS),tests $(ONCE:%=--ignore=tests/test_%.py))
 
 lint: $(READY)  ## check style and types
 	$(BIN)/ruff check .
