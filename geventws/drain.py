@@ -31,7 +31,8 @@ class OpenWebSockets(set[WebSocket]):
         #: What has happened on them, and on those that are not open any more.
         self.totals = Totals()
         _alive[id(self)] = self
-        finalize(self, _bury, self.totals)
+        # Not at exit, when it would still be among the living.
+        finalize(self, _bury, self.totals).atexit = False
         self.reopen()
 
     def reopen(self) -> None:
