@@ -78,8 +78,7 @@ class ClientWebSocket(Connection):
         self._extensions = response.get("Sec-WebSocket-Extensions")
         protocol = Protocol(
             client=True, max_message_size=self._options.max_message_size,
-            deflate=PerMessageDeflate.of(agreement, deflate, client=True)
-            if deflate and agreement else None,
+            deflate=PerMessageDeflate.of(agreement, deflate, client=True),
         )
         self._attach(sock, protocol, early)
 

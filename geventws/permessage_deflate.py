@@ -85,8 +85,12 @@ class PerMessageDeflate:
         ).decompress
 
     @classmethod
-    def of(cls, agreement: Agreement, deflate: Deflate, *, client: bool) -> PerMessageDeflate:
-        """The extension for a new connection."""
+    def of(
+        cls, agreement: Agreement | None, deflate: Deflate | None, *, client: bool
+    ) -> PerMessageDeflate | None:
+        """The extension for a new connection; None if there is no agreement on it."""
+        if agreement is None or deflate is None:
+            return None
         if agreement.server_no_context_takeover and agreement.client_no_context_takeover:
             return _shared(agreement, deflate, client)
         return cls(agreement, deflate, client=client)

@@ -103,8 +103,7 @@ class WebSocket(Connection):
         answer = handshake.response_headers(self._environ, subprotocol, extensions, headers)
         protocol = Protocol(
             max_message_size=options.max_message_size,
-            deflate=PerMessageDeflate.of(agreement, deflate, client=False)
-            if deflate and agreement else None,
+            deflate=PerMessageDeflate.of(agreement, deflate, client=False),
         )
         try:
             sock, early = self._host.switch_protocols(answer)

@@ -877,7 +877,6 @@ cdef class Transport:
         The loss of the connection does not raise: it shows in the protocol's state.
         """
         cdef Py_ssize_t sent
-        cdef iovec part
         if self._reader is None:
             return 0
         self._totals.bytes_sent += size
@@ -887,23 +886,14 @@ cdef class Transport:
         if self.fd < 0:
             self._write((<char*>data)[:size])
             return 0
-        part.iov_base = <void*>data
-        part.iov_len = size
-        sent = direct_send(self.fd, &part, 1)
-        if sent == size:
-            return 0
-        if sent < 0:
-            if not would_block():
-                self._lost()
-                return 0
-            sent = 0
-        self._queue_output((<char*>data)[sent:size])
+        sent = self.send_now(data, size)
+        if sent < size:
+            self._queue_output((<char*>data)[sent:size])
         return 0
 
     cdef int write_shared(self, bytes frame) except -1:
         """The same for a frame that many connections have in common: what waits is not copied."""
         cdef Py_ssize_t sent, size = PyBytes_GET_SIZE(frame)
-        cdef iovec part
         if self._reader is None:
             return 0
         self._totals.bytes_sent += size
@@ -913,18 +903,24 @@ cdef class Transport:
         if self.fd < 0:
             self._write(frame)
             return 0
-        part.iov_base = <void*>PyBytes_AS_STRING(frame)
+        sent = self.send_now(<const uint8_t*>PyBytes_AS_STRING(frame), size)
+        if sent < size:
+            self._queue_output(memoryview(frame)[sent:] if sent else frame)
+        return 0
+
+    cdef Py_ssize_t send_now(self, const uint8_t* data, Py_ssize_t size) except -1:
+        """How much the kernel has taken; all of it, too, when nobody is left to take it."""
+        cdef iovec part
+        cdef Py_ssize_t sent
+        part.iov_base = <void*>data
         part.iov_len = size
         sent = direct_send(self.fd, &part, 1)
-        if sent == size:
+        if sent >= 0:
+            return sent
+        if would_block():
             return 0
-        if sent < 0:
-            if not would_block():
-                self._lost()
-                return 0
-            sent = 0
-        self._queue_output(memoryview(frame)[sent:] if sent else frame)
-        return 0
+        self._lost()
+        return size
 
     def _write(self, bytes data):
         """Write to a Python socket, when nothing is waiting: TLS, or a system without send(2)."""
