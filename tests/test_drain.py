@@ -12,7 +12,7 @@ from gevent.event import Event
 
 from geventws import ConnectionClosed
 from tests.support.apps import echo
-from tests.support.client import TEXT, close_frame, frame, request
+from tests.support.client import TEXT, are_sent_away, close_frame, frame, request
 from tests.support.servers import SECONDS, arguments_of, serving
 
 STUCK = []
@@ -157,11 +157,7 @@ def test_many_clients_leave_a_gunicorn_that_is_told_to_stop(gunicorn):
     with gunicorn("--graceful-timeout", "4") as process:
         clients = [process.client().open() for _ in range(300)]
         os.kill(process.process.pid, signal.SIGTERM)
-        for client in clients:
-            assert client.read_close() == (1001, "")
-            client.send(close_frame(1001))
-            assert client.read_to_end() == b""
-            client.sock.close()
+        are_sent_away(clients)
         assert process.stop(seconds=10) == 0
         assert "graceful timeout" not in process.output
 

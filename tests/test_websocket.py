@@ -21,6 +21,7 @@ from tests.support.client import (
     PONG,
     TEXT,
     RawClient,
+    are_sent_away,
     close_frame,
     frame,
     request,
@@ -891,11 +892,7 @@ def test_stop_closes_every_websocket_with_1001(serve):
     server = serve(app)
     clients = [server.client().open() for _ in range(20)]
     stopping = gevent.spawn(server.stop, SECONDS)
-    for client in clients:
-        assert client.read_close() == (1001, "")
-        client.send(close_frame(1001))
-        assert client.read_to_end() == b""
-        client.sock.close()
+    are_sent_away(clients)
     stopping.get(timeout=SECONDS)
     assert not server.websockets
 

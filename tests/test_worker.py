@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from tests.support.client import TEXT, close_frame, frame, request
+from tests.support.client import TEXT, are_sent_away, close_frame, frame, request
 from tests.support.servers import arguments_of, serving
 
 SITE = "tests.support.apps:site"
@@ -30,11 +30,7 @@ def test_sigterm_closes_every_websocket_with_1001_and_leaves_soon(gunicorn):
     with gunicorn("--graceful-timeout", "30") as process:
         clients = [process.client().open() for _ in range(5)]
         os.kill(process.process.pid, signal.SIGTERM)
-        for client in clients:
-            assert client.read_close() == (1001, "")
-            client.send(close_frame(1001))
-            assert client.read_to_end() == b""
-            client.sock.close()
+        are_sent_away(clients)
         assert process.stop(seconds=10) == 0
         assert "Worker graceful timeout" not in process.output
         assert process.output.count('"GET /echo HTTP/1.1" 101') == 5

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Set
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gevent import getcurrent
 from gevent.queue import Queue
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 #: How many messages wait for the loop of a :class:`Listener`.
 LISTENER_QUEUE = 1000
+Place = TypeVar("Place", bound="_Place")
 _NOTHING: Set[str | None] = frozenset()
 
 
@@ -39,7 +40,25 @@ class Channel:
         return bool(self.live or self.joining or self.listeners)
 
 
-class Subscription:
+class _Place:
+    """Something to :meth:`close` at the end of a ``with`` block."""
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self: Place) -> Place:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Subscription(_Place):
     """A socket's place in a channel, until :meth:`close` or the end of its ``with`` block."""
 
     __slots__ = (
@@ -68,15 +87,6 @@ class Subscription:
     def close(self) -> None:
         """Leave the channel; never blocks, and may be called again."""
         self._leave(self.channel, self.ws)
-
-    def __enter__(self) -> Subscription:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # The way from what was missed to what is live. Messages that come meanwhile wait, and no id
     # is sent twice: what was replayed may still be on its way here, or be waiting already. Ids
@@ -126,7 +136,7 @@ class Subscription:
         self._waiting = None
 
 
-class Listener:
+class Listener(_Place):
     """The messages of a channel for the process itself; see :meth:`geventws.Broadcast.listen`."""
 
     __slots__ = ("_leave", "_queue", "channel", "lost")
@@ -159,15 +169,6 @@ class Listener:
             self.hear(None)  # for the next call
             raise StopIteration
         return message
-
-    def __enter__(self) -> Listener:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def stop(greenlet: Any) -> None:

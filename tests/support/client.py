@@ -162,5 +162,14 @@ class RawClient:
         self.sock.close()
 
 
+def are_sent_away(clients: Iterable[RawClient]) -> None:
+    """See each being closed with 1001 and answer; then the server closes TCP."""
+    for client in clients:
+        assert client.read_close() == (1001, "")
+        client.send(close_frame(1001))
+        assert client.read_to_end() == b""
+        client.sock.close()
+
+
 def random_key() -> str:
     return base64.b64encode(os.urandom(16)).decode()
