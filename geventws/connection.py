@@ -313,22 +313,15 @@ class Connection(Transport):
         """Send what parsing has left to say, and end if it found the end."""
         protocol = self._protocol
         protocol.has_news = False
-        if protocol.output:
-            self._flush_output()
+        frames = protocol.take_output()
+        # A peer that reads nothing can do without Pongs.
+        if frames and (protocol.state is not _OPEN or self._out_size < self._max_send_buffer):
+            self._transmit_now(frames)
         if protocol.pong is not None:
             self._take_pong(protocol.pong)
             protocol.pong = None
         if protocol.state is State.CLOSED:
             self._end()
-
-    def _flush_output(self) -> None:
-        """Write the protocol's own frames."""
-        protocol = self._protocol
-        frames = b"".join(protocol.output)
-        protocol.output.clear()
-        if protocol.state is _OPEN and self._out_size >= self._max_send_buffer:
-            return  # only Pongs, for a peer that reads nothing: it can do without them
-        self._transmit_now(frames)
 
     def _take_pong(self, payload: bytes) -> None:
         if self._ping is not None and payload == self._ping[0]:
@@ -516,7 +509,7 @@ class Connection(Transport):
         """Drop a peer that is of no use any more, and with it what the kernel holds for it."""
         self._fault = fault
         self._protocol.close(CloseCode.INTERNAL_ERROR, reason)
-        self._protocol.output.clear()  # it would not arrive
+        self._protocol.take_output()  # it would not arrive
         try:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         except OSError:

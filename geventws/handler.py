@@ -12,11 +12,12 @@ from . import handshake
 from .drain import OpenWebSockets
 from .hosts import SWITCHING, Pywsgi, StartResponse
 from .http import HTTPHandler
-from .middleware import serve
+from .middleware import Application, serve
 from .request import Request, parse_request
 
 #: How far a request is looked into before it is read. Longer ones are read by gevent's handler.
 _PEEK = 8 << 10
+_SWITCHING = SWITCHING.encode()
 #: The body of a WebSocket request: there is none.
 _NO_INPUT = Input(BufferedReader(BytesIO()), 0)
 
@@ -95,10 +96,7 @@ class WebSocketHandler(HTTPHandler):
             # Whatever becomes of it: what follows on this connection is not HTTP.
             self.close_connection = True
             self.application = self._serve_websocket
-        try:
-            super().run_application()
-        finally:
-            self.application = None  # a bound method would keep the handler alive
+        super().run_application()
 
     def log_request(self) -> None:
         if getattr(self.server, "logs_requests", True):
@@ -107,20 +105,20 @@ class WebSocketHandler(HTTPHandler):
     def _serve_websocket(
         self, environ: dict[str, Any], start_response: StartResponse
     ) -> Any:
+        self.application = None  # a bound method of its own would keep the handler alive
         server: Any = self.server
         websockets = getattr(server, "websockets", None)
         if websockets is None:
             websockets = server.websockets = OpenWebSockets()
-        host = _Host(self, start_response)
+        del start_response  # the host has it until the 101; a variable would keep it for hours
         return serve(
-            self.websocket_application, environ, host, self.websocket_options, websockets
+            self.websocket_application, environ, _Host(self), self.websocket_options, websockets
         )
 
-    def websocket_application(
-        self, environ: dict[str, Any], start_response: StartResponse
-    ) -> Any:
-        """Called for a WebSocket request; ``environ["wsgi.websocket"]`` is there."""
-        return self.server.application(environ, start_response)
+    @property
+    def websocket_application(self) -> Application:
+        """What is called for a WebSocket request; ``environ["wsgi.websocket"]`` is there."""
+        return self.server.application
 
 
 class _Host(Pywsgi):
@@ -128,8 +126,8 @@ class _Host(Pywsgi):
 
     __slots__ = ("handler",)
 
-    def __init__(self, handler: Any, start_response: StartResponse) -> None:
-        super().__init__(handler.socket, handler.rfile, start_response)
+    def __init__(self, handler: Any) -> None:
+        super().__init__(handler.socket, handler.rfile, handler.start_response)
         self.handler = handler
 
     def switch_protocols(self, headers: handshake.Headers) -> tuple[Any, bytes]:
@@ -141,7 +139,7 @@ class _Host(Pywsgi):
         if sent < len(head):
             self.sock.sendall(head[sent:])
         # For the access log, and so that nothing more is written as HTTP.
-        handler.status, handler._orig_status, handler.code = SWITCHING.encode(), SWITCHING, 101
+        handler.status, handler._orig_status, handler.code = _SWITCHING, SWITCHING, 101
         handler.response_length = len(head)
         handler.headers_sent = True
         # The connection is over when the view is: gevent's server closes the socket then, and its

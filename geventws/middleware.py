@@ -69,11 +69,12 @@ def serve(
         host.start_response(refusal.status, [*refusal.headers, length, ("Connection", "close")])
         return host.refusal([refusal.body])
     ws = WebSocket(environ, host, options, websockets.totals)
+    del host  # it goes with the 101
     environ[WEBSOCKET] = ws
     environ[WEBSOCKET_VERSION] = ws.version
     websockets.add(ws)
     try:
-        return _Exchange(ws, host).run(application)
+        return _Exchange(ws).run(application)
     finally:
         ws._view = None
         websockets.discard(ws)
@@ -92,20 +93,19 @@ def _check_capacity(websockets: OpenWebSockets, options: Options) -> None:
 class _Exchange:
     """What the application makes of a WebSocket request: a conversation or a response."""
 
-    __slots__ = ("exc_info", "headers", "host", "server_write", "status", "ws")
+    __slots__ = ("exc_info", "headers", "server_write", "status", "ws")
 
-    def __init__(self, ws: WebSocket, host: Host) -> None:
+    def __init__(self, ws: WebSocket) -> None:
         self.ws = ws
-        self.host = host
         self.status = ""
-        self.headers: handshake.Headers = []
+        self.headers: Iterable[tuple[str, str]] = ()
         self.exc_info: Any = None
         self.server_write: Callable[[bytes], object] | None = None
 
     def run(self, application: Application) -> Iterable[bytes]:
         ws = self.ws
         try:
-            result = application(ws.environ, self.start_response)
+            result = application(ws.environ, self)
             try:
                 body = self.read(result)
             except BaseException:
@@ -132,14 +132,14 @@ class _Exchange:
             raise
         else:
             if body is not None:
-                return self.host.refusal(body)
+                return ws._host.refusal(body)
         self.finish()
         return []
 
-    def start_response(
+    def __call__(
         self, status: str, headers: handshake.Headers, exc_info: Any = None
     ) -> Callable[[bytes], object]:
-        """Remembers the response: the application may still use the WebSocket instead."""
+        """The application's start_response(), PEP 3333: it may still use the WebSocket instead."""
         self.status = status
         self.headers = headers
         self.exc_info = exc_info
@@ -157,7 +157,7 @@ class _Exchange:
             headers = [(name, value) for name, value in self.headers
                        if name.lower() != "connection"]
             headers.append(("Connection", "close"))
-            self.server_write = self.host.start_response(self.status, headers, self.exc_info)
+            self.server_write = self.ws._host.start_response(self.status, headers, self.exc_info)
         return self.server_write
 
     def read(self, result: Iterable[bytes]) -> Iterable[bytes] | None:

@@ -11,11 +11,11 @@ class Protocol(FrameReader):
     """Bytes in, messages and bytes out.
 
     Put bytes in with ``receive_data()``, or point at a buffer of the caller's with ``borrow()``
-    and give it back with ``keep()``. Take messages with ``next_message()``. What the protocol
-    itself has to say (Pong and Close frames) gathers in :attr:`output`.
+    and give it back with ``keep()``. Take messages with ``next_message()``, and what the protocol
+    itself has to say (Pong and Close frames) with :meth:`take_output`.
 
-    A peer's fault never raises: the protocol answers it with a Close frame in ``output``, becomes
-    ``CLOSED``, and says in :attr:`error` what it was.
+    A peer's fault never raises: the protocol answers it with a Close frame, becomes ``CLOSED``,
+    and says in :attr:`error` what it was.
 
     :param client: whether this is the client's side, which masks what it sends.
     :param max_message_size: in bytes of payload; a longer message fails with 1009 before it is
@@ -24,7 +24,7 @@ class Protocol(FrameReader):
     """
 
     __slots__ = (
-        "close_code", "close_reason", "close_received", "closed_by_peer", "error", "output",
+        "_output", "close_code", "close_reason", "close_received", "closed_by_peer", "error",
         "pong",
     )
 
@@ -33,8 +33,8 @@ class Protocol(FrameReader):
         deflate: PerMessageDeflate | None = None,
     ) -> None:
         super().__init__(client, max_message_size, deflate)
-        #: Frames to be sent, in order; the caller empties the list.
-        self.output: list[bytes] = []
+        # Most connections have nothing to say for hours.
+        self._output: list[bytes] | None = None
         #: Of the Close frame that came first, the peer's or ours; 1006 if none ever did.
         self.close_code: int | None = None
         self.close_reason = ""
@@ -55,7 +55,7 @@ class Protocol(FrameReader):
         payload = close_payload(code, reason)
         if self.state is State.OPEN:
             self._note_close(code, reason, by_peer=False)
-            self.output.append(self.encode(Opcode.CLOSE, payload))
+            self._say(Opcode.CLOSE, payload)
             self._move(State.CLOSING)
 
     def connection_lost(self) -> None:
@@ -63,6 +63,16 @@ class Protocol(FrameReader):
         if self.state is not State.CLOSED:
             self._note_close(CloseCode.ABNORMAL_CLOSURE, "", by_peer=True)
             self._move(State.CLOSED)
+
+    def take_output(self) -> bytes:
+        """The protocol's own frames that are to be sent, in order, each only once."""
+        frames, self._output = self._output, None
+        return b"".join(frames) if frames else b""
+
+    def _say(self, opcode: int, payload: bytes) -> None:
+        if self._output is None:
+            self._output = []
+        self._output.append(self.encode(opcode, payload))
 
     def _control(self, opcode: int, payload: bytes) -> None:
         if opcode == Opcode.CLOSE:
@@ -73,7 +83,7 @@ class Protocol(FrameReader):
         elif self.state is State.OPEN:
             # Section 5.5.3: "may elect to send a Pong frame for only the most recently processed
             # Ping frame"; the caller may drop what it cannot send.
-            self.output.append(self.encode(Opcode.PONG, payload))
+            self._say(Opcode.PONG, payload)
             self.has_news = True
 
     def _receive_close(self, payload: bytes) -> None:
@@ -82,7 +92,7 @@ class Protocol(FrameReader):
         if self.state is State.OPEN:
             self._note_close(code, reason, by_peer=True)
             # Section 5.5.1: "the endpoint typically echos the status code it received"
-            self.output.append(self.encode(Opcode.CLOSE, payload[:2]))
+            self._say(Opcode.CLOSE, payload[:2])
         self._move(State.CLOSED)
 
     def _fail(self, problem: ProtocolError) -> None:
@@ -91,7 +101,7 @@ class Protocol(FrameReader):
             self.error = problem
             code, reason = problem.close_code, str(problem)
             self._note_close(code, reason, by_peer=False)
-            self.output.append(self.encode(Opcode.CLOSE, close_payload(code, reason)))
+            self._say(Opcode.CLOSE, close_payload(code, reason))
         # While closing there is nothing left to tell the peer.
         self._move(State.CLOSED)
 

@@ -90,6 +90,8 @@ class WebSocketServer(WSGIServer):
         )
         #: The WebSockets that views are busy with.
         self.websockets = OpenWebSockets()
+        # Looked up for each connection: let all of them have the same bound method.
+        self.do_close: Any = self.do_close
 
     def stop(self, timeout: float | None = None) -> None:
         """Stop accepting, close every WebSocket with 1001, and wait for their views to end.

@@ -112,6 +112,7 @@ class WebSocket(Connection):
             self._left = True
             raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE) from problem
         self._more_headers = None
+        del self._host  # most of it is of no use any more, for hours
         self._subprotocol = subprotocol
         self._extensions = extensions
         self._attach(sock, protocol, early)

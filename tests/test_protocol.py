@@ -36,12 +36,6 @@ def feed(protocol, *pieces):
     return messages
 
 
-def output_of(protocol):
-    data = b"".join(protocol.output)
-    protocol.output.clear()
-    return data
-
-
 # ------------------------------------------------------------- RFC 6455, 5.7
 
 def test_the_rfcs_unmasked_text(client):
@@ -58,7 +52,7 @@ def test_the_rfcs_fragmented_text(client):
 
 def test_the_rfcs_ping_and_its_masked_pong(client):
     assert feed(client, b"\x89\x05Hello") == []
-    pong = output_of(client)
+    pong = client.take_output()
     assert pong[:2] == b"\x8a\x85"
     assert apply_mask(pong[6:], pong[2:6]) == b"Hello"
 
@@ -96,7 +90,7 @@ def check_conversation(protocol, messages):
     assert (protocol.close_code, protocol.close_reason) == (1001, "tschüß")
     assert protocol.closed_by_peer
     assert protocol.error is None
-    assert output_of(protocol) == b"\x8a\x01p" + b"\x88\x02\x03\xe9"
+    assert protocol.take_output() == b"\x8a\x01p" + b"\x88\x02\x03\xe9"
 
 
 @pytest.mark.parametrize("cut", range(len(CONVERSATION)))
@@ -225,7 +219,8 @@ def test_a_violation_closes_with_1002(server, data, reason, size):
     assert feed(server, *(data[i:i + size] for i in range(0, len(data), size))) == []
     assert server.state is State.CLOSED
     assert type(server.error) is ProtocolError
-    assert output_of(server) == b"\x88" + bytes((2 + len(reason),)) + b"\x03\xea" + reason.encode()
+    close_frame = b"\x88" + bytes((2 + len(reason),)) + b"\x03\xea" + reason.encode()
+    assert server.take_output() == close_frame
     assert (server.close_code, server.close_reason) == (1002, reason)
     assert not server.closed_by_peer
 
@@ -249,7 +244,7 @@ def test_text_that_is_not_utf8_closes_with_1007(server, payload, cut):
     )
     assert feed(server, data) == []
     assert type(server.error) is InvalidPayload
-    assert output_of(server)[2:4] == b"\x03\xef"
+    assert server.take_output()[2:4] == b"\x03\xef"
     assert server.close_code == CloseCode.INVALID_PAYLOAD
 
 
@@ -302,7 +297,7 @@ def test_a_message_over_the_limit_closes_with_1009_before_it_is_buffered(data):
     server = Protocol(max_message_size=1000)
     assert feed(server, data) == []
     assert type(server.error) is MessageTooBig
-    assert output_of(server)[2:4] == b"\x03\xf1"
+    assert server.take_output()[2:4] == b"\x03\xf1"
 
 
 def test_the_limit_holds_for_short_messages_too():
@@ -320,7 +315,7 @@ def test_control_frames_do_not_count():
 
 def test_pings_are_answered_in_order_with_their_payload(server):
     feed(server, frame(PING, "1") + frame(PING, bytes(125)) + frame(PING))
-    assert output_of(server) == b"\x8a\x011" + b"\x8a\x7d" + bytes(125) + b"\x8a\x00"
+    assert server.take_output() == b"\x8a\x011" + b"\x8a\x7d" + bytes(125) + b"\x8a\x00"
 
 
 def test_a_pong_is_noted(server):
@@ -333,20 +328,20 @@ def test_a_pong_is_noted(server):
 
 def test_the_peers_close_is_echoed_once(server):
     assert feed(server, close_frame(3000, "bye") + close_frame(3000) + frame(TEXT, "late")) == []
-    assert output_of(server) == b"\x88\x02\x0b\xb8"
+    assert server.take_output() == b"\x88\x02\x0b\xb8"
     assert server.state is State.CLOSED
     assert not server.has_input
 
 
 def test_a_close_without_a_code_is_1005_and_echoed_empty(server):
     feed(server, frame(CLOSE))
-    assert output_of(server) == b"\x88\x00"
+    assert server.take_output() == b"\x88\x00"
     assert server.close_code == 1005
 
 
 def test_our_close_waits_for_the_peers_and_discards_what_comes_first(server):
     server.close(4001, "go")
-    assert output_of(server) == b"\x88\x04\x0f\xa1go"
+    assert server.take_output() == b"\x88\x04\x0f\xa1go"
     assert server.state is State.CLOSING
     late = frame(TEXT, "late") + frame(PING, "late") + frame(BINARY, bytes(70000), b"\0\0\0\0")
     late += frame(BINARY, bytes(300))
@@ -354,7 +349,7 @@ def test_our_close_waits_for_the_peers_and_discards_what_comes_first(server):
     assert server.state is State.CLOSING
     assert feed(server, *(bytes((byte,)) for byte in close_frame(4001))) == []
     assert server.state is State.CLOSED
-    assert output_of(server) == b""
+    assert server.take_output() == b""
     assert (server.close_code, server.close_reason) == (4001, "go")
     assert not server.closed_by_peer
 
@@ -377,7 +372,7 @@ def test_garbage_while_closing_ends_the_connection(server):
 def test_to_close_twice_sends_one_frame(server):
     server.close(1000)
     server.close(1011)
-    assert output_of(server) == b"\x88\x02\x03\xe8"
+    assert server.take_output() == b"\x88\x02\x03\xe8"
     assert server.close_code == 1000
 
 
@@ -386,14 +381,14 @@ def test_a_code_that_must_not_be_sent_is_our_mistake(server, code):
     with pytest.raises(ValueError, match="cannot carry the code"):
         server.close(code)
     assert server.state is State.OPEN
-    assert output_of(server) == b""
+    assert server.take_output() == b""
 
 
 def test_a_reason_has_at_most_123_bytes(server):
     with pytest.raises(ValueError, match="at most 123 bytes, not 124"):
         server.close(1000, "é" * 62)
     server.close(1000, "é" * 61 + "x")
-    assert len(output_of(server)) == 2 + 125
+    assert len(server.take_output()) == 2 + 125
 
 
 def test_a_lost_connection_is_1006(server):
@@ -439,7 +434,7 @@ def test_compressed_messages_may_come_in_fragments_with_control_frames_between(d
     pieces = [data[i:i + size] for i in range(0, len(data), size)]
     assert feed(deflating, *pieces) == ["Hello", b"Hello", "plain", "Hello", b"", "", "plain",
                                         "Grüße"]
-    assert output_of(deflating) == b"\x8a\x01p"
+    assert deflating.take_output() == b"\x8a\x01p"
 
 
 @pytest.mark.parametrize("data", [

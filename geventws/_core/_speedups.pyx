@@ -26,7 +26,7 @@ from gevent.exceptions import ConcurrentObjectUseError
 from gevent.ssl import SSLSocket
 
 from geventws._core.reader import compression_overhead
-from geventws._core.transport import NOT_HERE, WOULD_BLOCK, _message
+from geventws._core.transport import NOT_HERE, WOULD_BLOCK, _message, take_watcher
 from geventws.exceptions import InvalidPayload, MessageTooBig, ProtocolError
 from geventws.frames import State
 from geventws.threads import call_in_hub
@@ -50,6 +50,7 @@ cdef extern from "greenlet/greenlet.h":
     void PyGreenlet_Import()
     PyGreenlet* PyGreenlet_GetCurrent() except NULL
     object PyGreenlet_Switch(PyGreenlet*, PyObject*, PyObject*)
+    PyObject* try_switch "PyGreenlet_Switch"(PyGreenlet*, PyObject*, PyObject*)
 
 
 cdef extern from "speedups.h" nogil:
@@ -655,7 +656,7 @@ cdef class Transport:
             sock.settimeout(0)
         self.fd = sock.fileno() if DIRECT_IO and not self._is_tls else -1
         self._opened = True
-        self._reader = self._hub.loop.io(sock.fileno(), 1)
+        self._reader = take_watcher(sock, self._hub)
         self._reader.start(self._on_readable)
 
     @property
@@ -666,11 +667,14 @@ cdef class Transport:
 
     def receive(self, timeout=None):
         """Block until the next message and return it; the contract is that of the twin."""
+        cdef object message
         if timeout is not None:
             return self._receive_within(timeout)
-        return self.receive_next()
+        message = self.message_at_hand()
+        return self.wait() if message is None else message
 
-    cdef object receive_next(self):
+    cdef object message_at_hand(self):
+        """What need not be waited for."""
         cdef FrameReader protocol
         cdef Shared shared
         cdef object message
@@ -690,14 +694,16 @@ cdef class Transport:
                 else:
                     self._resume_later()
         elif self._queue or protocol.at < protocol.end:
-            message = self._receive_at_hand()
-            if message is not None:
-                return message
-        return self.wait()
+            return self._receive_at_hand()
+        return None
 
     cdef object wait(self):
-        """Wait in the hub until a dispatch brings a message, or the end."""
-        cdef object message, hub = self._hub
+        """Wait in the hub until a dispatch brings a message, or the end.
+
+        The stack from here up is saved for each greenlet that waits: a ``finally`` adds 100 bytes.
+        """
+        cdef PyObject* switched
+        cdef object message
         if self._protocol.state is not OPEN:
             self._tell_end()
             return None
@@ -707,33 +713,27 @@ cdef class Transport:
             raise RuntimeError(NOT_HERE)
         self._waiter = current_greenlet()
         self._receives = True
-        try:
-            while True:
-                PyGreenlet_Switch(<PyGreenlet*>hub, NULL, NULL)
-                message = self._ready
-                if message is not None:
-                    self._ready = None
-                    return message
-                if self._protocol.state is not OPEN:
-                    self._tell_end()
-                    return None
-        finally:
-            self._waiter = None
+        while True:
+            switched = try_switch(<PyGreenlet*>self._hub, NULL, NULL)
+            if switched == NULL:
+                self._waiter = None
+                reraise()
+            Py_DECREF(<object>switched)
+            message = self._ready
+            if message is not None:
+                self._ready = self._waiter = None
+                return message
+            if self._protocol.state is not OPEN:
+                self._waiter = None
+                self._tell_end()
+                return None
 
     def __iter__(self):
         """The messages until the connection ends."""
         return Messages(self)
 
     def __next__(self):
-        return self.next_message()
-
-    cdef object next_message(self):
-        cdef object message
-        if not self._end_told:
-            message = self.receive_next()
-            if message is not None:
-                return message
-        raise StopIteration
+        return next(Messages(self))
 
     # --------------------------------------------------------------------------------- sending
 
@@ -1040,7 +1040,15 @@ cdef class Messages:
         return self
 
     def __next__(self):
-        return self.connection.next_message()
+        cdef Transport connection = self.connection
+        cdef object message
+        if not connection._end_told:
+            message = connection.message_at_hand()
+            if message is None:
+                message = connection.wait()
+            if message is not None:
+                return message
+        raise StopIteration
 
 
 def fan_out(connections, data):
@@ -1073,6 +1081,11 @@ def fan_out(connections, data):
         else:
             connection.write_shared(frame)
     return left_out
+
+
+cdef int reraise() except -1:
+    """Go on with the exception that a call of C has left."""
+    return -1
 
 
 cdef object current_greenlet():

@@ -8,7 +8,7 @@ from gevent.pywsgi import WSGIHandler
 
 from .. import handler as _handler
 from ..hosts import StartResponse
-from ..middleware import WEBSOCKET, WEBSOCKET_VERSION
+from ..middleware import WEBSOCKET, WEBSOCKET_VERSION, Application
 from .logs import create_logger
 from .websocket import Stream, WebSocket
 
@@ -53,7 +53,11 @@ class WebSocketHandler(_handler.WebSocketHandler):
         else:
             super().run_application()
 
-    def websocket_application(
+    @property
+    def websocket_application(self) -> Application:
+        return self._upgrade
+
+    def _upgrade(
         self, environ: dict[str, Any], start_response: StartResponse
     ) -> Iterable[bytes]:
         """What is called for a WebSocket request that RFC 6455 has no objections to."""

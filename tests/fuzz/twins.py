@@ -57,8 +57,7 @@ class Run:
         self.take_output()
 
     def take_output(self) -> None:
-        self.sent += b"".join(self.protocol.output)
-        self.protocol.output.clear()
+        self.sent += self.protocol.take_output()
 
     @property
     def story(self) -> tuple:
