@@ -18,6 +18,8 @@ from ..exceptions import ConnectionClosed, HandshakeError
 from .errors import UsageError
 
 _HISTORY = "~/.geventws_history"
+#: How many seconds the person's thread has to take notice of the end.
+_NOTICE = 0.05
 _HELP = "/ping [DATA], /close [CODE [REASON]], /help; every other line is sent as a text message"
 
 
@@ -81,6 +83,7 @@ class _Conversation:
         self._prompt = "> " if sys.stdin.isatty() else ""
 
     def run(self) -> int:
+        signal.signal(signal.SIGUSR1, self._on_end)
         listener = threading.Thread(target=self._listen, daemon=True)
         listener.start()
         try:
@@ -88,11 +91,12 @@ class _Conversation:
             if self._failure is not None:
                 raise self._failure
             self._read_lines()
+            self._leaving = True
         except (EOFError, KeyboardInterrupt):
+            # Ctrl-D, Ctrl-C, or the server has closed.
+            self._leaving = True
             if not self._opened.is_set():
                 raise
-            # Ctrl-D, Ctrl-C, or the server has closed.
-        self._leaving = True
         self._ws.close()
         self._ended.wait(1)
         code, reason = self._ws.close_code, self._ws.close_reason
@@ -143,6 +147,12 @@ class _Conversation:
         self._say("no pong" if latency is None or latency == before
                   else f"pong after {latency * 1000:.1f} ms")
 
+    def _on_end(self, *_: object) -> None:
+        """The server has closed: there is no use in more input."""
+        if not self._leaving:
+            self._leaving = True
+            raise EOFError
+
     # --------------------------------------------------- in the other thread
 
     def _listen(self) -> None:
@@ -156,9 +166,11 @@ class _Conversation:
         for message in self._ws:
             self._say(f"< {self._shown(message)}")
         self._ended.set()
-        if not self._leaving:
-            # The main thread is inside of input().
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        # The main thread is inside of input(). A signal that comes just before that waits for a key
+        # to be pressed, so one may not be enough.
+        while not self._leaving:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+            sleep(_NOTICE)
         while True:
             sleep(60)  # this hub still has the other thread's calls to answer
 
