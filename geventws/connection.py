@@ -194,6 +194,10 @@ class Connection(Transport):
             return options.check_interval
         return min(options.check_interval, self._ping_due - now)
 
+    def _abandon(self) -> None:
+        """In a child process: take nothing from the peer that is meant for the parent."""
+        self._stop_reading()
+
     def _is_overdue(self, now: float, timeout: float) -> bool:
         """Whether the peer has begun a message, or a frame, and not finished it in time."""
         if self._paused or self._resuming:
@@ -341,7 +345,7 @@ class Connection(Transport):
 
     def _resume(self) -> None:
         self._resuming = False
-        if self._reader is None or self._paused:
+        if not self._attached or self._paused:
             return
         if self._protocol.has_input:
             self._dispatch()
@@ -350,10 +354,10 @@ class Connection(Transport):
 
     def _pause(self) -> None:
         """Stop reading: what the peer sends now stays in the kernel, and then with the peer."""
-        if self._reader is None:
+        if not self._attached:
             return
         self._paused = True
-        self._reader.stop()
+        self._stop_reading()
         if self._hangup_timer is None:
             self._hangup_timer = self._hub.loop.timer(_HANGUP_INTERVAL, _HANGUP_INTERVAL)
             self._hangup_timer.start(self._check_hangup)
@@ -364,9 +368,9 @@ class Connection(Transport):
         self._fill_queue()
         if self._protocol.has_news:
             self._after_input()
-        if not self._paused and self._reader is not None:
+        if not self._paused and self._attached:
             self._stop_hangup_timer()
-            self._reader.start(self._on_readable)
+            self._start_reading()
             if self._is_tls:
                 self._resume_later()
 
@@ -443,7 +447,7 @@ class Connection(Transport):
             self._open()
         self._begin_close(code, reason)
         try:
-            if self._reader is not None:
+            if self._attached:
                 if self._done is None:
                     self._done = Event()
                 self._done.wait(self._options.close_timeout)
@@ -474,7 +478,7 @@ class Connection(Transport):
 
     def _say_goodbye(self) -> None:
         """The last frame is out. The server closes TCP first, RFC 6455 section 7.1.1."""
-        if self._reader is None:
+        if not self._attached:
             return
         protocol = self._protocol
         if protocol.is_client:
@@ -530,10 +534,9 @@ class Connection(Transport):
 
     def _stop(self) -> None:
         """Let go of the loop, so that nothing here meets the descriptor's next owner."""
-        if self._reader is None:
+        if not self._attached:
             return
-        self._reader.close()
-        self._reader = None
+        self._detach()
         if self._writer is not None:
             self._writer.close()
             self._writer = None

@@ -101,6 +101,9 @@ class HTTPHandler(WSGIHandler):
         except OSError:
             pass  # the client was quicker
 
+    def _abandon(self) -> None:
+        """In a child process: gevent's server has both read, and the first one gets it."""
+
     def read_request(self, raw_requestline: str) -> Any:
         """Parse the head of a request.
 

@@ -1,6 +1,7 @@
 """One timer for all connections of a hub: a timer each would weigh 300 bytes, a greenlet 10 KiB."""
 from __future__ import annotations
 
+import os
 import sys
 from math import ceil
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,6 +25,9 @@ class Swept(Protocol):
 
     def _check(self) -> float | None:
         """Called in the hub; returns after how many seconds to call again, None for never."""
+
+    def _abandon(self) -> None:
+        """Called in a child process, where the peer is the parent's."""
 
 
 class Sweeper:
@@ -63,6 +67,13 @@ class Sweeper:
             if not bucket:
                 del self._buckets[connection._due]
 
+    def abandon(self) -> None:
+        """Forget all of them, in a child process."""
+        for connection in set[Swept]().union(*self._buckets.values()):
+            connection._abandon()
+        self._buckets.clear()
+        self._count = self._peak = 0
+
     def _sweep(self) -> None:
         self._tick += 1
         self._peak = max(self._peak, self._count)
@@ -97,3 +108,12 @@ def sweeper_of(hub: Hub) -> Sweeper:
     if sweeper is None:
         sweeper = _by_hub[hub] = Sweeper(hub)
     return sweeper
+
+
+def _after_fork() -> None:
+    for sweeper in list(_by_hub.values()):
+        sweeper.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

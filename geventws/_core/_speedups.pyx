@@ -10,7 +10,12 @@ What differs, and why:
 - Frames are made in the cork's buffer or on the stack. No greenlet switch may happen while a
   pointer into the C stack is in use elsewhere: a suspended greenlet's stack is copied away.
 - ``greenlet``'s C API switches without a Python call.
+- On Linux the plain sockets of a hub are watched together, in an epoll set of which the loop only
+  knows that something in it can be read. A watcher each costs 250 bytes, a Python call a message,
+  and with many connections the time to fetch all of that from memory.
 """
+import os
+import sys
 from os import urandom
 from weakref import WeakKeyDictionary
 
@@ -26,7 +31,7 @@ from gevent.exceptions import ConcurrentObjectUseError
 from gevent.ssl import SSLSocket
 
 from geventws._core.reader import compression_overhead
-from geventws._core.transport import NOT_HERE, WOULD_BLOCK, _message, take_watcher
+from geventws._core.transport import NOT_HERE, WOULD_BLOCK, _message, drop_watchers
 from geventws.exceptions import InvalidPayload, MessageTooBig, ProtocolError
 from geventws.frames import State
 from geventws.threads import call_in_hub
@@ -41,12 +46,13 @@ cdef extern from "Python.h":
     object PyMemoryView_FromMemory(char*, Py_ssize_t, int)
     int PyBUF_WRITE
     unsigned long PyThread_get_thread_ident()
+    object PyErr_SetFromErrno(object)
     int _PyBytes_Resize(PyObject**, Py_ssize_t) except -1
 
 
 cdef extern from "greenlet/greenlet.h":
     ctypedef struct PyGreenlet:
-        pass
+        void* pimpl
     void PyGreenlet_Import()
     PyGreenlet* PyGreenlet_GetCurrent() except NULL
     object PyGreenlet_Switch(PyGreenlet*, PyObject*, PyObject*)
@@ -71,6 +77,13 @@ cdef extern from "speedups.h" nogil:
     int put_head(uint8_t*, int, uint64_t)
     uint64_t get_number(const uint8_t*, int)
     uint64_t now_us()
+    int poll_open()
+    void poll_close(int)
+    int poll_add(int, int, void*)
+    void poll_remove(int, int)
+    int poll_ready(int, void**)
+    enum: MAX_READY
+    void fetch_line(void*)
 
 
 PyGreenlet_Import()
@@ -572,8 +585,14 @@ cdef class Shared:
     cdef Py_ssize_t cork_size
     cdef Transport dispatched
     cdef uint64_t deadline
+    # The epoll set, or -1; how many connections are in it; the loop's watcher while there are any.
+    cdef int set
+    cdef Py_ssize_t watched
+    cdef object watcher
+    cdef void* ready[MAX_READY]
 
     def __cinit__(self):
+        self.set = poll_open()
         self.buffer = <uint8_t*>PyMem_Malloc(BUFFER_SIZE)
         self.cork = <uint8_t*>PyMem_Malloc(MAX_CORK + LARGE_PAYLOAD + MAX_HEAD)
         if self.buffer == NULL or self.cork == NULL:
@@ -582,9 +601,70 @@ cdef class Shared:
     def __dealloc__(self):
         PyMem_Free(self.buffer)
         PyMem_Free(self.cork)
+        poll_close(self.set)
+
+    cdef int watch(self, Transport connection) except -1:
+        """Read from it whenever there is something, and keep it alive."""
+        if poll_add(self.set, connection.fd, <void*>connection) < 0:
+            PyErr_SetFromErrno(OSError)
+        Py_INCREF(connection)
+        connection.is_watched = True
+        self.watched += 1
+        if self.watcher is None:
+            self.watcher = connection._hub.loop.io(self.set, 1)
+            self.watcher.start(self.read)
+        return 0
+
+    cdef int forget(self, Transport connection) except -1:
+        poll_remove(self.set, connection.fd)
+        connection.is_watched = False
+        self.watched -= 1
+        if not self.watched and self.watcher is not None:
+            # A loop that has nothing else to wait for may end.
+            self.watcher.close()
+            self.watcher = None
+        Py_DECREF(connection)
+        return 0
+
+    def read(self):
+        """Read from those that have something to be read; in the hub."""
+        cdef Transport connection
+        cdef int i, count = poll_ready(self.set, self.ready)
+        for i in range(count):
+            Py_INCREF(<object>self.ready[i])  # one may end another
+        for i in range(count):
+            if i + 1 < count:
+                (<Transport>self.ready[i + 1]).prefetch()
+            connection = <Transport>self.ready[i]
+            Py_DECREF(connection)
+            if connection.is_watched:
+                try:
+                    connection.on_readable()
+                except BaseException:  # a fault of ours; the others must not suffer for it
+                    connection._stop_reading()
+                    connection._hub.handle_error(connection, *sys.exc_info())
+
+    cdef int abandon(self) except -1:
+        """In a child process: the set is the parent's, and so are the connections in it."""
+        if self.watcher is not None:
+            self.watcher.close()
+            self.watcher = None
+        poll_close(self.set)
+        self.set = -1
+        return 0
 
 
 cdef object shared_by_hub = WeakKeyDictionary()
+
+
+def _after_fork():
+    for shared in shared_by_hub.values():
+        (<Shared>shared).abandon()
+    shared_by_hub.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 cdef class LargeText:
@@ -622,6 +702,7 @@ cdef class Transport:
     cdef public object _waiter
     cdef public Py_ssize_t _out_size
     cdef public Py_ssize_t _max_send_buffer
+    cdef public bint _attached
     cdef public bint _opened
     cdef public bint _end_told
     cdef public bint _receives
@@ -632,6 +713,7 @@ cdef class Transport:
     cdef readonly unsigned long _thread
     cdef Shared _shared
     cdef int fd
+    cdef bint is_watched
 
     def __init__(self, Counters totals not None):
         self._totals = totals
@@ -654,10 +736,42 @@ cdef class Transport:
         self._raw = sock if self._is_tls else sock._sock
         if self._is_tls:
             sock.settimeout(0)
+        else:
+            drop_watchers(sock)
         self.fd = sock.fileno() if DIRECT_IO and not self._is_tls else -1
         self._opened = True
-        self._reader = take_watcher(sock, self._hub)
+        self._attached = True
+        self._start_reading()
+
+    def _start_reading(self):
+        if self.fd >= 0 and self._shared.set >= 0:
+            self._shared.watch(self)
+            return
+        if self._reader is None:
+            self._reader = self._hub.loop.io(self._sock.fileno(), 1)
         self._reader.start(self._on_readable)
+
+    def _stop_reading(self):
+        if self.is_watched:
+            self._shared.forget(self)
+        elif self._reader is not None:
+            self._reader.stop()
+
+    def _detach(self):
+        self._attached = False
+        self._stop_reading()
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    cdef void prefetch(self) noexcept:
+        """Have in the cache what the next dispatch needs."""
+        fetch_line(<void*>self._protocol)
+        fetch_line(<char*><void*>self._protocol + 64)
+        if self._waiter is not None:
+            fetch_line((<PyGreenlet*>self._waiter).pimpl)
+            fetch_line(<char*>(<PyGreenlet*>self._waiter).pimpl + 64)
+            fetch_line(<char*>(<PyGreenlet*>self._waiter).pimpl + 128)
 
     @property
     def _send(self):
@@ -816,7 +930,7 @@ cdef class Transport:
         cdef const uint8_t* payload = <const uint8_t*>parts[1].iov_base
         cdef const char* first = <const char*>parts[0].iov_base
         cdef LargeText text
-        if self._reader is None:
+        if not self._attached:
             return 0
         self._totals.bytes_sent += head + size
         if not self._out and self.fd >= 0:
@@ -877,7 +991,7 @@ cdef class Transport:
         The loss of the connection does not raise: it shows in the protocol's state.
         """
         cdef Py_ssize_t sent
-        if self._reader is None:
+        if not self._attached:
             return 0
         self._totals.bytes_sent += size
         if self._out:
@@ -894,7 +1008,7 @@ cdef class Transport:
     cdef int write_shared(self, bytes frame) except -1:
         """The same for a frame that many connections have in common: what waits is not copied."""
         cdef Py_ssize_t sent, size = PyBytes_GET_SIZE(frame)
-        if self._reader is None:
+        if not self._attached:
             return 0
         self._totals.bytes_sent += size
         if self._out:
@@ -937,12 +1051,15 @@ cdef class Transport:
     # ------------------------------------------------------------------------------ in the hub
 
     def _on_readable(self):
+        self.on_readable()
+
+    cdef int on_readable(self) except -1:
         cdef Shared shared = self._shared
         cdef FrameReader protocol = self._protocol
         cdef uint8_t* buffer = shared.buffer
         cdef Py_ssize_t size, room
         if self._resuming:
-            return  # older input goes first; it is next in the loop
+            return 0  # older input goes first; it is next in the loop
         if self.fd >= 0 and protocol.left >= BUFFER_SIZE and protocol.at == protocol.end:
             # Straight to where it belongs, to be unmasked in place.
             room = min(protocol.left, LARGE_READ)
@@ -950,25 +1067,26 @@ cdef class Transport:
             buffer = protocol.data + protocol.used
             size = direct_recv(self.fd, buffer, room)
             if size < 0 and would_block():
-                return
+                return 0
         elif self.fd >= 0:
             size = direct_recv(self.fd, buffer, BUFFER_SIZE)
             if size < 0 and would_block():
-                return
+                return 0
         else:
             size = self.read_from_python()
             if size == -2:
-                return
+                return 0
         if size <= 0:
             self._lost()
-            return
+            return 0
         self._heard = True
         self._totals.bytes_received += size
         protocol.borrow_at(buffer, size)
         self.dispatch()
-        if self._is_tls and self._reader is not None and not self._paused and self._sock.pending():
+        if self._is_tls and self._attached and not self._paused and self._sock.pending():
             # What OpenSSL holds back makes no descriptor readable.
             self._resume_later()
+        return 0
 
     cdef Py_ssize_t read_from_python(self) except -3:
         """Fill the buffer from a Python socket: -1 for an error, -2 for nothing yet."""

@@ -219,6 +219,57 @@ static inline uint64_t get_number(const uint8_t *in, int width)
     return number;
 }
 
+/* --------------------------------------------------------- many descriptors, watched in one go */
+
+/* How many connections are read from before the loop sees to the rest. */
+#define MAX_READY 64
+
+#if defined(__linux__)
+#include <sys/epoll.h>
+#include <unistd.h>
+
+static int poll_open(void) { return epoll_create1(EPOLL_CLOEXEC); }
+
+static void poll_close(int set) { close(set); }
+
+static int poll_add(int set, int fd, void *owner)
+{
+    struct epoll_event event;
+    event.events = EPOLLIN;
+    event.data.ptr = owner;
+    return epoll_ctl(set, EPOLL_CTL_ADD, fd, &event);
+}
+
+static void poll_remove(int set, int fd)
+{
+    struct epoll_event event;  /* not looked at, but old kernels want one */
+    epoll_ctl(set, EPOLL_CTL_DEL, fd, &event);
+}
+
+/* The owners of those that can be read now; returns how many, never waits. */
+static int poll_ready(int set, void **owners)
+{
+    struct epoll_event events[MAX_READY];
+    int i, count = epoll_wait(set, events, MAX_READY, 0);
+    for (i = 0; i < count; i++)
+        owners[i] = events[i].data.ptr;
+    return count;
+}
+#else
+static int poll_open(void) { return -1; }
+static void poll_close(int set) { (void)set; }
+static int poll_add(int set, int fd, void *owner) { return -1; }
+static void poll_remove(int set, int fd) { (void)set; }
+static int poll_ready(int set, void **owners) { return 0; }
+#endif
+
+/* Have a cache line ready for later. */
+#if defined(__GNUC__)
+#define fetch_line(where) __builtin_prefetch(where)
+#else
+#define fetch_line(where) ((void)(where))
+#endif
+
 /* ------------------------------------------------------------------------------------------ clock */
 
 #if defined(_WIN32)

@@ -79,17 +79,11 @@ class _Shared:
 _shared_by_hub: WeakKeyDictionary[Hub, _Shared] = WeakKeyDictionary()
 
 
-def take_watcher(sock: Any, hub: Hub) -> Any:
-    """A watcher for input of a gevent socket that will not be waited for in another way.
-
-    Such a socket has two of its own, 240 bytes that would be idle from now on.
-    """
-    if isinstance(sock, SSLSocket):
-        return hub.loop.io(sock.fileno(), _READ)
-    reader, writer = sock._read_event, sock._write_event
+def drop_watchers(sock: Any) -> None:
+    """Free the two that a gevent socket has of its own: nobody waits in its methods any more."""
+    sock._read_event.close()
+    sock._write_event.close()
     sock._read_event = sock._write_event = None
-    writer.close()
-    return reader
 
 
 class Counters:
@@ -110,9 +104,9 @@ class Transport:
     """The hot half of :class:`~geventws.connection.Connection`."""
 
     __slots__ = (
-        "_end_told", "_heard", "_hub", "_is_tls", "_max_send_buffer", "_opened", "_out",
-        "_out_size", "_paused", "_protocol", "_queue", "_raw", "_reader", "_ready", "_receives",
-        "_recv_into", "_resuming", "_send", "_shared", "_sock", "_thread", "_totals",
+        "_attached", "_end_told", "_heard", "_hub", "_is_tls", "_max_send_buffer", "_opened",
+        "_out", "_out_size", "_paused", "_protocol", "_queue", "_raw", "_reader", "_ready",
+        "_receives", "_recv_into", "_resuming", "_send", "_shared", "_sock", "_thread", "_totals",
         "_waiter",
     )
 
@@ -142,6 +136,8 @@ class Transport:
         self._raw = sock if self._is_tls else sock._sock
         if self._is_tls:
             sock.settimeout(0)
+        else:
+            drop_watchers(sock)
         self._recv_into = self._raw.recv_into
         self._send = self._raw.send
         self._waiter: Any = None
@@ -155,8 +151,22 @@ class Transport:
         self._out: deque[bytes | memoryview] | None = None
         self._out_size = 0
         self._opened = True
-        self._reader: Any = take_watcher(sock, hub)
+        #: Until it is stopped for good.
+        self._attached = True
+        self._reader: Any = hub.loop.io(sock.fileno(), _READ)
+        self._start_reading()
+
+    def _start_reading(self) -> None:
         self._reader.start(self._on_readable)
+
+    def _stop_reading(self) -> None:
+        """What the peer sends now stays in the kernel."""
+        self._reader.stop()
+
+    def _detach(self) -> None:
+        """Let go of the descriptor."""
+        self._attached = False
+        self._reader.close()
 
     # -------------------------------------------------------------- receiving
 
@@ -316,8 +326,8 @@ class Transport:
 
         Does not raise: the loss of the connection shows in the protocol's state.
         """
-        if self._reader is None:
-            return  # stopped meanwhile
+        if not self._attached:
+            return
         self._totals.bytes_sent += len(data)
         if self._out:
             self._queue_output(data)
@@ -354,7 +364,7 @@ class Transport:
         self._totals.bytes_received += size
         self._protocol.borrow(shared.buffer, size)
         self._dispatch()
-        if self._is_tls and self._reader is not None and not self._paused and self._sock.pending():
+        if self._is_tls and self._attached and not self._paused and self._sock.pending():
             # What OpenSSL holds back makes no descriptor readable.
             self._resume_later()
 
