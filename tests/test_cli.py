@@ -269,6 +269,15 @@ def test_a_factory_makes_the_application(tmp_path, expression, answer):
         assert body(process.client()) == answer
 
 
+def test_the_options_of_the_application_hold(tmp_path):
+    arguments = [*CLI, "tests.support.serve:application", "--bind", "127.0.0.1:0"]
+    with serving(arguments, tmp_path / "log") as process, process.client() as client:
+        client.open(headers=[("Sec-WebSocket-Protocol", "other, own")])
+        assert client.headers["sec-websocket-protocol"] == "own"
+        assert "asks for" not in process.output
+        client.finish()
+
+
 def test_the_environment_says_where_and_how_many(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
