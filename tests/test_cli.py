@@ -73,7 +73,7 @@ def test_ctrl_c_closes_the_clients_with_1001_and_stops_quietly(tmp_path, signum)
             client.send(close_frame(1001))
             assert client.read_to_end() == b""
             client.sock.close()
-        assert process.stop() == 0
+        assert process.process.wait(15) == 0
         assert "Traceback" not in process.output
         assert "KeyboardInterrupt" not in process.output
 
