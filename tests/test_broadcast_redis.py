@@ -404,35 +404,38 @@ def test_whatever_redis_remembers_each_message_is_heard_once(
     Where the clock is behind ids begin anew, and are smaller.
     """
     server = start_redis()
-    broadcast = Broadcast(server.url, history=10)
-    with server.client() as admin, Gateway(server) as gateway:
 
-        def publish(text, remember):
+    def publish(text, remember=None):
+        with contextlib.closing(Broadcast(server.url, history=10)) as broadcast:
             broadcast.publish("room", text)
-            if remembers == remember:
+        if remembers == remember:
+            with server.client() as admin:
                 admin.save()
 
+    with Gateway(server) as gateway:
         if clock:
             future = int((time.time() - clock) * 1000)
-            admin.xadd("geventws:room", {"m": b"\x01old"}, f"{future}-0")
+            with server.client() as admin:
+                admin.xadd("geventws:room", {"m": b"\x01old"}, f"{future}-0")
         publish("early", "what nobody here has heard")
-        publish("still early", None)
+        publish("still early")
         with serve_broadcast(gateway.url, history=10) as process:
             person = Person(process)
             publish("first", "the beginning")
             publish("second", "everything")
             heard = [person.hear_data() for _ in range(2)]
+            gateway.is_open = False
             server.kill()
             process.wait_for("does not work")
-            gateway.before(b"SUBSCRIBE", lambda: broadcast.publish("room", "third"))
-            gateway.before(b"subscribe", lambda: broadcast.publish("room", "fourth"))
+            gateway.before(b"SUBSCRIBE", lambda: publish("third"))
+            gateway.before(b"subscribe", lambda: publish("fourth"))
             server.start()
+            gateway.is_open = True
             process.wait_for("works again")
             person.say("fifth")
             while heard[-1] != "fifth":
                 heard.append(person.hear_data())
             assert heard == ["first", "second", "third", "fourth", "fifth"]
-    broadcast.close()
 
 
 def test_more_than_is_kept_while_the_subscription_begins_is_heard_all_the_same(

@@ -313,7 +313,7 @@ class _Listener:
         self._confirmations: deque[tuple[str, _Channel]] = deque()
         self._pongs: deque[Callable[[bool], object]] = deque()
         #: Channels of which it is still to be confirmed that they are not subscribed to any more.
-        self._departures: list[str] = []
+        self._departures: deque[str] = deque()
         #: When Redis was last heard, by monotonic().
         self._heard = 0.0
         self._kind = b"ssubscribe" if backend.is_cluster else b"subscribe"
@@ -542,16 +542,17 @@ class _Listener:
         kind, key, data = response
         if kind == self._kind:
             channel, state = self._confirmations.popleft()
-            if self.backend.channels.get(channel) is state and not state.is_live:
+            is_known = state.is_live or state.waiting is not None  # by an earlier confirmation
+            if self.backend.channels.get(channel) is state and not is_known:
                 self._catch_up(channel, state)
             return
         channel = key.decode()[len(_PREFIX):]
         if kind in {b"message", b"smessage"}:
             if channel in self.wanted:
                 self._take_message(channel, self.backend.channels[channel], data)
-        elif channel in self._departures:
-            self._departures.remove(channel)
-        else:
+        elif self._departures and channel == self._departures[0]:
+            self._departures.popleft()
+        elif channel in self.wanted:
             raise RedisClusterException(f"the channel {channel} has moved to another node")
 
     def _take_message(self, channel: str, state: _Channel, data: bytes) -> None:

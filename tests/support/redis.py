@@ -75,6 +75,7 @@ class Gateway(StreamServer):
     def __init__(self, server: RedisServer) -> None:
         super().__init__(("127.0.0.1", 0), self.connect)
         self.redis = server
+        self.is_open = True
         self.moments: dict[bytes, Callable[[], object]] = {}
 
     @property
@@ -86,6 +87,8 @@ class Gateway(StreamServer):
         self.moments[what] = act
 
     def connect(self, near: gevent_socket.socket, _: object) -> None:
+        if not self.is_open:
+            return
         with contextlib.suppress(OSError):
             far = gevent_socket.create_connection(("127.0.0.1", self.redis.port))
             with far:
