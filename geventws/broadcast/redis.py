@@ -234,6 +234,8 @@ class RedisBackend(Backend):
         for index in range(len(messages), 0, -1):
             if messages[index - 1].id in known:
                 return messages[index:]
+        if not messages:
+            return messages
         # What Redis has known for longer than the silence lasts was heard in its time.
         seconds, microseconds = self.client().eval(_TIME, 1, _key(channel))
         now = int(seconds) * 1000 + int(microseconds) // 1000
