@@ -29,7 +29,6 @@ from .drain import OpenWebSockets
 from .exceptions import ConnectionClosed
 from .frames import CloseCode
 from .handshake import Headers
-from .hosts import StartResponse
 from .middleware import WEBSOCKET, WebSocketMiddleware
 from .options import Options
 from .websocket import WebSocket
@@ -225,26 +224,8 @@ class _Middleware(WebSocketMiddleware):
     def options(self) -> Options:  # type: ignore[override]
         return Options(**_options_in(self._app))
 
-    def __call__(
-        self, environ: dict[str, Any], start_response: StartResponse
-    ) -> Iterable[bytes]:
-        if WEBSOCKET in environ and not self._has_checked:
-            self._has_checked = True
-            self._check_options(environ[WEBSOCKET])
-        return super().__call__(environ, start_response)
-
-    def _check_options(self, ws: WebSocket) -> None:
-        """Say so if the server has not seen the options."""
-        unseen = [
-            f"GEVENTWS_{name.upper()}" for name, value in _options_in(self._app).items()
-            if getattr(ws._options, name) != value
-        ]
-        if unseen:
-            logger.warning(
-                "The server cannot see %s of app.config: some middleware is around the application."
-                " Put it around app.wsgi_app, or give the options to the server",
-                " and ".join(unseen),
-            )
+    def websocket_options(self) -> dict[str, Any]:
+        return _options_in(self._app)
 
 
 class _ForSockets:

@@ -10,7 +10,7 @@ from gevent import get_hub
 from gevent.pywsgi import WSGIHandler
 
 from .logs import peers, printable
-from .options import Options, options_of
+from .options import Options
 from .sweeper import sweeper_of
 
 _RESPONSE = b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -74,9 +74,7 @@ class HTTPHandler(WSGIHandler):
         options: Options | None = getattr(server, "websocket_options", None)
         if options is None:
             # A plain WSGIServer: what the handler says holds for all of its requests.
-            options = server.websocket_options = Options.of(
-                type(self), options_of(server.application)
-            )
+            options = server.websocket_options = Options.of(type(self), {}, server.application)
         return options
 
     # --------------------------------------------------------------- deadlines

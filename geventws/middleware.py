@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from . import handshake
@@ -28,18 +28,30 @@ class WebSocketMiddleware:
         application = WebSocketMiddleware(application, max_message_size=10 << 20)
 
     Works under :mod:`gevent.pywsgi`, ``gunicorn -k gevent`` and ``-k gevent_pywsgi``. Requests
-    that are not for a WebSocket pass through untouched. Wrapping twice does no harm: the outer
-    one does the work, with its options.
+    that are not for a WebSocket pass through untouched. Under a server that knows WebSockets, or
+    inside of another one, this is only where the application has its options.
 
-    :param options: see :class:`geventws.options.Options`.
+    :param options: see :class:`geventws.options.Options`. They go before those of the server, as
+        long as no other middleware hides them from it; the log tells if something is ignored.
     :raises RuntimeError: on a WebSocket request under a server without gevent.
     """
 
     def __init__(self, application: Application, **options: Any) -> None:
         self.application = application
-        self.options = Options(**{**options, **options_of(application)})
+        #: Those of every connection.
+        self.options = Options.of(None, options, application)
         #: The WebSockets that views are busy with.
         self.websockets = OpenWebSockets()
+        self._own = {**options, **options_of(application)}
+        self._has_checked = False
+
+    def websocket_options(self) -> dict[str, Any]:
+        """The options that were chosen here, or by the application inside."""
+        return self._own
+
+    def use_defaults(self, options: Mapping[str, Any]) -> None:
+        """Use the options of a server where nothing was chosen here."""
+        self.options = Options.of(None, options, self)
 
     def stats(self) -> Stats:
         """What is open, and what has happened since this was made."""
@@ -48,10 +60,29 @@ class WebSocketMiddleware:
     def __call__(
         self, environ: dict[str, Any], start_response: StartResponse
     ) -> Iterable[bytes]:
-        if WEBSOCKET in environ or not handshake.is_websocket_request(environ):
+        if WEBSOCKET in environ:
+            if not self._has_checked:
+                self._has_checked = True
+                self._check_options(environ[WEBSOCKET])
+            return self.application(environ, start_response)
+        if not handshake.is_websocket_request(environ):
             return self.application(environ, start_response)
         host = find_host(environ, start_response)
         return serve(self.application, environ, host, self.options, self.websockets)
+
+    def _check_options(self, ws: Any) -> None:
+        """Say so if whoever made the WebSocket has not seen the options."""
+        options = getattr(ws, "_options", None)
+        unseen = [
+            name for name, value in self.websocket_options().items()
+            if options is not None and getattr(options, name) != value
+        ]
+        if unseen:
+            logger.warning(
+                "The server cannot see that the application asks for %s: some middleware is"
+                " between the two. Put it inside of WebSocketMiddleware (with Flask around"
+                " app.wsgi_app), or give the options to the server", " and ".join(sorted(unseen)),
+            )
 
 
 def serve(

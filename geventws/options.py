@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .headers import is_token
+from .logs import logger
 from .permessage_deflate import Deflate
 
 _DEFLATE = Deflate()
@@ -119,20 +120,34 @@ class Options:
         return {name: keywords.pop(name) for name in names & keywords.keys()}
 
     @classmethod
-    def of(cls, holder: object, overrides: Mapping[str, Any]) -> Options:
-        """The options that a class or an object holds as attributes, with some overridden."""
+    def of(
+        cls, holder: object, overrides: Mapping[str, Any], application: object = None
+    ) -> Options:
+        """The options that a class or an object holds as attributes, with some overridden.
+
+        Those that the application asks for go before all of them; where both say something, and
+        not the same, the log tells.
+        """
         held = {
             field.name: getattr(holder, field.name)
             for field in dataclasses.fields(cls) if hasattr(holder, field.name)
         }
-        return cls(**{**held, **overrides})
+        held.update(overrides)
+        own = options_of(application)
+        for name in held.keys() & own.keys():
+            if held[name] != own[name]:
+                logger.warning(
+                    "The application asks for %s=%r, the server for %r; the application's holds",
+                    name, own[name], held[name],
+                )
+        return cls(**{**held, **own})
 
 
 def options_of(application: object) -> dict[str, Any]:
     """What an application asks for by itself: what its ``websocket_options()`` returns, if any.
 
-    It goes before what the server says: :class:`geventws.flask.Sockets` takes it from the
-    configuration of the deployment.
+    :class:`geventws.WebSocketMiddleware` has it from its keywords, and
+    :class:`geventws.flask.Sockets` from the configuration.
     """
     ask = getattr(application, "websocket_options", None)
     return dict(ask()) if callable(ask) else {}

@@ -1,12 +1,20 @@
-"""The :class:`~geventws.Stats` as metrics of prometheus_client: ``install()``."""
+"""The :class:`~geventws.Stats` as metrics of prometheus_client: ``install()``.
+
+``make_wsgi_app()`` shows them.
+"""
 from __future__ import annotations
 
 import atexit
+import os
 from collections import Counter as Counts
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Literal
 
+import prometheus_client
 from gevent import get_hub
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from .drain import stats
 from .totals import Stats
@@ -85,3 +93,33 @@ def install(registry: CollectorRegistry = REGISTRY) -> None:
     :raises ValueError: when the registry has them already.
     """
     _Metrics(registry)
+
+
+class _AllProcesses(MultiProcessCollector):
+    """What all processes have written, also while one of them begins."""
+
+    def collect(self) -> Iterable[Metric]:
+        # A file is empty for a moment after it was made, or for good if its process was killed
+        # then. prometheus_client would read its size from it.
+        files = [str(file) for file in Path(self._path).glob("*.db") if _is_begun(file)]
+        return self.merge(files)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _is_begun(file: Path) -> bool:
+    try:
+        return file.stat().st_size > 0
+    except FileNotFoundError:
+        return False  # its process has ended
+
+
+def make_wsgi_app(registry: CollectorRegistry = REGISTRY) -> Callable[..., Any]:
+    """A WSGI application that answers Prometheus, as prometheus_client's of the same name.
+
+    If ``PROMETHEUS_MULTIPROC_DIR`` is set it shows the sum of all processes, whatever the registry.
+
+    :raises ValueError: when that is no folder.
+    """
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        registry = CollectorRegistry()
+        _AllProcesses(registry)  # type: ignore[no-untyped-call]
+    return prometheus_client.make_wsgi_app(registry)

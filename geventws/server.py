@@ -17,7 +17,7 @@ from .drain import OpenWebSockets
 from .handler import WebSocketHandler
 from .logs import peers, printable
 from .middleware import Application
-from .options import Options, options_of
+from .options import Options
 from .totals import Stats
 
 #: What gevent's server takes beside a certificate; whoever knows these wants them as they are.
@@ -85,9 +85,7 @@ class WebSocketServer(WSGIServer):
         options.setdefault("spawn", _spawn)
         super().__init__(listener, application, **options)
         #: The options of every connection.
-        self.websocket_options = Options.of(
-            self.handler_class, {**chosen, **options_of(application)}
-        )
+        self.websocket_options = Options.of(self.handler_class, chosen, application)
         #: The WebSockets that views are busy with.
         self.websockets = OpenWebSockets()
         # Looked up for each connection: let all of them have the same bound method.

@@ -125,7 +125,7 @@ class _Run:
         self._greenlet: Any = None
         settings = {"log": None, "environ": {"SERVER_NAME": "localhost", "SERVER_PORT": "80"}}
         self._server = WebSocketServer(
-            _ADDRESS, self._application, **{**settings, **options, **options_of(app)}
+            _ADDRESS, self, **{**settings, **options}
         )
         self._server.update_environ()
 
@@ -141,7 +141,11 @@ class _Run:
         finally:
             sock.close()
 
-    def _application(
+    def websocket_options(self) -> dict[str, Any]:
+        """The application's own."""
+        return options_of(self._app)
+
+    def __call__(
         self, environ: dict[str, Any], start_response: StartResponse
     ) -> Iterable[bytes]:
         try:

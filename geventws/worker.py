@@ -33,7 +33,8 @@ class Worker(GeventWorker):
 
         worker_class = Worker
 
-    An application that is a :class:`~geventws.WebSocketMiddleware` already keeps its options.
+    Those of the application go first: of a :class:`~geventws.WebSocketMiddleware` around it, or of
+    Flask's configuration.
     """
 
     #: The options of every connection of this worker.
@@ -45,7 +46,9 @@ class Worker(GeventWorker):
     def load_wsgi(self) -> None:
         install_if_present()
         super().load_wsgi()
-        if not isinstance(self.wsgi, WebSocketMiddleware):
+        if isinstance(self.wsgi, WebSocketMiddleware):
+            self.wsgi.use_defaults(self.websocket_options)
+        else:
             self.wsgi = WebSocketMiddleware(self.wsgi, **self.websocket_options)
 
     def run(self) -> None:

@@ -13,7 +13,7 @@ from redis.crc import key_slot
 
 from geventws import Broadcast, BroadcastError
 from tests.support.client import TEXT, frame, request
-from tests.support.redis import free_port
+from tests.support.redis import Gateway, free_port
 from tests.support.servers import serving
 
 APP = "tests.support.broadcasting:app"
@@ -392,21 +392,101 @@ def test_who_comes_back_while_redis_is_away_gets_what_was_missed_when_it_is_back
         assert [back.hear_data(), first.hear_data()] == ["three", "three"]
 
 
-def test_redis_that_has_lost_its_memory_does_not_stop_the_messages(start_redis, serve_broadcast):
-    """Its clock may have been ahead: ids begin anew, and are smaller."""
+@pytest.mark.parametrize(("remembers", "clock"), [
+    ("nothing", -100), ("the beginning", 0), ("what nobody here has heard", 0),
+    ("everything", -100),
+])
+def test_whatever_redis_remembers_each_message_is_heard_once(
+    start_redis, serve_broadcast, remembers, clock
+):
+    """Also those that are published right before and after the subscription is back.
+
+    Where the clock is behind ids begin anew, and are smaller.
+    """
     server = start_redis()
-    future = int(time.time() * 1000) + 100_000
-    with server.client() as admin:
-        admin.xadd("geventws:room", {"m": b"\x01old"}, f"{future}-0")
-    with serve_broadcast(server.url, history=10) as process:
-        person = Person(process)
-        person.say("before")
-        assert person.hear_data() == "before"
-        server.kill()
-        server.start()
+
+    def publish(text, remember=None):
+        with contextlib.closing(Broadcast(server.url, history=10)) as broadcast:
+            broadcast.publish("room", text)
+        if remembers == remember:
+            with server.client() as admin:
+                admin.save()
+
+    with Gateway(server) as gateway:
+        if clock:
+            future = int((time.time() - clock) * 1000)
+            with server.client() as admin:
+                admin.xadd("geventws:room", {"m": b"\x01old"}, f"{future}-0")
+        publish("early", "what nobody here has heard")
+        publish("still early")
+        with serve_broadcast(gateway.url, history=10) as process:
+            person = Person(process)
+            publish("first", "the beginning")
+            publish("second", "everything")
+            heard = [person.hear_data() for _ in range(2)]
+            gateway.is_open = False
+            server.kill()
+            process.wait_for("does not work")
+            gateway.before(b"SUBSCRIBE", lambda: publish("third"))
+            gateway.before(b"subscribe", lambda: publish("fourth"))
+            server.start()
+            gateway.is_open = True
+            process.wait_for("works again")
+            person.say("fifth")
+            while heard[-1] != "fifth":
+                heard.append(person.hear_data())
+            assert heard == ["first", "second", "third", "fourth", "fifth"]
+
+
+def test_more_than_is_kept_while_the_subscription_begins_is_heard_all_the_same(
+    redis_server, serve_broadcast
+):
+    broadcast = Broadcast(redis_server.url, history=2)
+    texts = [str(number) for number in range(5)]
+    with Gateway(redis_server) as gateway, serve_broadcast(gateway.url, history=2) as process:
+        first = Person(process, "begin")
+        gateway.before(b"subscribe", lambda: [broadcast.publish("full", text) for text in texts])
+        person = Person(process, "full")
+        assert [text.split(" ")[1] for text in person.heard] == texts
+        assert first.heard == []
+    broadcast.close()
+
+
+def test_who_is_ahead_of_a_process_gets_nothing_again_from_it(redis_server, serve_broadcast):
+    """It was told by another process, whose connection to Redis is faster."""
+    broadcast = Broadcast(redis_server.url, history=10)
+    channel = f"ahead-{time.time_ns()}"
+    with Gateway(redis_server) as gateway, serve_broadcast(gateway.url, history=10) as process:
+        Person(process, channel)
+        go_on = gevent.event.Event()
+        gateway.before(b"one", go_on.wait)
+        gateway.before(b"PING", go_on.set)
+        one = broadcast.publish(channel, "one")
+        two = broadcast.publish(channel, "two")
+        with gevent.Timeout(SECONDS):
+            people = [gevent.spawn(Person, process, channel, since) for since in (one, two)]
+            gevent.joinall(people, raise_error=True)
+        broadcast.publish(channel, "three")
+        first, second = (person.get() for person in people)
+        assert (first.heard, second.heard) == ([f"{two} two"], [])
+        assert first.hear_data() == second.hear_data() == "three"
+    broadcast.close()
+
+
+def test_a_channel_whose_subscription_fails_by_itself_is_subscribed_to_later(
+    start_redis, serve_broadcast
+):
+    server = start_redis()
+    with server.client() as admin, serve_broadcast(server.url, history=10) as process:
+        people = [Person(process, "one")]
+        admin.execute_command("ACL", "SETUSER", "default", "-xrevrange")
+        people.append(Person(process, "two"))
+        process.wait_for("does not work")
+        admin.execute_command("ACL", "SETUSER", "default", "+xrevrange")
         process.wait_for("works again")
-        person.say("after")
-        assert person.hear_data() == "after"
+        for person in people:
+            person.say("heard")
+            assert person.hear_data() == "heard"
 
 
 # ------------------------------------------------------------------- ways to connect

@@ -73,7 +73,7 @@ def test_ctrl_c_closes_the_clients_with_1001_and_stops_quietly(tmp_path, signum)
             client.send(close_frame(1001))
             assert client.read_to_end() == b""
             client.sock.close()
-        assert process.stop() == 0
+        assert process.process.wait(15) == 0
         assert "Traceback" not in process.output
         assert "KeyboardInterrupt" not in process.output
 
@@ -267,6 +267,15 @@ def test_a_factory_makes_the_application(tmp_path, expression, answer):
     arguments = [*CLI, f"factory:{expression}", "--bind", "127.0.0.1:0"]
     with serving(arguments, tmp_path / "log", cwd=tmp_path) as process:
         assert body(process.client()) == answer
+
+
+def test_the_options_of_the_application_hold(tmp_path):
+    arguments = [*CLI, "tests.support.serve:application", "--bind", "127.0.0.1:0"]
+    with serving(arguments, tmp_path / "log") as process, process.client() as client:
+        client.open(headers=[("Sec-WebSocket-Protocol", "other, own")])
+        assert client.headers["sec-websocket-protocol"] == "own"
+        assert "asks for" not in process.output
+        client.finish()
 
 
 def test_the_environment_says_where_and_how_many(tmp_path):

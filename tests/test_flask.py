@@ -442,7 +442,7 @@ def test_options_that_middleware_hides_from_the_server_are_a_warning(
         assert_echoes(server.client().open("/echo"))
     [record] = caplog.records
     assert record.levelno == logging.WARNING
-    assert "GEVENTWS_MAX_MESSAGE_SIZE" in record.getMessage()
+    assert "cannot see that the application asks for max_message_size" in record.getMessage()
 
 
 def test_gevents_own_server_is_enough(app, sockets):

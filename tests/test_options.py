@@ -1,6 +1,12 @@
+"""Which values options may have, and whose hold when several have a say."""
 import pytest
+from gevent.pywsgi import WSGIServer
+from werkzeug.middleware.proxy_fix import ProxyFix
 
+from geventws import WebSocketHandler, WebSocketMiddleware
 from geventws.options import Options
+from tests.support.apps import site
+from tests.support.client import TEXT, RawClient, frame
 
 
 @pytest.mark.parametrize(
@@ -49,3 +55,67 @@ def test_keywords_override_the_attributes_of_a_class():
 
     options = Options.of(Handler, {"max_message_size": 6})
     assert (options.max_message_size, options.subprotocols) == (6, ("chat",))
+
+
+# ------------------------------------------------- the application's and the server's
+
+
+class Handler(WebSocketHandler):
+    """A handler with options."""
+
+    max_message_size = 7
+    subprotocols = ("server",)
+
+
+@pytest.fixture(params=["server", "handler", "middleware"])
+def serve_with_options(request, serve):
+    """Serve an application, with a maximum of 7 and the subprotocol "server" at the server."""
+    servers = []
+
+    def start(application):
+        if request.param == "server":
+            return serve(application, max_message_size=7, subprotocols=("server",)).client()
+        ours = {"handler_class": Handler}
+        if request.param == "middleware":
+            application = WebSocketMiddleware(
+                application, max_message_size=7, subprotocols=("server",)
+            )
+            ours = {}
+        servers.append(WSGIServer(("127.0.0.1", 0), application, log=None, **ours))
+        servers[0].start()
+        return RawClient(servers[0].address)
+
+    yield start
+    for server in servers:
+        server.stop(1)
+
+
+def refuses(client, size, subprotocol):
+    """Whether a message of that size is too big, and one that is shorter is not."""
+    with client:
+        client.open(headers=[("Sec-WebSocket-Protocol", "server, application")])
+        assert client.headers["sec-websocket-protocol"] == subprotocol
+        client.send(frame(TEXT, "x" * (size - 1)) + frame(TEXT, "x" * size))
+        assert client.read_frame() == (TEXT, b"x" * (size - 1))
+        return client.read_close()[0] == 1009
+
+
+def test_the_options_of_the_server_hold_where_the_application_has_none(serve_with_options, caplog):
+    assert refuses(serve_with_options(site), 8, "server")
+    assert caplog.records == []
+
+
+def test_the_options_of_the_application_hold_and_the_log_says_so(serve_with_options, caplog):
+    wrapped = WebSocketMiddleware(site, max_message_size=5, ping_interval=9)
+    assert refuses(serve_with_options(wrapped), 6, "server")
+    assert [record.getMessage() for record in caplog.records] == [
+        "The application asks for max_message_size=5, the server for 7; the application's holds"
+    ]
+
+
+def test_options_that_other_middleware_hides_are_a_warning(serve_with_options, caplog):
+    wrapped = WebSocketMiddleware(site, max_message_size=5)
+    client = serve_with_options(ProxyFix(wrapped))
+    assert refuses(client, 8, "server")
+    [record] = caplog.records
+    assert "cannot see that the application asks for max_message_size:" in record.getMessage()

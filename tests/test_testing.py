@@ -287,6 +287,13 @@ def test_a_flask_view_raises_in_the_test_when_flask_is_testing():
         list(ws)
 
 
+def test_the_options_of_middleware_hold():
+    with connect(WebSocketMiddleware(echo, max_message_size=5)) as ws:
+        ws.send("123456")
+        assert list(ws) == []
+        assert ws.close_code == 1009
+
+
 def test_the_options_of_a_flask_application_hold():
     app = flask.Flask(__name__)
     Sockets(app).route("/echo")(lambda ws: [ws.send(message) for message in ws] and None)

@@ -8,6 +8,7 @@ from tests.support.client import TEXT, are_sent_away, close_frame, frame, reques
 from tests.support.servers import arguments_of, serving
 
 SITE = "tests.support.apps:site"
+WRAPPED = "tests.support.serve:application"
 
 
 @pytest.fixture
@@ -123,11 +124,20 @@ def test_options_of_a_subclass_hold(gunicorn, tmp_path):
 
 
 def test_an_application_that_is_wrapped_already_keeps_its_options(tmp_path):
-    arguments = arguments_of("gunicorn-gevent")
-    arguments[arguments.index("gevent")] = "geventws.Worker"
-    with serving(arguments, tmp_path / "log") as process, process.client().open() as client:
-        echo(client)
-        client.finish()
+    settings = tmp_path / "gunicorn.conf.py"
+    settings.write_text(
+        "import geventws\n"
+        "class Worker(geventws.Worker):\n"
+        "    websocket_options = {'max_message_size': 10, 'subprotocols': ['own', 'other']}\n"
+        "worker_class = Worker\n"
+    )
+    arguments = ["-m", "gunicorn", "-c", str(settings), "-b", "127.0.0.1:0", WRAPPED]
+    with serving(arguments, tmp_path / "log") as process, process.client() as client:
+        client.open(headers=[("Sec-WebSocket-Protocol", "other, own")])
+        assert client.headers["sec-websocket-protocol"] == "own"
+        client.send(frame(TEXT, "0123456789a"))
+        assert client.read_close()[0] == 1009
+        process.wait_for(r"asks for subprotocols=\['own'\], the server for \['own', 'other'\]")
 
 
 def test_a_worker_without_gevent_says_what_is_missing(tmp_path):

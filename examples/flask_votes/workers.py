@@ -20,11 +20,11 @@ class News:
     def __init__(self, url: str) -> None:
         self._broadcast = Broadcast(url)
         self._heard = Event()
+        self._is_ours = False
 
     def announce(self) -> None:
+        self._is_ours = True
         self._heard.set()
-        with suppress(BroadcastError):  # It is in the log; the others look later by themselves.
-            self._broadcast.publish("votes", "news")
 
     def keep_fresh(self, stage: Stage) -> None:
         """Refresh the stage whenever there are news, from now on."""
@@ -37,10 +37,18 @@ class News:
             for _ in messages:
                 self._heard.set()
 
+    def _tell_the_others(self) -> None:
+        # Not before: it is the refresh that counts whose pages are open here.
+        self._is_ours = False
+        with suppress(BroadcastError):  # It is in the log; the others look later by themselves.
+            self._broadcast.publish("votes", "news")
+
     def _refresh(self, stage: Stage) -> None:
         while True:
             self._heard.wait(LONGEST_SILENCE)
             self._heard.clear()
             with suppress(Unavailable):  # Pages keep what they have.
                 stage.refresh()
+                if self._is_ours:
+                    self._tell_the_others()
             gevent.sleep(BETWEEN_READS)

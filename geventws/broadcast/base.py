@@ -118,6 +118,9 @@ class Backend(ABC):
 
         ``since`` may come from a client and be anything: an unknown id gives what is kept behind
         it, or all, and is not ``complete``.
+
+        With ``since``, and if the process is subscribed to the channel, all of it and of what was
+        published before has been passed to :meth:`Local.deliver` when this returns.
         """
 
     @abstractmethod

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gevent import get_hub, sleep, spawn
@@ -162,7 +162,7 @@ class Broadcast:
             ws._open()
         self.unsubscribe(channel, ws)
         place = self._place(channel)
-        subscription = Subscription(self.unsubscribe, channel, ws, since is None)
+        subscription = Subscription(self.unsubscribe, channel, ws)
         if since is None:
             place.live.add(ws)
         else:
@@ -252,11 +252,10 @@ class Broadcast:
         """Replay what was missed, and let the socket join the others."""
         channel, ws = subscription.channel, subscription.ws
         messages, subscription.recovered = self._backend.history(channel, since)
-        subscription.replay(messages, self._write)
+        self._pass_on()  # what another thread has delivered may not have been yet
+        subscription.replay(messages, since, self._write)
         place = self._channels.get(channel)
-        if place is None or place.joining.get(ws) is not subscription:
-            return  # it has left meanwhile
-        if subscription.is_live or place.latest == messages[-1].id:
+        if place is not None and place.joining.get(ws) is subscription:  # else it has left
             del place.joining[ws]
             place.live.add(ws)
 
@@ -301,35 +300,23 @@ class Broadcast:
         place = self._channels.get(message.channel)
         if place is None:
             return
-        if message.id is not None:
-            place.latest = message.id
         for listener in place.listeners:
             listener.hear(message)
-        receivers: Iterable[Connection] = place.live
-        if place.joining:
-            receivers = [*place.live, *self._joining(message, place)]
-        if not receivers:
+        for ws, subscription in list(place.joining.items()):
+            subscription.hear(message)
+            if subscription.is_overdue:
+                subscription.forget_waiting()
+                self._left_out(message.channel, ws)
+        if not place.live:
             return
         try:
             data = self._write(message)
-            left_out: list[Any] = fan_out(receivers, data)
+            left_out: list[Any] = fan_out(place.live, data)
         except Exception:
             logger.exception("A message of %r could not be sent", message.channel)
             return
         for ws in left_out:
             self._left_out(message.channel, ws)
-
-    def _joining(self, message: Message, place: Channel) -> Iterator[Connection]:
-        """Of those who are still being told what they missed, the ones to send a message to."""
-        for ws, subscription in list(place.joining.items()):
-            if subscription.hear(message):
-                if subscription.is_live:
-                    del place.joining[ws]
-                    place.live.add(ws)
-                yield ws
-            elif subscription.is_overdue:
-                subscription.forget_waiting()
-                self._left_out(message.channel, ws)
 
     def _write(self, message: Message) -> str | bytes:
         """What the sockets get."""

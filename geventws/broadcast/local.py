@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gevent import getcurrent
@@ -19,13 +19,12 @@ if TYPE_CHECKING:
 #: How many messages wait for the loop of a :class:`Listener`.
 LISTENER_QUEUE = 1000
 Place = TypeVar("Place", bound="_Place")
-_NOTHING: Set[str | None] = frozenset()
 
 
 class Channel:
     """The local listeners of one channel."""
 
-    __slots__ = ("joining", "latest", "listeners", "live")
+    __slots__ = ("joining", "listeners", "live")
 
     def __init__(self) -> None:
         #: Those that get every message as it comes.
@@ -33,8 +32,6 @@ class Channel:
         #: Those that are being told what they missed.
         self.joining: dict[Connection, Subscription] = {}
         self.listeners: set[Listener] = set()
-        #: The id of the message that came last.
-        self.latest: str | None = None
 
     def __bool__(self) -> bool:
         return bool(self.live or self.joining or self.listeners)
@@ -62,13 +59,11 @@ class Subscription(_Place):
     """A socket's place in a channel, until :meth:`close` or the end of its ``with`` block."""
 
     __slots__ = (
-        "_leave", "_replayed", "_waiting", "_waiting_size", "channel", "greenlet", "is_live",
-        "recovered", "ws",
+        "_leave", "_waiting", "_waiting_size", "channel", "greenlet", "recovered", "ws",
     )
 
     def __init__(
-        self, leave: Callable[[str, Connection], None], channel: str, ws: Connection,
-        is_live: bool,
+        self, leave: Callable[[str, Connection], None], channel: str, ws: Connection
     ) -> None:
         self._leave = leave
         self.channel = channel
@@ -76,35 +71,20 @@ class Subscription(_Place):
         #: Whether nothing is missing between ``since`` and now: ``False`` if more was missed than
         #: is kept, or ``since`` is unknown; ``None`` as long as the history cannot be read.
         self.recovered: bool | None = True
-        #: Whether it certainly has got all that came before the next message.
-        self.is_live = is_live
         #: Waits to replay the history once it can be read.
         self.greenlet: Any = None
-        self._waiting: deque[Message] | None = None if is_live else deque()
+        #: What came while it was told what it missed.
+        self._waiting: deque[Message] = deque()
         self._waiting_size = 0
-        self._replayed: Set[str | None] = _NOTHING
 
     def close(self) -> None:
         """Leave the channel; never blocks, and may be called again."""
         self._leave(self.channel, self.ws)
 
-    # The way from what was missed to what is live. Messages that come meanwhile wait, and no id
-    # is sent twice: what was replayed may still be on its way here, or be waiting already. Ids
-    # are only compared for equality; that suffices, since messages come in the order of the
-    # history.
-
-    def hear(self, message: Message) -> bool:
-        """Take a message that comes while this is not live; True if it is to be sent now."""
-        if self._waiting is None:
-            if message.id in self._replayed:
-                return False
-            if message.id is not None:  # else it is not part of the history, and says nothing
-                self.is_live = True
-                self._replayed = _NOTHING
-            return True
+    def hear(self, message: Message) -> None:
+        """Take a message that comes while this is told what it missed."""
         self._waiting.append(message)
         self._waiting_size += len(message.data)
-        return False
 
     @property
     def is_overdue(self) -> bool:
@@ -113,27 +93,34 @@ class Subscription(_Place):
 
     def forget_waiting(self) -> None:
         """Lose what waits."""
-        if self._waiting:
-            self._waiting.clear()
+        self._waiting.clear()
         self._waiting_size = 0
 
-    def replay(self, messages: list[Message], write: Callable[[Message], str | bytes]) -> None:
-        """Send what was missed, and what has come since; blocks as ``ws.send()`` does."""
-        self._replayed = {message.id for message in messages}
-        waiting = deque() if self._waiting is None else self._waiting
-        self.is_live = not messages
+    def replay(
+        self, messages: list[Message], since: str, write: Callable[[Message], str | bytes]
+    ) -> None:
+        """Send what was missed after ``since``, and what has come since; blocks as ``ws.send()``.
+
+        The former has come by already, with all that is older: perhaps while this was waiting.
+        """
+        ids = [message.id for message in self._waiting]
+        if since in ids:
+            for _ in range(ids.index(since) + 1):
+                self._next()
+        here = {message.id for message in self._waiting}
         try:
             for message in messages:
-                self.ws.send(write(message))
-            while waiting:
-                message = waiting.popleft()
-                self._waiting_size -= len(message.data)
-                if message.id not in self._replayed:
-                    self.is_live = self.is_live or message.id is not None
+                if message.id not in here:
                     self.ws.send(write(message))
+            while self._waiting:
+                self.ws.send(write(self._next()))
         except ConnectionClosed:
             pass  # its view notices by itself
-        self._waiting = None
+
+    def _next(self) -> Message:
+        message = self._waiting.popleft()
+        self._waiting_size -= len(message.data)
+        return message
 
 
 class Listener(_Place):

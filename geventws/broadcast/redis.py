@@ -5,7 +5,9 @@
 - With history, a script appends to the stream and publishes in one step: the order is the same.
 - The process has one connection that is subscribed, to channels that somebody here listens to;
   in a cluster, where channels are sharded, one to each node that has such channels.
-- What is published while that connection is broken is read from the history when it is back.
+- What is published while that connection is broken is read from the history when it is back,
+  whatever Redis then remembers: all, nothing, or what it knew a while ago. Where the two meet, a
+  ping on the connection tells what has passed by on it.
 
 On the wire a message is a byte for its kind, its id, a space, and the payload.
 """
@@ -13,15 +15,17 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from random import uniform
 from time import monotonic
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from gevent import sleep, spawn
-from gevent.event import Event
+from gevent.event import AsyncResult, Event
 from gevent.lock import RLock
 from gevent.monkey import is_module_patched
 
@@ -37,6 +41,7 @@ except ImportError as problem:
 
 from redis.backoff import NoBackoff
 from redis.connection import parse_url as _parse_url
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
@@ -54,6 +59,8 @@ redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call(ARGV[4], KEYS[1], string.sub(ARGV[1], 1, 1) .. id .. ' ' .. string.sub(ARGV[1], 2))
 return id
 """
+#: In a script, a cluster asks the node that has the key.
+_TIME = "return redis.call('TIME')"
 #: How long Redis may take for an answer, in seconds, unless the URL has another socket_timeout.
 _TIMEOUT = 5.0
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0
@@ -64,21 +71,28 @@ _SLICE = 0.001
 #: How long subscribers() waits for each process, in seconds.
 _COUNT_TIMEOUT = 1.0
 _BEGINNING = "0-0"
+#: How many ids of a channel are remembered, to know them again in a Redis that has fallen behind.
+_REMEMBERED = 100
 _FAILURES = (RedisError, RedisClusterException, OSError)
 
 
 class _Channel:
     """A channel that is listened to."""
 
-    __slots__ = ("position", "settled", "unconfirmed")
+    __slots__ = ("heard_until", "is_live", "known", "settled", "waiting")
 
     def __init__(self) -> None:
-        #: Set as soon as Redis has confirmed it, or the attempt has failed.
+        #: Set as soon as it is live, or the attempt has failed.
         self.settled = Event()
-        #: How many confirmations are due.
-        self.unconfirmed = 0
-        #: The id of the latest message that was delivered; all after it are still to come.
-        self.position: str | None = None
+        #: Whether Redis has confirmed it, and what came before that is delivered.
+        self.is_live = False
+        #: Until when nothing has been missed, by monotonic().
+        self.heard_until = 0.0
+        #: The ids of the latest messages, of which nothing is to be delivered any more; None as
+        #: long as that is not known, and without a history.
+        self.known: deque[str] | None = None
+        #: What has come in since Redis confirmed it, while it is found out what came before.
+        self.waiting: list[Message] | None = None
 
 
 class RedisBackend(Backend):
@@ -130,12 +144,26 @@ class RedisBackend(Backend):
                 listener.remove(channel)
 
     def history(self, channel: str, since: str | None) -> History:
-        position = _BEGINNING if since is None or parse_id(since) is None else since
+        if since is None:
+            with self._asking():
+                return History(self._kept(channel, _BEGINNING), True)
+        listener = self._live_listener(channel)
         with self._asking():
-            entries = self.client().xrange(_key(channel), position, "+")
-        found = bool(entries) and entries[0][0].decode() == since
-        messages = [_message(channel, id_, fields) for id_, fields in entries[1 if found else 0:]]
-        return History(messages, since is None or found)
+            messages = self._kept(channel, _BEGINNING if parse_id(since) is None else since)
+            if listener is not None:
+                listener.let_pass()
+        found = bool(messages) and messages[0].id == since
+        return History(messages[1 if found else 0:], found)
+
+    def _live_listener(self, channel: str) -> _Listener | None:
+        """Who hears a channel, if anybody here wants to."""
+        state = self.channels.get(channel)
+        if state is None:
+            return None
+        for listener in self._listeners.values():
+            if state.is_live and channel in listener.wanted:
+                return listener
+        raise BroadcastError(f"{self.name} cannot be heard at the moment")
 
     def subscribers(self, channel: str) -> int:
         # Each process is asked, so nothing is left behind by one that dies.
@@ -181,9 +209,7 @@ class RedisBackend(Backend):
 
     def note_success(self) -> None:
         """Something worked; it is up if nothing else is known to be broken."""
-        if not self._refuses and all(
-            listener.is_connected for listener in self._listeners.values()
-        ):
+        if not self._refuses and all(listener.is_live for listener in self._listeners.values()):
             self.note_up()
 
     def newest(self, channel: str) -> str:
@@ -191,9 +217,34 @@ class RedisBackend(Backend):
         entries = self.client().xrevrange(_key(channel), count=1)
         return entries[0][0].decode() if entries else _BEGINNING
 
-    def missed(self, channel: str, position: str) -> list[Message]:
-        """The messages behind a position."""
-        entries = self.client().xrange(_key(channel), f"({position}", "+")
+    def missed(self, channel: str, known: deque[str], silence: float) -> list[Message]:
+        """What is kept of the messages behind those that are known.
+
+        :param silence: for how many seconds nothing was heard.
+        """
+        latest = known[-1]
+        messages = self._kept(channel, latest)
+        if messages and messages[0].id == latest:
+            return messages[1:]
+        if latest == _BEGINNING:
+            return messages
+        # It is forgotten: in the course of time, or since Redis has lost a part of its memory or
+        # all of it. Then its clock may be behind, and the ids of new messages are smaller.
+        messages = self._kept(channel, "-")
+        for index in range(len(messages), 0, -1):
+            if messages[index - 1].id in known:
+                return messages[index:]
+        if not messages:
+            return messages
+        # What Redis has known for longer than the silence lasts was heard in its time.
+        seconds, microseconds = self.client().eval(_TIME, 1, _key(channel))
+        now = int(seconds) * 1000 + int(microseconds) // 1000
+        known_until = min(_order(latest), (now - int(silence * 1000), 0))
+        return [message for message in messages if _order(message.id or "") > known_until]
+
+    def _kept(self, channel: str, first: str) -> list[Message]:
+        """The messages of the history, from an id on."""
+        entries = self.client().xrange(_key(channel), first, "+")
         return [_message(channel, id_, fields) for id_, fields in entries]
 
     # --------------------------------------------------------------- listening
@@ -257,6 +308,16 @@ class _Listener:
         self.node = node
         self.wanted: set[str] = set()
         self.is_connected = False
+        #: Channels whose subscriptions are not back yet since the connection is.
+        self._returning: set[str] = set()
+        #: For whom the confirmations are that are due, and what is done with each pong that is:
+        #: Redis answers in the order of the commands.
+        self._confirmations: deque[tuple[str, _Channel]] = deque()
+        self._pongs: deque[Callable[[bool], object]] = deque()
+        #: Channels of which it is still to be confirmed that they are not subscribed to any more.
+        self._departures: deque[str] = deque()
+        #: When Redis was last heard, by monotonic().
+        self._heard = 0.0
         self._kind = b"ssubscribe" if backend.is_cluster else b"subscribe"
         self._pool: Any = None
         self._connection: Any = None
@@ -266,6 +327,11 @@ class _Listener:
         self._lock = RLock()  # one command at a time
         self._greenlet: Any = None
         self._yielded = 0.0
+
+    @property
+    def is_live(self) -> bool:
+        """Whether everything comes in that should."""
+        return self.is_connected and not self._returning
 
     def start(self) -> None:
         self._greenlet = spawn(self._run)
@@ -282,54 +348,86 @@ class _Listener:
             self._note_position(channel, state)
             self._subscribe([channel])
         except _FAILURES:
-            state.settled.set()  # the greenlet begins anew
+            state.settled.set()
+            self._begin_anew()
 
     def remove(self, channel: str) -> None:
         """Listen to one channel less."""
         if channel in self.wanted:
             self.wanted.discard(channel)
+            self._returning.discard(channel)
             if self.is_connected:
                 spawn(self._unsubscribe, channel)
+
+    def let_pass(self) -> None:
+        """Block until all that Redis has sent by now is taken in.
+
+        :raises redis.ConnectionError: when it cannot be told.
+        """
+        passed: AsyncResult[bool] = AsyncResult()
+        self._ping(passed.set)
+        if not passed.wait(_TIMEOUT):
+            raise RedisConnectionError("the subscriptions are interrupted")
 
     def _unsubscribe(self, channel: str) -> None:
         try:
             with self._lock:
                 # Meanwhile somebody may have come back, and subscribed already.
                 if channel not in self.wanted:
+                    self._departures.append(channel)
                     self._send("UNSUBSCRIBE", [channel])
         except _FAILURES:
             pass  # the greenlet begins anew
 
     def _subscribe(self, channels: list[str]) -> None:
         with self._lock:
-            for channel in channels:
-                state = self.backend.channels.get(channel)
-                if state is not None:
-                    state.unconfirmed += 1
-            self._send("SUBSCRIBE", channels)
+            # Of some the last one who listened may have gone meanwhile.
+            states = [(name, self.backend.channels.get(name)) for name in channels]
+            due = [(name, state) for name, state in states if state and name in self.wanted]
+            self._confirmations += due
+            self._send("SUBSCRIBE", [name for name, _ in due])
 
-    def _send(self, verb: str, channels: list[str]) -> None:
-        if self._connection is None or self._is_broken:
+    def _ping(self, react: Callable[[bool], object]) -> None:
+        """Call ``react(True)`` when all that Redis has sent by now is taken in, or else False."""
+        with self._lock:
+            if self._connection is None:
+                react(False)
+            else:
+                self._pongs.append(react)
+                self._send("PING", [])
+
+    def _send(self, verb: str, names: list[str]) -> None:
+        connection = self._connection
+        if connection is None or self._is_broken or (not names and verb != "PING"):
             return
-        if channels and self.backend.is_cluster:
+        if names and self.backend.is_cluster:
             verb = f"S{verb}"
         try:
-            self._connection.send_command(
-                verb, *(_key(channel) for channel in channels), check_health=False
-            )
+            connection.send_command(verb, *map(_key, names), check_health=False)
         except _FAILURES:
-            self._is_broken = True
+            if connection is self._connection:
+                self._is_broken = True
             raise
 
+    def _begin_anew(self) -> None:
+        """Break the connection, which the greenlet notices."""
+        if self._connection is not None:
+            self._is_broken = True
+            self._connection.disconnect()
+
     def _note_position(self, channel: str, state: _Channel) -> None:
-        if self.backend.history_size and state.position is None:
-            state.position = self.backend.newest(channel)
+        if self.backend.history_size and state.known is None:
+            now = monotonic()
+            newest = self.backend.newest(channel)
+            if state.known is None:  # else somebody was quicker
+                state.heard_until = now
+                state.known = deque([newest], _REMEMBERED)
 
     def _note_positions(self) -> None:
         """Before there is a subscription: what comes after that is missed by nobody."""
         channels = self.backend.channels
         while unknown := [
-            name for name in self.wanted if name in channels and channels[name].position is None
+            name for name in self.wanted if name in channels and channels[name].known is None
         ]:
             for name in unknown:
                 state = channels.get(name)
@@ -368,23 +466,34 @@ class _Listener:
         self._pool = backend.pool_of(self.node)
         self._connection = self._pool.get_connection()
         self._is_broken = False
+        self._confirmations.clear()
+        self._departures.clear()
         if backend.history_size:
             self._note_positions()
         self.is_connected = True
-        channels = list(self.wanted)
+        self._returning = self.wanted & backend.channels.keys()
+        channels = list(self._returning)
         for channel in channels:
-            state = backend.channels.get(channel)
-            if state is not None:
-                state.unconfirmed = 0
-                state.settled.clear()
+            backend.channels[channel].settled.clear()
+        if not channels:
+            backend.note_success()
         step = 1 if backend.is_cluster else _BATCH  # one command may name one slot
         for first in range(0, len(channels), step):
             self._subscribe(channels[first:first + step])
-        backend.note_success()
 
     def _disconnect(self) -> None:
         self.is_connected = False
         connection, self._connection = self._connection, None
+        pongs = list(self._pongs)
+        self._pongs.clear()
+        for channel in self.wanted & self.backend.channels.keys():
+            state = self.backend.channels[channel]
+            if state.is_live:
+                state.heard_until = self._heard
+            state.is_live = False
+            state.waiting = None
+        for react in pongs:
+            react(False)
         if connection is not None:
             connection.disconnect()
             self._pool.release(connection)
@@ -416,10 +525,10 @@ class _Listener:
                 if not self.wanted:
                     return
                 pinged = True
-                with self._lock:
-                    self._send("PING", [])
+                self._ping(bool)  # there is nothing to do then
                 continue
             pinged = False
+            self._heard = monotonic()
             if not self.backend.healthy:
                 self.backend.note_success()  # it was only slow
             self._take(response)
@@ -429,21 +538,23 @@ class _Listener:
                 self._yielded = monotonic()
 
     def _take(self, response: Any) -> None:
-        if not isinstance(response, list) or len(response) < 3:
-            return  # a pong
-        kind, key, data = response[:3]
-        channel = key.decode()[len(_PREFIX):]
-        state = self.backend.channels.get(channel)
-        if state is None or channel not in self.wanted:
+        if response == b"PONG" or response[0] == b"pong":  # the former if nothing is subscribed to
+            self._pongs.popleft()(True)
             return
+        kind, key, data = response
+        if kind == self._kind:
+            channel, state = self._confirmations.popleft()
+            is_known = state.is_live or state.waiting is not None  # by an earlier confirmation
+            if self.backend.channels.get(channel) is state and not is_known:
+                self._catch_up(channel, state)
+            return
+        channel = key.decode()[len(_PREFIX):]
         if kind in {b"message", b"smessage"}:
-            self._take_message(channel, state, data)
-        elif kind == self._kind:
-            state.unconfirmed -= 1
-            if state.unconfirmed <= 0:
-                self._recover(channel, state)
-                state.settled.set()
-        elif kind == b"sunsubscribe":
+            if channel in self.wanted:
+                self._take_message(channel, self.backend.channels[channel], data)
+        elif self._departures and channel == self._departures[0]:
+            self._departures.popleft()
+        elif channel in self.wanted:
             raise RedisClusterException(f"the channel {channel} has moved to another node")
 
     def _take_message(self, channel: str, state: _Channel, data: bytes) -> None:
@@ -461,24 +572,48 @@ class _Listener:
         except UnicodeDecodeError:
             logger.debug("What came in on %r was published by another program", channel)
             return
-        self._deliver(state, message)
+        if state.waiting is not None:
+            state.waiting.append(message)
+        elif state.is_live:
+            self._deliver(state, message)
 
     def _deliver(self, state: _Channel, message: Message) -> None:
-        if message.id is not None:
-            if state.position is not None and _order(message.id) <= _order(state.position):
-                return  # it came from the history already
-            state.position = message.id
+        if state.known is not None and message.id is not None:
+            state.known.append(message.id)
         self.backend.local.deliver(message)
 
-    def _recover(self, channel: str, state: _Channel) -> None:
-        """Deliver what was published before the subscription took effect."""
-        if state.position is None:
+    def _catch_up(self, channel: str, state: _Channel) -> None:
+        """Redis has confirmed a subscription: find out what was published before."""
+        missed = []
+        if state.known is not None:
+            silence = monotonic() - state.heard_until
+            missed = self.backend.missed(channel, state.known, silence)
+        if missed:
+            # The latest of these may come in as well: those since the confirmation.
+            state.waiting = []
+            self._ping(partial(self._go_live, channel, state, missed))
+        else:
+            self._go_live(channel, state, missed, True)
+
+    def _go_live(
+        self, channel: str, state: _Channel, missed: list[Message], has_passed: bool
+    ) -> None:
+        """Deliver what was missed, then what has come in meanwhile, none twice."""
+        if not has_passed or self.backend.channels.get(channel) is not state:
             return
-        missed = self.backend.missed(channel, state.position)
+        waiting = state.waiting or []
+        ids = {message.id for message in waiting}
         for message in missed:
+            if message.id not in ids:
+                self._deliver(state, message)
+        for message in waiting:
             self._deliver(state, message)
-        if not missed and _order(newest := self.backend.newest(channel)) < _order(state.position):
-            state.position = newest  # Redis has lost its memory: ids may begin anew
+        state.waiting = None
+        state.is_live = True
+        state.settled.set()
+        self._returning.discard(channel)
+        if not self._returning:
+            self.backend.note_success()
 
 
 class _Service(NamedTuple):

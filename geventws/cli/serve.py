@@ -60,7 +60,9 @@ def serve_here(settings: Settings) -> int:
 
 
 def _server(listener: Any, application: Any, settings: Settings) -> WebSocketServer:
-    options: dict[str, Any] = {"trusted_proxies": settings.trusted_proxies}
+    options: dict[str, Any] = {}
+    if settings.trusted_proxies:
+        options["trusted_proxies"] = settings.trusted_proxies
     if settings.certfile is not None:
         options.update(certfile=settings.certfile, keyfile=settings.keyfile)
     if not settings.logs_requests:

@@ -139,6 +139,14 @@ class Soak:
                 return first, payload
             client.send(frame(0x8A, payload))
 
+    def leave(self, client) -> None:
+        """Close in good order; a Ping may be on its way."""
+        client.send(close_frame(1000))
+        while (answer := client.read_frame())[0] == PING:
+            pass
+        assert answer == (CLOSE, struct.pack("!H", 1000)), answer
+        assert client.read_to_end() == b""
+
     def echo(self, client, chance) -> None:
         """Every message comes back once and in order."""
         client.open()
@@ -154,7 +162,7 @@ class Soak:
                 assert self.next_frame(client) == (BINARY, data), "not the echo"
             self.results["messages"] += len(batch)
             self.pause(chance, 0.5, 3)
-        client.finish()
+        self.leave(client)
 
     def idle(self, client, chance) -> None:
         """Answers pings and says nothing itself."""
@@ -170,7 +178,7 @@ class Soak:
             client.send(frame(0x8A, payload))
             client.sock.settimeout(1)
         client.sock.settimeout(60)
-        client.finish()
+        self.leave(client)
 
     def slow(self, client, chance) -> None:
         """Sends its messages in pieces, and reads them late."""
@@ -184,7 +192,7 @@ class Soak:
             self.pause(chance, 0, 1)
             assert self.next_frame(client) == (BINARY, data), "not the echo"
             self.results["messages"] += 1
-        client.finish()
+        self.leave(client)
 
     def abrupt(self, client, chance) -> None:
         """Is gone without a word, now and then in the middle of something."""

@@ -1,4 +1,5 @@
 """Redis servers for the tests: their own, on free ports, in temporary directories."""
+import contextlib
 import shutil
 import signal
 import socket
@@ -11,6 +12,8 @@ from pathlib import Path
 import gevent
 import pytest
 import redis
+from gevent import socket as gevent_socket
+from gevent.server import StreamServer
 
 from tests.support.tools import need
 
@@ -64,6 +67,51 @@ class RedisServer:
             self.process.send_signal(signal.SIGCONT)
         self.kill()
         shutil.rmtree(self.folder)
+
+
+class Gateway(StreamServer):
+    """A way to a Redis server, on which something may happen at a chosen moment."""
+
+    def __init__(self, server: RedisServer) -> None:
+        super().__init__(("127.0.0.1", 0), self.connect)
+        self.redis = server
+        self.is_open = True
+        self.moments: dict[bytes, Callable[[], object]] = {}
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.server_port}"
+
+    def before(self, what: bytes, act: Callable[[], object]) -> None:
+        """Do something, once, before bytes are passed on that have ``what`` in them."""
+        self.moments[what] = act
+
+    def connect(self, near: gevent_socket.socket, _: object) -> None:
+        if not self.is_open:
+            return
+        with contextlib.suppress(OSError):
+            far = gevent_socket.create_connection(("127.0.0.1", self.redis.port))
+            with far:
+                back = gevent.spawn(self.pass_on, far, near)
+                self.pass_on(near, far)
+                back.join()
+
+    def pass_on(self, source: gevent_socket.socket, target: gevent_socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                for what in [what for what in self.moments if what in data]:
+                    self.moments.pop(what)()
+                target.sendall(data)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> "Gateway":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
 
 def free_port() -> int:

@@ -12,7 +12,7 @@ SERVERS = {
     "middleware": lambda: WSGIServer(("127.0.0.1", 0), WebSocketMiddleware(site)),
 }
 
-application = WebSocketMiddleware(site)
+application = WebSocketMiddleware(site, subprotocols=["own"])
 
 if __name__ == "__main__":
     server = SERVERS[sys.argv[1]]()
