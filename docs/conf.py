@@ -1,5 +1,9 @@
 """Sphinx reads this; `make docs` runs it, and a warning is an error."""
-import geventws
+import os
+
+os.environ["GEVENTWS_PURE_PYTHON"] = "1"  # where the docstrings are
+
+import geventws  # noqa: E402
 
 project = "geventws"
 author = "The geventws developers"
