@@ -3,7 +3,7 @@ import os
 
 os.environ["GEVENTWS_PURE_PYTHON"] = "1"  # where the docstrings are
 
-import geventws  # noqa: E402
+import geventws
 
 project = "geventws"
 author = "The geventws developers"
