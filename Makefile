@@ -7,12 +7,13 @@ READY  := $(VENV)/.ready
 ONCE   := browsers cli cli_client deploy docs prometheus sites
 
 .DEFAULT_GOAL := help
-.PHONY: help chat votes test lint compliance refcounts fuzz sanitize bounds soak bench fanout docs dist clean
+.PHONY: help chat votes test lint compliance refcounts fuzz sanitize bounds soak bench fanout docs screenshots dist clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
 $(READY): setup.cfg setup.py pyproject.toml geventws/_core/_speedups.pyx geventws/_core/speedups.h
+	@echo "Setting everything up in $(VENV); the first time this takes a minute."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint]'
 	@touch $@
@@ -60,6 +61,9 @@ fanout: $(READY)  ## measure a broadcast over several workers, with Redis (2 min
 docs: $(READY)  ## build the documentation in build/docs
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+
+screenshots: $(READY)  ## take the documentation's pictures of the examples anew (Chromium)
+	$(BIN)/python -m docs.screenshots
 
 dist: $(READY)  ## build the sdist and a wheel from what is committed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[release]'

@@ -42,6 +42,7 @@ class Worker(GeventWorker):
 
     wsgi: Any
     sockets: Any
+    _is_quitting = False
 
     def load_wsgi(self) -> None:
         install_if_present()
@@ -56,6 +57,11 @@ class Worker(GeventWorker):
         super().run()
 
     def handle_quit(self, sig: int, frame: Any) -> None:
+        # Ctrl-C comes twice, from the terminal and from gunicorn's master. GeventWorker would print
+        # a traceback for the second one.
+        if self._is_quitting:
+            return
+        self._is_quitting = True
         # SIGINT and SIGQUIT: there is no time to wait for anybody, but to say good-bye.
         spawn(self.wsgi.websockets.drain, 0)
         super().handle_quit(sig, frame)

@@ -117,6 +117,20 @@ def test_connect_prints_json_on_several_lines(serve, start):
     assert session.output.endswith("closed with 1000\n")
 
 
+def test_connect_waits_for_the_answer_to_the_last_line_of_a_pipe(serve, start):
+    def answer_late(environ, start_response):
+        for message in environ["wsgi.websocket"]:
+            gevent.sleep(0.1)
+            environ["wsgi.websocket"].send(message)
+        return []
+
+    session = start("connect", url_of(serve(answer_late)))
+    session.type("hello")
+    session.process.stdin.close()
+    assert session.end() == 0
+    assert session.output == "< hello\nclosed with 1000\n"
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_connect_ends_when_the_server_closes(serve, start, terminal):
     session = start("connect", url_of(serve(site), "/close"), terminal=terminal)

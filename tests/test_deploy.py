@@ -17,10 +17,10 @@ from tests.support.tools import need
 
 CONF = ROOT / "deploy" / "gunicorn.conf.py"
 GUNICORN = ["-m", "gunicorn", "-c", str(CONF), "--graceful-timeout", "1"]
-#: For each proxy, what makes it drop a WebSocket after a second of silence.
+#: For each proxy, what makes it drop a WebSocket after three seconds of silence.
 IMPATIENT = {
-    "nginx": {r"proxy_read_timeout 60s": "proxy_read_timeout 1s"},
-    "haproxy": {r"timeout tunnel 60s": "timeout tunnel 1s"},
+    "nginx": {r"proxy_read_timeout 60s": "proxy_read_timeout 3s"},
+    "haproxy": {r"timeout tunnel 60s": "timeout tunnel 3s"},
 }
 
 
@@ -118,7 +118,7 @@ def test_pings_keep_a_silent_websocket_open_and_without_them_the_proxy_drops_it(
     behind.start_proxy(name, IMPATIENT[name])
     with behind.client() as client, gevent.Timeout(10):
         client.open(headers=behind.headers())
-        for _ in range(8):  # 2.4 seconds
+        for _ in range(12):  # 3.6 seconds
             first, payload = client.read_frame()
             assert first == PING
             client.send(frame(PONG, payload))

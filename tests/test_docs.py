@@ -1,36 +1,50 @@
-"""What the documentation shows: every snippet is Python, and the programs of the tutorials run."""
+"""What the documentation shows: every snippet is Python, and what the tutorials make works."""
+import configparser
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
+
+import geventws
+from tests.support.proxies import free_port
+from tests.support.servers import serving
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
-SNIPPET = re.compile(r"(?ms)^```python\n(.*?)^```")
+PAGES = sorted(
+    page for folder in (".", "benchmarks", "compliance", "docs", "examples/*")
+    for page in ROOT.glob(f"{folder}/*.md")
+)
+TUTORIALS = ["tutorial-flask.md", "tutorial-bottle.md"]
 
 
-def snippets_of(page: Path) -> list[str]:
-    return SNIPPET.findall(page.read_text())
+def snippets_of(page: Path, language: str = "python") -> list[str]:
+    return re.findall(rf"(?ms)^```{language}\n(.*?)^```", page.read_text())
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def follow(tutorial: str, folder: Path) -> None:
+    """Write the files that somebody has who has followed a tutorial to its end."""
+    page = ROOT / "docs" / tutorial
+    (folder / "static").mkdir()
+    for snippet in snippets_of(page) + snippets_of(page, "html"):
+        if name := re.search(r"\A(?:<!doctype html>\n<!--|#) ([\w/]+\.\w+)\b", snippet):
+            (folder / name[1]).write_text(snippet)
+    written = {str(path.relative_to(folder)) for path in folder.rglob("*.*")}
+    assert written == {"app.py", "test_app.py", "static/chat.html"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_snippet_is_python(page):
     for snippet in snippets_of(page):
         compile(snippet, page.name, "exec")
 
 
-@pytest.mark.parametrize("page", ["tutorial-flask.md", "tutorial-bottle.md"])
-def test_the_tests_of_a_tutorial_pass_for_its_last_program(page, tmp_path):
-    files = {}
-    for snippet in snippets_of(ROOT / "docs" / page):
-        name = re.match(r"# (\w+\.py)\n", snippet)
-        if name:
-            files[name[1]] = snippet
-    assert set(files) == {"app.py", "test_app.py"}
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
+@pytest.mark.parametrize("tutorial", TUTORIALS)
+def test_the_tests_of_a_tutorial_pass_for_its_last_program(tutorial, tmp_path):
+    follow(tutorial, tmp_path)
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_app.py"],
         cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
@@ -38,9 +52,30 @@ def test_the_tests_of_a_tutorial_pass_for_its_last_program(page, tmp_path):
     assert "1 passed" in run.stdout, run.stdout + run.stderr
 
 
-@pytest.mark.parametrize("page", ["tutorial-flask.md", "tutorial-bottle.md"])
-def test_every_program_of_a_tutorial_can_be_imported(page, tmp_path):
-    for i, snippet in enumerate(snippets_of(ROOT / "docs" / page)):
+def is_connected(page) -> bool:
+    return page.execute_script("return ws.readyState === WebSocket.OPEN")
+
+
+@pytest.mark.parametrize("tutorial", TUTORIALS)
+def test_the_page_of_a_tutorial_comes_back_after_a_restart_of_the_server(
+    tutorial, tmp_path, open_window
+):
+    follow(tutorial, tmp_path)
+    port = free_port()
+    command = ["-m", "geventws", "app:app", "--bind", f"127.0.0.1:{port}"]
+    ada = None
+    for greeting in "hello", "hello again":
+        with serving(command, tmp_path / "log", cwd=tmp_path):
+            ada = ada or open_window(f"http://127.0.0.1:{port}/?name=Ada")
+            WebDriverWait(ada, 20, 0.05).until(is_connected)
+            with geventws.connect(f"ws://127.0.0.1:{port}/chat?name=Bob") as bob:
+                ada.find_element(By.ID, "text").send_keys(f"{greeting}\n")
+                assert f"Ada: {greeting}" in iter(lambda bob=bob: bob.receive(10), None)
+
+
+@pytest.mark.parametrize("tutorial", TUTORIALS)
+def test_every_program_of_a_tutorial_can_be_imported(tutorial, tmp_path):
+    for i, snippet in enumerate(snippets_of(ROOT / "docs" / tutorial)):
         if snippet.startswith("# app.py\n"):
             (tmp_path / f"app{i}.py").write_text(snippet)
             subprocess.run(
@@ -49,8 +84,20 @@ def test_every_program_of_a_tutorial_can_be_imported(page, tmp_path):
             )
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_into_the_repository_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", page.read_text()):
         if not re.match(r"\w+:", target):
             assert (page.parent / target).exists(), target
+
+
+def test_every_make_target_and_every_extra_that_is_named_exists():
+    text = "\n".join(page.read_text() for page in PAGES)
+    targets = set(re.findall(r"(?m)(?:^ *|`)make ([a-z]+)\b(?! [a-z])", text))
+    assert targets <= set(re.findall(r"(?m)^([a-z]+):", (ROOT / "Makefile").read_text()))
+    setup = configparser.ConfigParser(interpolation=None)
+    setup.read(ROOT / "setup.cfg")
+    extras = {extra for some in re.findall(r"geventws\[([a-z,]+)\]", text)
+              for extra in some.split(",")}
+    assert extras
+    assert extras <= set(setup["options.extras_require"])

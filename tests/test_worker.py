@@ -37,6 +37,16 @@ def test_sigterm_closes_every_websocket_with_1001_and_leaves_soon(gunicorn):
         assert process.output.count('"GET /echo HTTP/1.1" 101') == 5
 
 
+def test_ctrl_c_which_the_terminal_and_the_master_both_pass_on_is_quiet(gunicorn):
+    with gunicorn() as process:
+        worker = int(process.wait_for(r"Booting worker with pid: (\d+)")[1])
+        with process.client().open() as client:
+            client.finish()
+        os.kill(worker, signal.SIGINT)
+        assert process.stop(signal.SIGINT) == 0
+        assert "Traceback" not in process.output
+
+
 def test_sighup_moves_the_clients_to_a_new_worker(gunicorn):
     with gunicorn() as process:
         with process.client().open() as client:

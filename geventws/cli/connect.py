@@ -18,6 +18,8 @@ from ..exceptions import ConnectionClosed, HandshakeError
 from .errors import UsageError
 
 _HISTORY = "~/.geventws_history"
+#: How long, in seconds, to listen for the last answers after the end of a pipe.
+_LINGER = 0.5
 #: How many seconds the person's thread has to take notice of the end.
 _NOTICE = 0.05
 _HELP = "/ping [DATA], /close [CODE [REASON]], /help; every other line is sent as a text message"
@@ -97,6 +99,8 @@ class _Conversation:
             self._leaving = True
             if not self._opened.is_set():
                 raise
+        if not self._prompt:
+            self._ended.wait(_LINGER)
         self._ws.close()
         self._ended.wait(1)
         code, reason = self._ws.close_code, self._ws.close_reason

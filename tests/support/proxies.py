@@ -77,7 +77,7 @@ def nginx(folder: Path, backends: list[int], tls, changes: dict[str, str]):
         r"listen 80;": f"listen 127.0.0.1:{free_port()};",
         r"listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
         r"127\.0\.0\.1:8000;": f"127.0.0.1:{backends[0]};",
-        r"127\.0\.0\.1:8001;": f"127.0.0.1:{backends[1]};",
+        r"# server 127\.0\.0\.1:8001;": f"server 127.0.0.1:{backends[1]};",
         r"/etc/ssl/chat/certificate\.pem": tls[0],
         r"/etc/ssl/chat/key\.pem": tls[1],
         **changes,
@@ -100,7 +100,7 @@ def haproxy(folder: Path, backends: list[int], tls, changes: dict[str, str]):
         r"bind :443": f"bind 127.0.0.1:{port}",
         r"/etc/haproxy/chat\.pem": str(pem),
         r"127\.0\.0\.1:8000": f"127.0.0.1:{backends[0]}",
-        r"127\.0\.0\.1:8001": f"127.0.0.1:{backends[1]}",
+        r"# server two 127\.0\.0\.1:8001": f"server two 127.0.0.1:{backends[1]}",
         **changes,
     })
     (folder / "haproxy.cfg").write_text(text)
@@ -113,8 +113,7 @@ def caddy(folder: Path, backends: list[int], tls, changes: dict[str, str]):
     port = free_port()
     text = edited("Caddyfile", {
         r"chat\.example\.com \{": f"https://localhost:{port} {{\n\ttls {tls[0]} {tls[1]}",
-        r"127\.0\.0\.1:8000": f"127.0.0.1:{backends[0]}",
-        r"127\.0\.0\.1:8001": f"127.0.0.1:{backends[1]}",
+        r"127\.0\.0\.1:8000": f"127.0.0.1:{backends[0]} 127.0.0.1:{backends[1]}",
         **changes,
     })
     (folder / "Caddyfile").write_text(

@@ -9,6 +9,7 @@ const STATES = {
   connecting: "Connecting…",
   open: "Connected",
   waiting: "Connection lost. Trying again…",
+  offline: "You are offline.",
 };
 
 const $ = (id) => document.getElementById(id);
@@ -73,7 +74,7 @@ function showChat() {
 function showState(state) {
   if (state !== "connecting") showChat();
   if (state !== "open") returnUnanswered();
-  $("state").textContent = STATES[state];
+  $("state").textContent = STATES[state === "waiting" && !navigator.onLine ? "offline" : state];
   $("chat").dataset.state = state;
   if (document.activeElement === $("retry")) $("text").focus(); // it is about to disappear
   $("retry").hidden = state !== "waiting";
@@ -292,6 +293,7 @@ document.addEventListener("visibilitychange", () => {
 });
 
 addEventListener("online", () => connection?.retryNow());
+addEventListener("offline", () => connection?.doubt());
 
 // Browsers may forbid storage. Then the name is just asked for again.
 function remember(name) {

@@ -31,6 +31,11 @@ export class Connection {
     return true;
   }
 
+  // The network has gone. An open connection would not notice until we say something.
+  doubt() {
+    if (this.#socket !== null) this.#lose();
+  }
+
   // Do not wait for the next attempt.
   retryNow() {
     if (this.#retryTimer === null) return;

@@ -1,0 +1,93 @@
+"""``make screenshots``: takes the pictures of the examples, which are in ``images``, anew."""
+import base64
+import tempfile
+from pathlib import Path
+
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
+
+from tests.support.browser import OpenWindow, windows
+from tests.support.proxies import free_port
+from tests.support.servers import ROOT, serving
+
+IMAGES = ROOT / "docs" / "images"
+DESKTOP = {"width": 1000, "height": 640, "scale": 1.5}
+PROJECTOR = {"width": 1280, "height": 740, "scale": 1}
+PHONE = {"width": 390, "height": 780, "scale": 1.25}
+
+
+def main() -> None:
+    IMAGES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, windows() as open_window:
+        chat(Path(folder), open_window)
+        votes(Path(folder), open_window)
+
+
+def chat(folder: Path, open_window: OpenWindow) -> None:
+    example = ROOT / "examples" / "bottle_chat"
+    with serving(["chat.py"], folder / "chat", cwd=example, PORT="0") as server:
+        url = f"http://127.0.0.1:{server.address[1]}/#lobby"
+        ada, grace = open_window(url, **DESKTOP), open_window(url, **PHONE)
+        darken(grace)
+        for window, name in (ada, "Ada"), (grace, "Grace"):
+            fill(window, "name", name)
+            wait(window, lambda w: text(w, "state") == "Connected")
+        for window, line in [
+            (ada, "Is the new server up?"),
+            (grace, "Yes! I pulled the plug of the old one in the middle of a word"),
+            (grace, "and nobody noticed: the pages came back by themselves."),
+            (ada, "I was on the train, in a tunnel. Not a line is missing."),
+            (grace, "Tea?"),
+        ]:
+            fill(window, "text", line)
+            wait(window, lambda w, line=line: line in text(w, "messages"))
+        wait(ada, lambda w: "Tea?" in text(w, "messages"))
+        picture(ada, "chat")
+        picture(grace, "chat-phone")
+
+
+def votes(folder: Path, open_window: OpenWindow) -> None:
+    example = ROOT / "examples" / "flask_votes"
+    url = f"http://127.0.0.1:{(port := free_port())}/"
+    environment = {
+        "PORT": str(port), "VOTES": str(folder / "votes.sqlite3"), "PRESENTER_TOKEN": "token",
+        "PUBLIC_URL": "http://192.168.1.57:8080",
+    }
+    with serving(["votes.py"], folder / "votes", cwd=example, ready="present", **environment):
+        presenter = open_window(f"{url}presenter?token=token", **PROJECTOR)
+        audience = [open_window(url, **PHONE) for _ in range(3)]
+        for window, option in zip(audience, [1, 0, 1], strict=True):
+            wait(window, lambda w: w.find_elements(By.CLASS_NAME, "option"))[option].click()
+        for window in presenter, audience[0]:
+            wait(window, lambda w: "2 votes" in text(w, "options"))
+            wait(window, lambda w: w.execute_script("return !document.getAnimations().length"))
+        picture(presenter, "votes")
+        picture(audience[0], "votes-phone")
+
+
+def darken(window: Chrome) -> None:
+    feature = {"name": "prefers-color-scheme", "value": "dark"}
+    window.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+
+def fill(window: Chrome, field: str, value: str) -> None:
+    window.find_element(By.ID, field).send_keys(f"{value}\n")
+
+
+def text(window: Chrome, id_: str) -> str:
+    return window.find_element(By.ID, id_).text
+
+
+def wait(window: Chrome, condition):
+    return WebDriverWait(window, 20, 0.05).until(condition)
+
+
+def picture(window: Chrome, name: str) -> None:
+    options = {"format": "webp", "quality": 75}
+    data = window.execute_cdp_cmd("Page.captureScreenshot", options)["data"]
+    (IMAGES / f"{name}.webp").write_bytes(base64.b64decode(data))
+
+
+if __name__ == "__main__":
+    main()
