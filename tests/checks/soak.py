@@ -76,14 +76,14 @@ class Server:
                 self.output.append(line)
 
     def census(self) -> dict:
-        """By process: greenlets, descriptors, KiB of memory."""
+        """By process: greenlets, descriptors, KiB of memory, without those of this question."""
         found = {}
         for _ in range(50):
             with RawClient(self.address) as client:
                 client.send(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
                 pid, greenlets, kib = map(int, client.read_response()[1].split())
-            if pid not in found or greenlets < found[pid][0]:
-                found[pid] = (greenlets, psutil.Process(pid).num_fds(), kib)
+            now = greenlets, psutil.Process(pid).num_fds(), kib
+            found[pid] = tuple(map(min, now, found.get(pid, now)))
         return found
 
     def stop(self) -> int:
