@@ -124,9 +124,7 @@ class _Run:
         self._failure: Exception | None = None
         self._greenlet: Any = None
         settings = {"log": None, "environ": {"SERVER_NAME": "localhost", "SERVER_PORT": "80"}}
-        self._server = WebSocketServer(
-            _ADDRESS, self, **{**settings, **options}
-        )
+        self._server = WebSocketServer(_ADDRESS, self, **{**settings, **options})
         self._server.update_environ()
 
     def start(self) -> Any:

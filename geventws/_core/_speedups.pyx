@@ -16,7 +16,6 @@ What differs, and why:
 """
 import os
 import sys
-from os import urandom
 from weakref import WeakKeyDictionary
 
 from cpython.buffer cimport PyBuffer_FillInfo, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -558,7 +557,7 @@ cdef class FrameReader:
 
     def encode(self, int opcode, payload, bint fin=True):
         """A frame of ours; a client masks it with four fresh random bytes (section 5.3)."""
-        return encode_frame(opcode, payload, urandom(4) if self.is_client else None, fin)
+        return encode_frame(opcode, payload, os.urandom(4) if self.is_client else None, fin)
 
 
 cdef PyObject* new_message(bint is_str, Py_ssize_t capacity) except NULL:
