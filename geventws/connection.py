@@ -9,10 +9,11 @@ import select
 import socket
 import struct
 from collections import deque
+from sys import getsizeof
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
-from gevent import sleep
+from gevent import getcurrent, sleep
 from gevent.event import Event
 from gevent.monkey import get_original
 from gevent.timeout import Timeout
@@ -20,9 +21,10 @@ from gevent.timeout import Timeout
 from ._core import WOULD_BLOCK, Transport
 from .exceptions import ConnectionClosed
 from .frames import MAX_CONTROL_PAYLOAD, CloseCode, Opcode, State
+from .progress import unacknowledged
 from .protocol import Protocol
 from .sweeper import sweeper_of
-from .threads import call_in_hub, get_ident
+from .threads import call_in_hub, get_ident, is_running
 from .totals import CLIENTS, Totals
 
 if TYPE_CHECKING:
@@ -38,6 +40,11 @@ _HANGUP_INTERVAL = 1.0
 _HANGUP = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
 #: The one of the operating system: a patched one would wait in the hub.
 _poll = get_original("select", "poll")
+#: How often, within a time limit, a waiting greenlet looks whether the peer makes progress.
+_LOOKS = 4
+#: Below this size in bytes, pieces of output that wait are joined: an object for each would weigh
+#: more than the bytes in it.
+_SMALL = 4 << 10
 #: The most buffers that one sendmsg() takes; IOV_MAX is 1024 or more on the systems gevent knows.
 _MAX_VECTOR = 64
 #: No two pings of this process are alike, so that a Pong tells which one it answers.
@@ -48,9 +55,10 @@ class Connection(Transport):
     """One side of a connection in blocking style; see :class:`geventws.WebSocket`."""
 
     __slots__ = (
-        "__weakref__", "_begun", "_burst", "_closing", "_done", "_due", "_ended", "_fault",
+        "__weakref__", "_begun", "_burst", "_done", "_due", "_ended", "_fault",
         "_gone", "_hangup_timer", "_latency", "_max_queue", "_max_queue_size", "_options", "_ping",
-        "_ping_due", "_pinged", "_queue_size", "_room", "_shut", "_sweeper", "_writer",
+        "_ping_due", "_pinged", "_progress", "_progressed", "_queue_size", "_room", "_shut",
+        "_sweeper", "_writer",
     )
 
     _protocol: Protocol
@@ -79,12 +87,15 @@ class Connection(Transport):
         self._ended = False
         self._shut = False
         self._gone = False
-        self._closing = False
         self._pinged = False
         self._begun: tuple[int, float] | None = None
         self._fault: str | None = None
         self._ping: tuple[bytes, float] | None = None
         self._latency: float | None = None
+        #: How many bytes the peer had taken when it was last looked at, and when it was last seen
+        #: to take any, by monotonic().
+        self._progress = 0
+        self._progressed = 0.0
         try:
             # Nagle's algorithm would hold small frames back for 40 ms.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -121,19 +132,27 @@ class Connection(Transport):
             sleep(0)
         if not self._queue:
             protocol = self._protocol
-            message = protocol.next_message()
+            message = self._next_message()
             if message is not None:
                 self._totals.messages_received += 1
             if protocol.has_news:
                 self._after_input()
             return message
         queued = self._queue.popleft()
-        self._queue_size -= len(queued)
+        self._queue_size -= getsizeof(queued)
         if not self._queue:
             self._queue = None
+            self._queue_size = 0
             if self._paused:
                 self._unpause()
         return queued
+
+    def _next_message(self) -> str | bytes | None:
+        try:
+            return self._protocol.next_message()
+        except BaseException:
+            self._abort()
+            raise
 
     def _tell_end(self) -> None:
         """``None`` once, then :exc:`ConnectionClosed`."""
@@ -173,18 +192,12 @@ class Connection(Transport):
         """What a peer must do in time; in the hub, every now and then (see :class:`Sweeper`)."""
         options = self._options
         if self._protocol.state is not _OPEN:
-            if self._closing:
-                # Nobody has called close(), which would have waited no longer.
-                self._drop()
-                return None
-            self._closing = True
-            return options.close_timeout
+            return self._check_closing()
         now = monotonic()
         if options.message_timeout is not None and self._is_overdue(now, options.message_timeout):
             self._fault = f"did not finish a message within {options.message_timeout:g} seconds"
             self._begin_close(CloseCode.POLICY_VIOLATION, "message timeout")
-            self._closing = True
-            return options.close_timeout
+            return self._check_closing()
         if options.ping_interval is not None and now >= self._ping_due:
             delay = self._check_life()
             if delay is None:
@@ -193,6 +206,14 @@ class Connection(Transport):
         if options.ping_interval is None:
             return options.check_interval
         return min(options.check_interval, self._ping_due - now)
+
+    def _check_closing(self) -> float | None:
+        """Nobody has called close(): let the peer go as close() would."""
+        left = self._options.close_timeout - self._stalled_for()
+        if left <= 0:
+            self._give_up_closing()
+            return None
+        return left
 
     def _abandon(self) -> None:
         """In a child process: take nothing from the peer that is meant for the parent."""
@@ -220,9 +241,12 @@ class Connection(Transport):
             return options.ping_interval
         if not self._pinged:
             self._pinged = True
-            if self._out_size < self._max_send_buffer:
-                self._send_ping(next(_ping_numbers).to_bytes(8, "big"))
+            self._send_ping(next(_ping_numbers).to_bytes(8, "big"))
+            self._watch_progress()
             return options.ping_timeout
+        left = options.ping_timeout - self._stalled_for()
+        if left > 0:
+            return left  # it reads what was sent before the Ping
         self._give_up(
             f"did not answer a ping within {options.ping_timeout:g} seconds",
             "keepalive ping timeout",
@@ -231,10 +255,17 @@ class Connection(Transport):
 
     def _queue_output(self, data: bytes | memoryview) -> None:
         """Let bytes wait until the kernel has room for them."""
+        size = len(data)
         if self._out is None:
             self._out = deque()
-        self._out.append(data)
-        self._out_size += len(data)
+            self._watch_progress()
+        if size >= _SMALL:
+            self._out.append(data)
+        elif self._out and isinstance(self._out[-1], bytearray) and len(self._out[-1]) < _SMALL:
+            self._out[-1] += data
+        else:
+            self._out.append(bytearray(data))
+        self._out_size += size
         if self._writer is None:
             self._writer = self._hub.loop.io(self._sock.fileno(), _WRITE)
         if not self._writer.active:
@@ -242,6 +273,13 @@ class Connection(Transport):
 
     def _on_writable(self) -> None:
         """Write what is waiting; in the hub."""
+        try:
+            self._write_waiting()
+        except BaseException:
+            self._abort()
+            raise
+
+    def _write_waiting(self) -> None:
         try:
             while self._out:
                 if self._is_tls:
@@ -274,22 +312,49 @@ class Connection(Transport):
             self._room.set()
 
     def _wait_for_room(self) -> None:
-        """Block while the send buffer is full; drop a peer that does not read for too long."""
+        """Block while the send buffer is full and the peer reads; drop a peer that does not.
+
+        In a callback of the event loop, which must not wait, this returns at once.
+        """
+        if getcurrent() is self._hub:
+            return
         protocol = self._protocol
         if self._room is None:
             self._room = Event()
         timeout = self._options.send_timeout
-        deadline = None if timeout is None else monotonic() + timeout
         while self._out_size >= self._max_send_buffer and protocol.state is _OPEN:
-            remaining = None if deadline is None else deadline - monotonic()
-            if remaining is not None and remaining <= 0:
+            left = None if timeout is None else timeout - self._stalled_for()
+            if left is not None and left <= 0:
                 self._totals.slow_consumers_dropped += 1
                 self._give_up(f"did not read for {timeout:g} seconds", "send timeout")
             else:
                 self._room.clear()
-                self._room.wait(remaining)
+                self._room.wait(left and min(left, timeout / _LOOKS))
         if protocol.state is not _OPEN:
             raise self._closed_error()
+
+    # --------------------------------------------------------------- progress
+
+    def _watch_progress(self) -> None:
+        """Let :meth:`_stalled_for` count from now on."""
+        self._progress = self._taken()
+        self._progressed = monotonic()
+
+    def _stalled_for(self) -> float:
+        """For how many seconds the peer has not been seen to take anything of what was sent."""
+        now = monotonic()
+        taken = self._taken()
+        if taken > self._progress:
+            self._progressed = now
+        self._progress = taken
+        return now - self._progressed
+
+    def _taken(self) -> int:
+        """How many bytes have arrived at the peer.
+
+        A slow peer frees a part of the kernel's buffer long before there is room for more.
+        """
+        return self._written - self._out_size - unacknowledged(self._sock)
 
     # ------------------------------------------------------------ in the hub
 
@@ -297,16 +362,16 @@ class Connection(Transport):
         if self._queue is None:
             self._queue = deque()
         self._queue.append(message)
-        self._queue_size += len(message)
+        self._queue_size += getsizeof(message)
 
     def _fill_queue(self) -> None:
         """Parse ahead of the view up to the bounds; above them, stop reading."""
         protocol = self._protocol
         if protocol.state is not _OPEN:
-            protocol.next_message()  # looks for the peer's Close and drops the rest
+            self._next_message()  # looks for the peer's Close and discards the rest
             return
         while len(self._queue or ()) < self._max_queue and self._queue_size < self._max_queue_size:
-            message = protocol.next_message()
+            message = self._next_message()
             if message is None:
                 return
             self._totals.messages_received += 1
@@ -317,6 +382,9 @@ class Connection(Transport):
         """Send what parsing has left to say, and end if it found the end."""
         protocol = self._protocol
         protocol.has_news = False
+        if protocol.interrupted:
+            protocol.interrupted = False
+            self._resume_later()
         frames = protocol.take_output()
         # A peer that reads nothing can do without Pongs.
         if frames and (protocol.state is not _OPEN or self._out_size < self._max_send_buffer):
@@ -348,7 +416,11 @@ class Connection(Transport):
         if not self._attached or self._paused:
             return
         if self._protocol.has_input:
-            self._dispatch()
+            try:
+                self._dispatch()
+            except BaseException:
+                self._abort()
+                raise
         elif self._is_tls:
             self._on_readable()
 
@@ -382,8 +454,12 @@ class Connection(Transport):
     def _check_hangup(self) -> None:
         """Notice the end of a peer that is not read from."""
         poll = _poll()
-        poll.register(self._sock.fileno(), _HANGUP)
-        if poll.poll(0):
+        try:
+            poll.register(self._sock.fileno(), _HANGUP)
+            has_gone = poll.poll(0)
+        except (OSError, ValueError):
+            has_gone = True  # somebody has closed the socket
+        if has_gone:
             # What it has sent before is still to be received.
             self._gone = True
             self._stop_hangup_timer()
@@ -433,26 +509,49 @@ class Connection(Transport):
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Close the connection (RFC 6455 section 7.1.2), from any greenlet or thread, repeatedly.
 
-        A greenlet in :meth:`receive` gets its ``None``. Blocks until the peer has answered, at
-        most ``close_timeout`` seconds; then TCP is dropped. After the first close, no effect.
+        A greenlet in :meth:`receive` gets its ``None``. What :meth:`send` has accepted is delivered
+        first, as long as the peer reads. Blocks until the peer has answered; when it has neither
+        answered nor read anything for ``close_timeout`` seconds, TCP is dropped. After the first
+        close, no effect.
 
         :param code: 1000 to 1014 as far as they may be sent, or 3000 to 4999.
         :param reason: at most 123 bytes of UTF-8.
         :raises ValueError: for another code, or a longer reason.
         """
         if get_ident() != self._thread:
-            call_in_hub(self._hub, self.close, code, reason)
+            if is_running(self._hub):
+                call_in_hub(self._hub, self.close, code, reason)
+            elif self._opened:
+                self._drop()
             return
         if not self._opened:
             self._open()
         self._begin_close(code, reason)
         try:
-            if self._attached:
-                if self._done is None:
-                    self._done = Event()
-                self._done.wait(self._options.close_timeout)
+            self._wait_for_end()
         finally:
             self._drop()
+
+    def _wait_for_end(self) -> None:
+        """Block until the peer has closed, too, or has stopped to read."""
+        timeout = self._options.close_timeout
+        if self._done is None:
+            self._done = Event()
+        while self._attached:
+            left = timeout - self._stalled_for()
+            if left <= 0:
+                self._give_up_closing()
+            else:
+                self._done.wait(min(left, timeout / _LOOKS))
+
+    def _give_up_closing(self) -> None:
+        """Drop a peer that has not answered our Close frame in time."""
+        if self._out and self._fault is None:
+            self._fault = (
+                f"did not read for {self._options.close_timeout:g} seconds while closing;"
+                f" {self._out_size} bytes were not delivered"
+            )
+        self._drop()
 
     def _begin_close(self, code: int, reason: str = "") -> None:
         """Send a Close frame and wake ``receive()``, without waiting for the peer."""
@@ -460,6 +559,7 @@ class Connection(Transport):
         if protocol.state is not _OPEN:
             return
         protocol.close(code, reason)
+        self._watch_progress()
         if self._paused:
             self._unpause()  # the peer's Close is somewhere behind what was not read
         self._after_input()
@@ -470,6 +570,7 @@ class Connection(Transport):
         if self._ended:
             return
         self._ended = True
+        self._watch_progress()
         if self._paused:
             self._unpause()
         if not self._out:
@@ -503,11 +604,31 @@ class Connection(Transport):
         except (OSError, ValueError):
             pass  # the alert is out; the peer's own, for which unwrap() would wait, is not needed
 
+    def _receive_eof(self) -> None:
+        """The peer has shut its side down: it sends nothing more."""
+        if self._is_tls:
+            self._send_close_notify()
+        self._lost()
+
     def _lost(self) -> None:
         """The peer has gone, cleanly or not."""
         self._protocol.connection_lost()
         self._ended = True
         self._stop()
+
+    def _abort(self) -> None:
+        """Drop the connection after an exception that is nobody's fault but ours.
+
+        What is left of its input may lie in a buffer that the connections of the hub share.
+        """
+        self._protocol._discard_input()
+        self._protocol.keep()
+        self._drop()
+
+    def _disown(self) -> None:
+        """Somebody else has closed our descriptor: let go, and do not touch it any more."""
+        self._shut = True
+        self._lost()
 
     def _give_up(self, fault: str, reason: str) -> None:
         """Drop a peer that is of no use any more, and with it what the kernel holds for it."""
@@ -551,7 +672,7 @@ class Connection(Transport):
         self._wake()
 
     def _wake(self) -> None:
-        if self._waiter is not None:
+        if self._waiter is not None and is_running(self._hub):
             self._hub.loop.run_callback(self._switch_to_waiter)
 
     def _switch_to_waiter(self) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,16 +13,19 @@ from .permessage_deflate import Deflate
 
 _DEFLATE = Deflate()
 
+#: A hundred years, in seconds: timers would overflow with much more.
+_LONGEST = 3_155_760_000
+
 _COUNTS = (
     "max_message_size", "max_queue", "max_queue_size", "max_send_buffer", "max_header_size",
     "max_connections",
 )
 _TIMES = (
     "send_timeout", "ping_interval", "ping_timeout", "close_timeout", "message_timeout",
-    "handshake_timeout", "keep_alive_timeout",
+    "handshake_timeout", "keep_alive_timeout", "accept_after",
 )
 _MAY_BE_NONE = {
-    "send_timeout", "ping_interval", "message_timeout", "handshake_timeout", "keep_alive_timeout",
+    "accept_after", "max_message_size", "send_timeout", "ping_interval", "message_timeout", "handshake_timeout", "keep_alive_timeout",
     "max_connections",
 }
 
@@ -31,21 +35,26 @@ class Options:
     """The options of a connection, with their defaults. Sizes are in bytes, times in seconds."""
 
     #: The longest message that is received; a longer one closes with 1009 before it is buffered.
-    max_message_size: int = 1 << 20
+    #: None sets no limit.
+    max_message_size: int | None = 1 << 20
     #: How many received messages wait for ``receive()`` before reading from the peer stops.
     max_queue: int = 32
-    #: How many bytes of received messages wait before reading from the peer stops.
+    #: How many bytes of memory the received messages that wait may take before reading from the
+    #: peer stops.
     max_queue_size: int = 64 << 10
     #: How much may wait for the peer to read it before ``send()`` blocks.
     max_send_buffer: int = 256 << 10
-    #: How long ``send()`` blocks before the connection is dropped; None waits for ever.
+    #: For how long the peer may read nothing while ``send()`` blocks; then the connection is
+    #: dropped. None waits for ever.
     send_timeout: float | None = 30.0
     #: After how much silence from the peer it is sent a Ping; None sends none. Proxies drop
     #: connections that are silent for longer: Heroku after 55 seconds, nginx after 60.
     ping_interval: float | None = 20.0
-    #: How long a peer may then remain silent before it is given up.
+    #: For how long a peer may then send nothing, and read nothing of what was sent before the Ping,
+    #: before the connection is dropped.
     ping_timeout: float = 20.0
-    #: How long ``close()`` waits for the peer before TCP is dropped.
+    #: For how long the peer may read nothing and answer nothing while ``close()`` blocks; then TCP
+    #: is dropped.
     close_timeout: float = 10.0
     #: How long a message, or any frame, may take from its first byte to its last; a peer that
     #: needs longer is closed with 1008. None waits for ever.
@@ -56,6 +65,9 @@ class Options:
     #: How long a connection on which a plain HTTP request was answered is kept for the next one;
     #: None keeps it for ever. Longer than the proxies that keep connections to us open for reuse.
     keep_alive_timeout: float | None = 100.0
+    #: How long a view may take to accept or refuse its WebSocket; then the ``101`` goes out by
+    #: itself, and what the view refuses later is closed with 1008. None waits for ever.
+    accept_after: float | None = 3.0
     #: How much the headers of a request may be, together; gunicorn has limits of its own.
     max_header_size: int = 64 << 10
     #: How many WebSockets are open at once; who asks for another gets a 503 with Retry-After.
@@ -82,12 +94,16 @@ class Options:
                 continue
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
+            if value > sys.maxsize:
+                raise ValueError(f"{name} must be at most {sys.maxsize}, not {value!r}")
         for name in _TIMES:
             value = getattr(self, name)
             if name in _MAY_BE_NONE and value is None:
                 continue
-            if not isinstance(value, (int, float)) or value <= 0:
+            if not isinstance(value, (int, float)) or not value > 0:
                 raise ValueError(f"{name} must be a positive number of seconds, not {value!r}")
+            if value > _LONGEST:
+                raise ValueError(f"{name} must be at most {_LONGEST} seconds, not {value!r}")
         for name in ("allowed_origins", "trusted_proxies", "subprotocols"):
             if isinstance(getattr(self, name), (str, bytes)):
                 raise TypeError(f"{name} must be a list of strings, not one string")

@@ -1,10 +1,15 @@
 """One side of an open connection, without any I/O: RFC 6455 sections 5.5 and 7."""
 from __future__ import annotations
 
+from collections import deque
+
 from ._core import FrameReader
 from .exceptions import ProtocolError
 from .frames import TRANSITIONS, CloseCode, Opcode, State, close_payload, parse_close
 from .permessage_deflate import PerMessageDeflate
+
+#: How many Pings are answered of those that come at once: the latest.
+MAX_PONGS = 16
 
 
 class Protocol(FrameReader):
@@ -19,22 +24,24 @@ class Protocol(FrameReader):
 
     :param client: whether this is the client's side, which masks what it sends.
     :param max_message_size: in bytes of payload; a longer message fails with 1009 before it is
-        buffered.
+        buffered. None for no limit.
     :param deflate: permessage-deflate, if that was agreed on in the opening handshake.
     """
 
     __slots__ = (
-        "_output", "close_code", "close_reason", "close_received", "closed_by_peer", "error",
-        "pong",
+        "_output", "_pings", "close_code", "close_reason", "close_received", "closed_by_peer",
+        "error", "pong",
     )
 
     def __init__(
-        self, *, client: bool = False, max_message_size: int = 1 << 20,
+        self, *, client: bool = False, max_message_size: int | None = 1 << 20,
         deflate: PerMessageDeflate | None = None,
     ) -> None:
         super().__init__(client, max_message_size, deflate)
         # Most connections have nothing to say for hours.
         self._output: list[bytes] | None = None
+        #: The payloads of Pings that are still to be answered.
+        self._pings: deque[bytes] | None = None
         #: Of the Close frame that came first, the peer's or ours; 1006 if none ever did.
         self.close_code: int | None = None
         self.close_reason = ""
@@ -66,13 +73,20 @@ class Protocol(FrameReader):
 
     def take_output(self) -> bytes:
         """The protocol's own frames that are to be sent, in order, each only once."""
+        self._answer_pings()
         frames, self._output = self._output, None
         return b"".join(frames) if frames else b""
 
     def _say(self, opcode: int, payload: bytes) -> None:
+        self._answer_pings()
         if self._output is None:
             self._output = []
         self._output.append(self.encode(opcode, payload))
+
+    def _answer_pings(self) -> None:
+        pings, self._pings = self._pings, None
+        for payload in pings or ():
+            self._say(Opcode.PONG, payload)
 
     def _control(self, opcode: int, payload: bytes) -> None:
         if opcode == Opcode.CLOSE:
@@ -82,8 +96,10 @@ class Protocol(FrameReader):
             self.has_news = True
         elif self.state is State.OPEN:
             # Section 5.5.3: "may elect to send a Pong frame for only the most recently processed
-            # Ping frame"; the caller may drop what it cannot send.
-            self._say(Opcode.PONG, payload)
+            # Ping frame". The Autobahn|Testsuite expects an answer to each of ten.
+            if self._pings is None:
+                self._pings = deque(maxlen=MAX_PONGS)
+            self._pings.append(payload)
             self.has_news = True
 
     def _receive_close(self, payload: bytes) -> None:
@@ -91,8 +107,9 @@ class Protocol(FrameReader):
         self.close_received = True
         if self.state is State.OPEN:
             self._note_close(code, reason, by_peer=True)
-            # Section 5.5.1: "the endpoint typically echos the status code it received"
-            self._say(Opcode.CLOSE, payload[:2])
+            # Section 5.5.1: "the endpoint typically echos the status code it received". With the
+            # reason, a browser's event.reason is the one that its page has given.
+            self._say(Opcode.CLOSE, payload)
         self._move(State.CLOSED)
 
     def _fail(self, problem: ProtocolError) -> None:

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from gevent import spawn
 from gevent.monkey import get_original
 
+from .exceptions import ConnectionClosed
+from .frames import CloseCode
+
 if TYPE_CHECKING:
     from gevent.hub import Hub
 
@@ -19,12 +22,20 @@ _new_lock: Callable[[], Any] = get_original("_thread", "allocate_lock")
 PATIENCE = 30.0
 
 
+def is_running(hub: Hub) -> bool:
+    """Whether the hub has not been destroyed, as it is at the end of its thread."""
+    return hub.loop is not None and not hub.dead
+
+
 def call_in_hub(hub: Hub, function: Callable[..., Result], *arguments: Any) -> Result:
     """Call a function in a greenlet of another thread's hub; blocks this thread until it is done.
 
-    :raises TimeoutError: when the hub does not turn for 30 seconds, because something in its
-        thread blocks it or because it has ended; then the function is not called.
+    :raises ConnectionClosed: when the hub has ended, and with it the connection of that thread.
+    :raises TimeoutError: when the hub does not run for 30 seconds, because something in its
+        thread blocks it; then the function is not called.
     """
+    if not is_running(hub):
+        raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE, by_peer=False)
     call = _Call(function, arguments)
     hub.loop.run_callback_threadsafe(call.begin)
     return call.wait()

@@ -12,9 +12,10 @@ from tests.support.client import TEXT, RawClient, frame
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"max_message_size": 0}, {"max_message_size": None}, {"max_queue": 1.5},
+        {"max_message_size": 0}, {"max_message_size": 1 << 64}, {"max_queue": 1.5},
         {"max_queue_size": -1}, {"max_send_buffer": "1"}, {"send_timeout": 0},
-        {"close_timeout": None},
+        {"close_timeout": None}, {"ping_interval": float("inf")}, {"ping_timeout": float("nan")},
+        {"handshake_timeout": 1e300},
         {"ping_interval": 0}, {"ping_timeout": None}, {"close_timeout": -1},
         {"trusted_proxies": ["proxy.example"]},
         {"subprotocols": ["a b"]},

@@ -7,10 +7,11 @@ import pytest
 
 from geventws import Deflate
 from geventws._core import apply_mask, encode_frame
+from geventws._core.reader import MAX_STEPS
 from geventws.exceptions import InvalidPayload, MessageTooBig, ProtocolError
 from geventws.frames import CloseCode, Opcode, State
 from geventws.permessage_deflate import Agreement, PerMessageDeflate
-from geventws.protocol import Protocol
+from geventws.protocol import MAX_PONGS, Protocol
 from tests.support.client import BINARY, CLOSE, PING, PONG, TEXT, close_frame, frame
 
 NOT_FINAL_TEXT, NOT_FINAL_BINARY, MORE, LAST = 0x01, 0x02, 0x00, 0x80
@@ -31,8 +32,10 @@ def feed(protocol, *pieces):
     messages = []
     for piece in pieces:
         protocol.receive_data(piece)
-        while (message := protocol.next_message()) is not None:
-            messages.append(message)
+        while (message := protocol.next_message()) is not None or protocol.interrupted:
+            protocol.interrupted = False
+            if message is not None:
+                messages.append(message)
     return messages
 
 
@@ -90,7 +93,7 @@ def check_conversation(protocol, messages):
     assert (protocol.close_code, protocol.close_reason) == (1001, "tschüß")
     assert protocol.closed_by_peer
     assert protocol.error is None
-    assert protocol.take_output() == b"\x8a\x01p" + b"\x88\x02\x03\xe9"
+    assert protocol.take_output() == b"\x8a\x01p" + frame(CLOSE, b"\x03\xe9" + "tschüß".encode(), None)
 
 
 @pytest.mark.parametrize("cut", range(len(CONVERSATION)))
@@ -318,6 +321,42 @@ def test_pings_are_answered_in_order_with_their_payload(server):
     assert server.take_output() == b"\x8a\x011" + b"\x8a\x7d" + bytes(125) + b"\x8a\x00"
 
 
+def test_of_many_pings_at_once_the_latest_are_answered(server):
+    feed(server, b"".join(frame(PING, str(number)) for number in range(100)))
+    pongs = [frame(PONG, str(number), None) for number in range(100 - MAX_PONGS, 100)]
+    assert server.take_output() == b"".join(pongs)
+
+
+STEPS = {
+    "Pings": frame(PING, "x"), "Pongs": frame(PONG), "fragments": frame(LAST & 0x7F, "x"),
+    "empty fragments": frame(LAST & 0x7F),
+}
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+def test_a_flood_of_frames_without_a_message_is_interrupted(server, step):
+    server.receive_data(frame(NOT_FINAL_TEXT) + step * (2 * MAX_STEPS + 10) + frame(LAST, "."))
+    interruptions = 0
+    while (message := server.next_message()) is None:
+        assert server.interrupted
+        assert server.has_news
+        assert server.has_input
+        server.interrupted = False
+        interruptions += 1
+    assert interruptions == 2
+    assert message.endswith(".")
+
+
+def test_discarded_messages_are_interrupted_too_once_this_side_closes(server):
+    server.close()
+    server.receive_data(frame(TEXT, "late") * (MAX_STEPS + 1))
+    assert server.next_message() is None
+    assert server.interrupted
+    server.interrupted = False
+    assert server.next_message() is None
+    assert not server.interrupted
+
+
 def test_a_pong_is_noted(server):
     assert server.pong is None
     feed(server, frame(PONG, "tag"))
@@ -328,7 +367,7 @@ def test_a_pong_is_noted(server):
 
 def test_the_peers_close_is_echoed_once(server):
     assert feed(server, close_frame(3000, "bye") + close_frame(3000) + frame(TEXT, "late")) == []
-    assert server.take_output() == b"\x88\x02\x0b\xb8"
+    assert server.take_output() == b"\x88\x05\x0b\xb8bye"
     assert server.state is State.CLOSED
     assert not server.has_input
 

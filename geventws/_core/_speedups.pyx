@@ -20,16 +20,16 @@ from weakref import WeakKeyDictionary
 
 from cpython.buffer cimport PyBuffer_FillInfo, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from gevent import get_hub
-from gevent.exceptions import ConcurrentObjectUseError
+from gevent.exceptions import BlockingSwitchOutError, ConcurrentObjectUseError
 from gevent.ssl import SSLSocket
 
-from geventws._core.reader import compression_overhead
+from geventws._core.reader import MAX_STEPS, compression_overhead, limit_of
 from geventws._core.transport import NOT_HERE, WOULD_BLOCK, _message, drop_watchers
 from geventws.exceptions import InvalidPayload, MessageTooBig, ProtocolError
 from geventws.frames import State
@@ -78,10 +78,11 @@ cdef extern from "speedups.h" nogil:
     uint64_t now_us()
     int poll_open()
     void poll_close(int)
-    int poll_add(int, int, void*)
+    int poll_add(int, int, uint64_t)
     void poll_remove(int, int)
-    int poll_ready(int, void**)
+    int poll_ready(int, uint64_t*)
     enum: MAX_READY
+    int descriptor_of(PyObject*)
     void fetch_line(void*)
 
 
@@ -89,6 +90,7 @@ PyGreenlet_Import()
 
 cdef object OPEN = State.OPEN
 cdef object CLOSED = State.CLOSED
+cdef int MOST_STEPS = MAX_STEPS
 
 cdef enum:
     TEXT = 1
@@ -161,6 +163,7 @@ cdef class FrameReader:
 
     cdef public object state
     cdef public bint has_news
+    cdef public bint interrupted
     cdef readonly bint is_client
     cdef readonly object deflate
     cdef Py_ssize_t min_deflate
@@ -189,10 +192,10 @@ cdef class FrameReader:
     cdef uint32_t message_number
     cdef uint32_t rest_number
 
-    def __init__(self, bint client, Py_ssize_t max_message_size, deflate=None):
+    def __init__(self, bint client, max_message_size, deflate=None):
         self.is_client = client
         self.state = OPEN
-        self.max_message_size = max_message_size
+        self.max_message_size = limit_of(max_message_size)
         self.deflate = deflate
         if deflate is not None:
             self.min_deflate = deflate.min_size
@@ -208,6 +211,9 @@ cdef class FrameReader:
 
     def _discard_input(self):
         """Forget what is there; nothing more will be taken in once the state is CLOSED."""
+        self.discard_input()
+
+    cdef void discard_input(self) noexcept:
         self.drop_message()
         self.left = 0
         self.at = self.end
@@ -296,13 +302,18 @@ cdef class FrameReader:
         )
 
     def next_message(self):
-        """Parse the input up to the end of the next message and return it; None if there is none.
-
-        While the state is CLOSING messages are passed over.
-        """
+        """Parse the input up to the end of the next message and return it; see the twin."""
         return self.parse()
 
     cdef object parse(self):
+        try:
+            return self.parse_frames()
+        except BaseException:
+            self.discard_input()
+            self.connection_lost()
+            raise
+
+    cdef object parse_frames(self):
         cdef uint8_t* at
         cdef uint8_t* payload
         cdef Py_ssize_t available, size, head
@@ -312,6 +323,7 @@ cdef class FrameReader:
         cdef bint masked = not self.is_client
         cdef uint8_t* text
         cdef object message
+        cdef int steps = 0
         while self.at < self.end:
             if self.left:
                 message = self.continue_frame()
@@ -356,6 +368,10 @@ cdef class FrameReader:
                     return message
                 if self.at == at or self.state is CLOSED:
                     return None
+                steps += 1
+                if steps == MOST_STEPS:
+                    self.interrupt()
+                    return None
                 continue
             self.at = payload + size
             mask = 0
@@ -378,7 +394,16 @@ cdef class FrameReader:
                         return None
             if self.state is OPEN:
                 return message
+            steps += 1
+            if steps == MOST_STEPS:
+                self.interrupt()
+                return None
         return None
+
+    cdef void interrupt(self) noexcept:
+        """Note that there may be more to parse."""
+        if self.at < self.end:
+            self.interrupted = self.has_news = True
 
     cdef bint bad(self, str reason) except -1:
         self._fail(ProtocolError(reason))
@@ -455,19 +480,32 @@ cdef class FrameReader:
         return self.continue_frame()
 
     cdef int make_room(self, Py_ssize_t size) except -1:
-        """Grow the message by what is there, up to eightfold, not by what its header claims."""
+        """Have room for ``size`` bytes more, at most twice as much as has arrived.
+
+        What the header of the frame claims is an upper bound only.
+        """
         cdef Py_ssize_t capacity = self.used + size
         if capacity <= self.capacity:
             return 0
-        capacity = max(capacity, min(max(8 * capacity, FIRST_CAPACITY), self.used + self.left))
+        capacity = max(capacity, min(max(2 * self.used, FIRST_CAPACITY), self.used + self.left))
         if self.message == NULL:
             self.message = new_message(self.is_str, capacity)
-        elif self.is_str:
-            PyUnicode_Resize(&self.message, capacity)
         else:
-            _PyBytes_Resize(&self.message, capacity)
+            self.resize(capacity)
         self.data = data_of(self.message, self.is_str)
         self.capacity = capacity
+        return 0
+
+    cdef int resize(self, Py_ssize_t capacity) except -1:
+        try:
+            if self.is_str:
+                PyUnicode_Resize(&self.message, capacity)
+            else:
+                _PyBytes_Resize(&self.message, capacity)
+        except BaseException:
+            # The latter has freed the object.
+            self.drop_message()
+            raise
         return 0
 
     cdef int become_bytes(self) except -1:
@@ -514,6 +552,10 @@ cdef class FrameReader:
         cdef bint is_text = self.opcode == TEXT
         cdef object message
         self.opcode = 0
+        if self.state is not OPEN:
+            # After our own Close frame messages are discarded: they are not inflated any more.
+            self.drop_message()
+            return None
         if self.compressed:
             return self.take_compressed(is_text)
         if not self.used:
@@ -522,10 +564,7 @@ cdef class FrameReader:
             message = decode_utf8(<char*>self.data, self.used, NULL)
             self.drop_message()
             return message
-        if is_text:
-            PyUnicode_Resize(&self.message, self.used)
-        else:
-            _PyBytes_Resize(&self.message, self.used)
+        self.resize(self.used)
         message = <object>self.message
         self.drop_message()
         return message
@@ -584,11 +623,19 @@ cdef class Shared:
     cdef Py_ssize_t cork_size
     cdef Transport dispatched
     cdef uint64_t deadline
+    # Those that are attached, by descriptor, with a reference to each; how many are in it.
+    cdef PyObject** connections
+    cdef Py_ssize_t capacity
     # The epoll set, or -1; how many connections are in it; the loop's watcher while there are any.
     cdef int set
     cdef Py_ssize_t watched
     cdef object watcher
-    cdef void* ready[MAX_READY]
+    # What the kernel is told of a connection, and says when it is ready: its descriptor and its
+    # ticket, which no other connection of this hub has had for billions of them.
+    cdef uint32_t tickets
+    cdef uint64_t ready[MAX_READY]
+    # The latest that came though nobody was watched by it.
+    cdef uint64_t stale
 
     def __cinit__(self):
         self.set = poll_open()
@@ -600,13 +647,57 @@ cdef class Shared:
     def __dealloc__(self):
         PyMem_Free(self.buffer)
         PyMem_Free(self.cork)
+        PyMem_Free(self.connections)
         poll_close(self.set)
 
-    cdef int watch(self, Transport connection) except -1:
-        """Read from it whenever there is something, and keep it alive."""
-        if poll_add(self.set, connection.fd, <void*>connection) < 0:
-            PyErr_SetFromErrno(OSError)
+    cdef int attach(self, Transport connection) except -1:
+        """Remember whose descriptor it is."""
+        cdef Py_ssize_t i, capacity
+        cdef PyObject** connections
+        cdef int fd = connection.descriptor
+        if fd < 0:
+            raise ValueError("the socket is closed")
+        if fd >= self.capacity:
+            capacity = 2 * fd + 64
+            connections = <PyObject**>PyMem_Realloc(self.connections, capacity * sizeof(PyObject*))
+            if connections == NULL:
+                raise MemoryError
+            for i in range(self.capacity, capacity):
+                connections[i] = NULL
+            self.connections = connections
+            self.capacity = capacity
+        if self.connections[fd] != NULL:
+            # Somebody else has closed the descriptor of that one, and the system gave it out again.
+            (<Transport>self.connections[fd])._disown()
+        self.tickets += 1
+        connection.ticket = self.tickets
         Py_INCREF(connection)
+        self.connections[fd] = <PyObject*>connection
+        return 0
+
+    cdef int detach(self, Transport connection) except -1:
+        """Forget whose descriptor it was."""
+        cdef int fd = connection.descriptor
+        if 0 <= fd < self.capacity and self.connections[fd] == <PyObject*>connection:
+            self.connections[fd] = NULL
+            Py_DECREF(connection)
+        return 0
+
+    cdef Transport owner_of(self, uint64_t label):
+        """The connection that the kernel was told this label of, if it is still watched."""
+        cdef Transport connection
+        cdef Py_ssize_t fd = <Py_ssize_t>(label & 0xFFFFFFFF)
+        if fd < self.capacity and self.connections[fd] != NULL:
+            connection = <Transport>self.connections[fd]
+            if connection.ticket == label >> 32 and connection.is_watched:
+                return connection
+        return None
+
+    cdef int watch(self, Transport connection) except -1:
+        """Read from it whenever there is something."""
+        cdef uint64_t label = <uint64_t>connection.ticket << 32 | <uint64_t>connection.fd
+        if poll_add(self.set, connection.fd, label) < 0:
+            PyErr_SetFromErrno(OSError)
         connection.is_watched = True
         self.watched += 1
         if self.watcher is None:
@@ -618,36 +709,65 @@ cdef class Shared:
         poll_remove(self.set, connection.fd)
         connection.is_watched = False
         self.watched -= 1
-        if not self.watched and self.watcher is not None:
-            # A loop that has nothing else to wait for may end.
+        if not self.watched:
+            self.close_watcher()  # a loop that has nothing else to wait for may end
+        return 0
+
+    cdef int close_watcher(self) except -1:
+        if self.watcher is not None:
             self.watcher.close()
             self.watcher = None
-        Py_DECREF(connection)
         return 0
 
     def read(self):
         """Read from those that have something to be read; in the hub."""
-        cdef Transport connection
+        cdef Transport connection, following
         cdef int i, count = poll_ready(self.set, self.ready)
+        cdef bint is_out_of_date = False
         for i in range(count):
-            Py_INCREF(<object>self.ready[i])  # one may end another
-        for i in range(count):
+            connection = self.owner_of(self.ready[i])
             if i + 1 < count:
-                (<Transport>self.ready[i + 1]).prefetch()
-            connection = <Transport>self.ready[i]
-            Py_DECREF(connection)
-            if connection.is_watched:
-                try:
-                    connection.on_readable()
-                except BaseException:  # a fault of ours; the others must not suffer for it
-                    connection._stop_reading()
-                    connection._hub.handle_error(connection, *sys.exc_info())
+                following = self.owner_of(self.ready[i + 1])
+                if following is not None:
+                    following.prefetch()
+            if connection is None:
+                # Either one has ended another just now, or the kernel will say so again.
+                is_out_of_date |= self.ready[i] == self.stale
+                self.stale = self.ready[i]
+                continue
+            try:
+                connection.on_readable()
+            except BaseException:  # a fault of ours; the others must not suffer for it
+                connection._hub.handle_error(connection, *sys.exc_info())
+        if is_out_of_date:
+            self.renew()
+
+    cdef int renew(self) except -1:
+        """Watch all connections anew.
+
+        When somebody else closes a descriptor of which a duplicate lives, the kernel goes on to
+        report it, and there is no other way to take it out of the set.
+        """
+        cdef Py_ssize_t fd
+        cdef list watched = []
+        for fd in range(self.capacity):
+            if self.connections[fd] != NULL and (<Transport>self.connections[fd]).is_watched:
+                watched.append(<Transport>self.connections[fd])
+                (<Transport>self.connections[fd]).is_watched = False
+        self.watched = 0
+        self.close_watcher()
+        poll_close(self.set)
+        self.set = poll_open()
+        for connection in watched:
+            try:
+                (<Transport>connection)._start_reading()
+            except OSError:
+                (<Transport>connection)._disown()  # its descriptor was closed
+        return 0
 
     cdef int abandon(self) except -1:
         """In a child process: the set is the parent's, and so are the connections in it."""
-        if self.watcher is not None:
-            self.watcher.close()
-            self.watcher = None
+        self.close_watcher()
         poll_close(self.set)
         self.set = -1
         return 0
@@ -700,6 +820,7 @@ cdef class Transport:
     cdef public object _ready
     cdef public object _waiter
     cdef public Py_ssize_t _out_size
+    cdef readonly uint64_t _written
     cdef public Py_ssize_t _max_send_buffer
     cdef public bint _attached
     cdef public bint _opened
@@ -711,7 +832,10 @@ cdef class Transport:
     cdef public bint _heard
     cdef readonly unsigned long _thread
     cdef Shared _shared
+    # The descriptor; and again, if it is read and written directly, else -1.
+    cdef int descriptor
     cdef int fd
+    cdef uint32_t ticket
     cdef bint is_watched
 
     def __init__(self, Counters totals not None):
@@ -726,7 +850,7 @@ cdef class Transport:
         """Take over a gevent socket and start reading from it."""
         self._protocol = protocol
         self._max_send_buffer = max_send_buffer
-        shared = shared_by_hub.get(self._hub)
+        cdef Shared shared = shared_by_hub.get(self._hub)
         if shared is None:
             shared = shared_by_hub[self._hub] = Shared()
         self._shared = shared
@@ -737,7 +861,12 @@ cdef class Transport:
             sock.settimeout(0)
         else:
             drop_watchers(sock)
-        self.fd = sock.fileno() if DIRECT_IO and not self._is_tls else -1
+        self.descriptor = sock.fileno()
+        is_direct = DIRECT_IO and not self._is_tls
+        self.fd = descriptor_of(<PyObject*>self._raw) if is_direct else -1
+        if self.fd != self.descriptor:
+            self.fd = -1
+        shared.attach(self)
         self._opened = True
         self._attached = True
         self._start_reading()
@@ -762,11 +891,17 @@ cdef class Transport:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
+        self._shared.detach(self)
+
+    cdef bint has_socket(self) noexcept:
+        """Whether the descriptor is still the socket's: who closes the socket may not tell us."""
+        return descriptor_of(<PyObject*>self._raw) == self.fd
 
     cdef void prefetch(self) noexcept:
         """Have in the cache what the next dispatch needs."""
         fetch_line(<void*>self._protocol)
         fetch_line(<char*><void*>self._protocol + 64)
+        fetch_line(<void*>self._raw)
         if self._waiter is not None:
             fetch_line((<PyGreenlet*>self._waiter).pimpl)
             fetch_line(<char*>(<PyGreenlet*>self._waiter).pimpl + 64)
@@ -791,6 +926,8 @@ cdef class Transport:
         cdef FrameReader protocol
         cdef Shared shared
         cdef object message
+        if PyThread_get_thread_ident() != self._thread:
+            raise RuntimeError(NOT_HERE)
         if not self._opened:
             self._open()
         protocol = self._protocol
@@ -822,9 +959,10 @@ cdef class Transport:
             return None
         if self._waiter is not None:
             raise ConcurrentObjectUseError("another greenlet is receiving from this WebSocket")
-        if PyThread_get_thread_ident() != self._thread:
-            raise RuntimeError(NOT_HERE)
         self._waiter = current_greenlet()
+        if self._waiter is self._hub:
+            self._waiter = None
+            raise BlockingSwitchOutError("receive() must not wait in a callback of the event loop")
         self._receives = True
         while True:
             switched = try_switch(<PyGreenlet*>self._hub, NULL, NULL)
@@ -889,6 +1027,8 @@ cdef class Transport:
             self._transmit(protocol.encode(opcode, data.encode() if type(data) is str else data))
         else:
             self.transmit_payload(FIN | opcode, payload, size, data)
+        if self._out_size >= self._max_send_buffer:
+            self._wait_for_room()
         if protocol.state is CLOSED:
             raise self._closed_error()
 
@@ -932,10 +1072,11 @@ cdef class Transport:
         if not self._attached:
             return 0
         self._totals.bytes_sent += head + size
+        self._written += head + size
         if not self._out and self.fd >= 0:
-            sent = direct_send(self.fd, parts, 2)
+            sent = direct_send(self.fd, parts, 2) if self.has_socket() else -1
             if sent < 0:
-                if not would_block():
+                if not (self.has_socket() and would_block()):
                     self._lost()
                     return 0
                 sent = 0
@@ -993,6 +1134,7 @@ cdef class Transport:
         if not self._attached:
             return 0
         self._totals.bytes_sent += size
+        self._written += size
         if self._out:
             self._queue_output((<char*>data)[:size])
             return 0
@@ -1010,6 +1152,7 @@ cdef class Transport:
         if not self._attached:
             return 0
         self._totals.bytes_sent += size
+        self._written += size
         if self._out:
             self._queue_output(frame)
             return 0
@@ -1027,11 +1170,12 @@ cdef class Transport:
         cdef Py_ssize_t sent
         part.iov_base = <void*>data
         part.iov_len = size
-        sent = direct_send(self.fd, &part, 1)
-        if sent >= 0:
-            return sent
-        if would_block():
-            return 0
+        if self.has_socket():
+            sent = direct_send(self.fd, &part, 1)
+            if sent >= 0:
+                return sent
+            if would_block():
+                return 0
         self._lost()
         return size
 
@@ -1053,15 +1197,27 @@ cdef class Transport:
         self.on_readable()
 
     cdef int on_readable(self) except -1:
+        try:
+            self.read()
+        except BaseException:
+            self._abort()
+            raise
+        return 0
+
+    cdef int read(self) except -1:
+        """Read once, and dispatch what has come."""
         cdef Shared shared = self._shared
         cdef FrameReader protocol = self._protocol
         cdef uint8_t* buffer = shared.buffer
         cdef Py_ssize_t size, room
         if self._resuming:
             return 0  # older input goes first; it is next in the loop
+        if self.fd >= 0 and not self.has_socket():
+            self._lost()
+            return 0
         if self.fd >= 0 and protocol.left >= BUFFER_SIZE and protocol.at == protocol.end:
             # Straight to where it belongs, to be unmasked in place.
-            room = min(protocol.left, LARGE_READ)
+            room = min(protocol.left, LARGE_READ, max(protocol.used, BUFFER_SIZE))
             protocol.make_room(room)
             buffer = protocol.data + protocol.used
             size = direct_recv(self.fd, buffer, room)
@@ -1075,7 +1231,10 @@ cdef class Transport:
             size = self.read_from_python()
             if size == -2:
                 return 0
-        if size <= 0:
+        if size == 0:
+            self._receive_eof()
+            return 0
+        if size < 0:
             self._lost()
             return 0
         self._heard = True

@@ -43,6 +43,12 @@ _SHORT_HEADS = [[bytes((_FIN | opcode, size)) for opcode in range(16)] for size 
 
 _new_utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
+#: More than any message can have.
+_NO_LIMIT = 1 << 62
+#: How many control frames and fragments one call of :meth:`FrameReader.next_message` takes at most,
+#: so that a peer that sends nothing else does not keep the other connections waiting.
+MAX_STEPS = 256
+
 
 def apply_mask(
     data: bytes | bytearray | memoryview, mask: bytes | bytearray
@@ -74,6 +80,11 @@ def encode_frame(
     return head + mask + apply_mask(payload, mask)
 
 
+def limit_of(max_message_size: int | None) -> int:
+    """A limit in bytes that still leaves room for :func:`compression_overhead` in 64 bits."""
+    return _NO_LIMIT if max_message_size is None else min(max_message_size, _NO_LIMIT)
+
+
 def compression_overhead(size: int) -> int:
     """By how many bytes compressing may enlarge a message; zlib adds 5 to each 16 KiB, or fewer."""
     return size // 1024 + 64
@@ -83,28 +94,32 @@ class FrameReader:
     """The input of one side of a connection; :class:`~geventws.protocol.Protocol` is the rest.
 
     :param client: whether this is the client's side, which masks what it sends.
-    :param max_message_size: in bytes of payload.
+    :param max_message_size: in bytes of payload; None for no limit.
     :param deflate: permessage-deflate, if that was agreed on.
     """
 
     __slots__ = (
         "_borrowed", "_buffer", "_compressed", "_decoder", "_end", "_fin", "_fragments", "_left",
         "_mask", "_max_message_size", "_message_number", "_must_mask", "_number", "_opcode",
-        "_position", "_rest_number", "deflate", "has_news", "is_client", "state",
+        "_position", "_rest_number", "deflate", "has_news", "interrupted", "is_client", "state",
     )
 
     def __init__(
-        self, client: bool, max_message_size: int, deflate: PerMessageDeflate | None = None
+        self, client: bool, max_message_size: int | None,
+        deflate: PerMessageDeflate | None = None,
     ) -> None:
         #: Which side this is.
         self.is_client = client
         self.state = State.OPEN
         #: Whether there is output, a Pong or another state to look at; the caller resets it.
         self.has_news = False
+        #: Whether next_message() returned None before the end of the input, after MAX_STEPS frames;
+        #: the caller resets it, lets the other connections run, and calls next_message() again.
+        self.interrupted = False
         #: permessage-deflate, if that was agreed on.
         self.deflate = deflate
         self._must_mask = 0 if client else _MASKED
-        self._max_message_size = max_message_size
+        self._max_message_size = limit_of(max_message_size)
         # Input: the bytes from _position to _end of _buffer.
         self._buffer: bytes | bytearray = b""
         self._borrowed = False
@@ -193,12 +208,16 @@ class FrameReader:
     def next_message(self) -> str | bytes | None:
         """Parse the input up to the end of the next message and return it.
 
-        ``None`` means that there is none yet, or that the connection is no longer open: then
-        messages are passed over in search of the peer's Close frame.
+        ``None`` means that there is none yet, that the connection is no longer open (messages are
+        then skipped in search of the peer's Close frame), or that :attr:`interrupted` is set.
+
+        After an exception, such as MemoryError, the state is CLOSED and the input is discarded: the
+        next byte may be anywhere inside of a frame.
         """
         buffer = self._buffer
         end = self._end
         must_mask = self._must_mask
+        steps = 0
         try:
             while (position := self._position) < end:
                 if self._left:
@@ -235,6 +254,10 @@ class FrameReader:
                         return message
                     if self._position == position or self.state is _CLOSED:
                         return None
+                    steps += 1
+                    if steps == MAX_STEPS:
+                        self._interrupt()
+                        return None
                     continue
                 self._position = stop
                 payload: bytes | bytearray = buffer[start:stop]
@@ -250,11 +273,23 @@ class FrameReader:
                 message = str(payload, "utf-8") if first == _FIN_TEXT else bytes(payload)
                 if self.state is _OPEN:
                     return message
+                steps += 1
+                if steps == MAX_STEPS:
+                    self._interrupt()
+                    return None
         except UnicodeDecodeError:
             self._fail(InvalidPayload("text that is not UTF-8"))
         except ProtocolError as problem:
             self._fail(problem)
+        except BaseException:
+            self.connection_lost()
+            raise
         return None
+
+    def _interrupt(self) -> None:
+        """Note that there may be more to parse."""
+        if self._position < self._end:
+            self.interrupted = self.has_news = True
 
     def _check_header(self, first: int, size: int) -> None:
         """RFC 6455 section 5.2: reserved bits and opcodes; 5.4 and 5.5: fragmentation, control."""
@@ -346,20 +381,29 @@ class FrameReader:
             self._fragments += piece
         if self._left or not self._fin:
             return None
-        message: str | bytes
         if self._decoder is not None:
             self._decoder.decode(b"", True)
-            message = self._fragments.decode()
-        else:
-            message = bytes(self._fragments)
-            if self._compressed and self.deflate is not None:
-                message = self.deflate.decompress(message, self._max_message_size)
-                if self._opcode == _TEXT:
-                    message = message.decode()
+        # After our own Close frame messages are discarded: they are not inflated any more.
+        message = self._assemble() if self.state is _OPEN else None
         self._opcode = 0
         self._decoder = None
         self._fragments = bytearray()
         return message
+
+    def _assemble(self) -> str | bytes:
+        """The message whose last fragment is there."""
+        if self._decoder is not None:
+            return self._fragments.decode()
+        message = bytes(self._fragments)
+        if self._compressed and self.deflate is not None:
+            message = self.deflate.decompress(message, self._max_message_size)
+            if self._opcode == _TEXT:
+                return message.decode()
+        return message
+
+    def connection_lost(self) -> None:
+        """The connection has ended without a Close frame."""
+        raise NotImplementedError
 
     def _control(self, opcode: int, payload: bytes) -> None:
         """Take a control frame."""

@@ -55,6 +55,13 @@ static Py_ssize_t direct_send(int fd, struct iovec *parts, int count)
 static int would_block(void) { return errno == EAGAIN || errno == EWOULDBLOCK; }
 #endif
 
+/* The descriptor of a Python socket, -1 once that is closed. CPython's socket objects begin with
+   it; the caller compares the answer with fileno() before it relies on that. */
+static int descriptor_of(PyObject *sock)
+{
+    return *(int *)((char *)sock + sizeof(PyObject));
+}
+
 /* ------------------------------------------------------------------ masks, RFC 6455 section 5.3 */
 
 #define HIGH_BITS 0x8080808080808080u
@@ -232,11 +239,12 @@ static int poll_open(void) { return epoll_create1(EPOLL_CLOEXEC); }
 
 static void poll_close(int set) { close(set); }
 
-static int poll_add(int set, int fd, void *owner)
+/* The label comes back from poll_ready(). */
+static int poll_add(int set, int fd, uint64_t label)
 {
     struct epoll_event event;
     event.events = EPOLLIN;
-    event.data.ptr = owner;
+    event.data.u64 = label;
     return epoll_ctl(set, EPOLL_CTL_ADD, fd, &event);
 }
 
@@ -246,21 +254,21 @@ static void poll_remove(int set, int fd)
     epoll_ctl(set, EPOLL_CTL_DEL, fd, &event);
 }
 
-/* The owners of those that can be read now; returns how many, never waits. */
-static int poll_ready(int set, void **owners)
+/* The labels of those that can be read now; returns how many, never waits. */
+static int poll_ready(int set, uint64_t *labels)
 {
     struct epoll_event events[MAX_READY];
     int i, count = epoll_wait(set, events, MAX_READY, 0);
     for (i = 0; i < count; i++)
-        owners[i] = events[i].data.ptr;
+        labels[i] = events[i].data.u64;
     return count;
 }
 #else
 static int poll_open(void) { return -1; }
 static void poll_close(int set) { (void)set; }
-static int poll_add(int set, int fd, void *owner) { return -1; }
+static int poll_add(int set, int fd, uint64_t label) { return -1; }
 static void poll_remove(int set, int fd) { (void)set; }
-static int poll_ready(int set, void **owners) { return 0; }
+static int poll_ready(int set, uint64_t *labels) { return 0; }
 #endif
 
 /* Have a cache line ready for later. */

@@ -63,10 +63,12 @@ _SLICE = 0.001
 class _Shared:
     """What the connections of one hub share: only one of them is dispatched at a time."""
 
-    __slots__ = ("buffer", "cork", "cork_size", "deadline", "dispatched")
+    __slots__ = ("buffer", "connections", "cork", "cork_size", "deadline", "dispatched")
 
     def __init__(self) -> None:
         self.buffer = bytearray(_BUFFER_SIZE)
+        #: Those that are attached, by descriptor.
+        self.connections: dict[int, Transport] = {}
         #: The connection whose greenlet runs on behalf of the watcher's callback.
         self.dispatched: Transport | None = None
         #: When its greenlet has to let the loop run.
@@ -104,10 +106,10 @@ class Transport:
     """The hot half of :class:`~geventws.connection.Connection`."""
 
     __slots__ = (
-        "_attached", "_end_told", "_heard", "_hub", "_is_tls", "_max_send_buffer", "_opened",
-        "_out", "_out_size", "_paused", "_protocol", "_queue", "_raw", "_reader", "_ready",
-        "_receives", "_recv_into", "_resuming", "_send", "_shared", "_sock", "_thread", "_totals",
-        "_waiter",
+        "_attached", "_descriptor", "_end_told", "_heard", "_hub", "_is_tls", "_max_send_buffer",
+        "_opened", "_out", "_out_size", "_paused", "_protocol", "_queue", "_raw", "_reader",
+        "_ready", "_receives", "_recv_into", "_resuming", "_send", "_shared", "_sock", "_thread",
+        "_totals", "_waiter", "_written",
     )
 
     _totals: Counters
@@ -150,10 +152,18 @@ class Transport:
         self._heard = False
         self._out: deque[bytes | memoryview] | None = None
         self._out_size = 0
+        #: How many bytes were handed to the kernel, or wait for it to have room.
+        self._written = 0
         self._opened = True
         #: Until it is stopped for good.
         self._attached = True
-        self._reader: Any = hub.loop.io(sock.fileno(), _READ)
+        self._descriptor = sock.fileno()
+        former = shared.connections.get(self._descriptor)
+        if former is not None:
+            # Somebody else has closed the descriptor of that one, and the system gave it out again.
+            former._disown()
+        shared.connections[self._descriptor] = self
+        self._reader: Any = hub.loop.io(self._descriptor, _READ)
         self._start_reading()
 
     def _start_reading(self) -> None:
@@ -167,6 +177,9 @@ class Transport:
         """Let go of the descriptor."""
         self._attached = False
         self._reader.close()
+        connections = self._shared.connections
+        if connections.get(self._descriptor) is self:
+            del connections[self._descriptor]
 
     # -------------------------------------------------------------- receiving
 
@@ -181,10 +194,14 @@ class Transport:
         :raises TimeoutError: when no message came in time.
         :raises ConnectionClosed: when the end has been returned already.
         :raises gevent.exceptions.ConcurrentObjectUseError: when another greenlet is receiving.
+        :raises gevent.exceptions.BlockingSwitchOutError: in a callback of the event loop, which
+            must not wait.
         :raises RuntimeError: in another thread than the view's, where it cannot wait.
         """
         if timeout is not None:
             return self._receive_within(timeout)
+        if get_ident() != self._thread:
+            raise RuntimeError(NOT_HERE)
         if not self._opened:
             self._open()
         protocol = self._protocol
@@ -214,8 +231,6 @@ class Transport:
             return None
         if self._waiter is not None:
             raise ConcurrentObjectUseError("another greenlet is receiving from this WebSocket")
-        if get_ident() != self._thread:
-            raise RuntimeError(NOT_HERE)
         self._waiter = getcurrent()
         self._receives = True
         try:
@@ -250,10 +265,10 @@ class Transport:
     ) -> None:
         """Send one message: ``str`` as text, bytes-like as binary.
 
-        Returns when the message is on its way: in the kernel, or in a buffer of at most
-        ``max_send_buffer`` bytes. While that is full, because the peer does not read, blocks for
-        up to ``send_timeout`` seconds; then the connection is dropped (1011). Messages are never
-        torn or mixed, whichever greenlets send them. Bytes are copied: a buffer may be used again
+        Returns when the message is in the kernel, or in a buffer that holds less than
+        ``max_send_buffer`` bytes. While the buffer holds more, blocks as long as the peer reads;
+        when the peer has not read anything for ``send_timeout`` seconds, the connection is dropped
+        (1011). Messages are never torn or mixed, whichever greenlets send them. Bytes are copied: a buffer may be used again
         at once. In another thread than the view's it does the same, and blocks that thread until
         the hub of the view's has sent the message.
 
@@ -284,6 +299,8 @@ class Transport:
             self._wait_for_room()
         self._totals.messages_sent += 1
         self._transmit(protocol.encode_message(opcode, payload, compress))
+        if self._out_size >= self._max_send_buffer:
+            self._wait_for_room()
         if protocol.state is _CLOSED:
             raise self._closed_error()
 
@@ -316,10 +333,8 @@ class Transport:
 
     def _flush_cork(self) -> None:
         shared = self._shared
-        frames = b"".join(shared.cork)
-        shared.cork.clear()
-        shared.cork_size = 0
-        self._write(frames)
+        cork, shared.cork, shared.cork_size = shared.cork, [], 0
+        self._write(b"".join(cork))
 
     def _write(self, data: bytes) -> None:
         """Write behind what is waiting; what the kernel does not take waits.
@@ -329,6 +344,7 @@ class Transport:
         if not self._attached:
             return
         self._totals.bytes_sent += len(data)
+        self._written += len(data)
         if self._out:
             self._queue_output(data)
             return
@@ -347,6 +363,14 @@ class Transport:
     def _on_readable(self) -> None:
         if self._resuming:
             return  # older input goes first; it is next in the loop
+        try:
+            self._read()
+        except BaseException:
+            self._abort()
+            raise
+
+    def _read(self) -> None:
+        """Read once, and dispatch what has come."""
         shared = self._shared
         try:
             size = self._recv_into(shared.buffer)
@@ -358,7 +382,7 @@ class Transport:
             self._lost()
             return
         if not size:
-            self._lost()
+            self._receive_eof()
             return
         self._heard = True
         self._totals.bytes_received += size
@@ -422,7 +446,10 @@ class Transport:
         def _fill_queue(self) -> None: ...
         def _after_input(self) -> None: ...
         def _resume_later(self) -> None: ...
+        def _receive_eof(self) -> None: ...
         def _lost(self) -> None: ...
+        def _abort(self) -> None: ...
+        def _disown(self) -> None: ...
 
 
 def fan_out(

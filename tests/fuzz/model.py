@@ -5,6 +5,8 @@ What a connection must make of a stream of bytes, to compare both cores with.
 import itertools
 from typing import NamedTuple
 
+#: How many Pings of those that came at once are answered.
+MOST_PONGS = 16
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
 
@@ -18,7 +20,8 @@ class Failure(Exception):
 
 class Outcome(NamedTuple):
     messages: list
-    #: What was answered by itself: ("pong", payload) and ("close", code).
+    #: What was answered by itself: ("pong", payload) and ("close", code, reason); the reason is None
+    #: where it may be any.
     answers: list
     is_closed: bool
     close_code: int | None
@@ -36,6 +39,7 @@ class Model:
         self.payload = b""
         self.messages = []
         self.answers = []
+        self.pings = []
         self.is_closing = False
         self.is_closed = False
         self.close_code = None
@@ -51,18 +55,28 @@ class Model:
         if not self.is_closing and not self.is_closed:
             self.is_closing = True
             self.close_code = code
-            self.answers.append(("close", code))
+            self.answers.append(("close", code, ""))
 
     def advance(self, stream: bytes) -> None:
         """Take what is complete of all bytes so far, and find what is wrong with the rest."""
         try:
-            while not self.is_closed and self.take_frame(stream):
-                pass
+            self.take_frames(stream)
         except Failure as failure:
+            self.answer_pings()
             self.is_closed = True
             if not self.is_closing:
                 self.close_code = self.fault = failure.code
-                self.answers.append(("close", failure.code))
+                self.answers.append(("close", failure.code, None))
+        self.answer_pings()
+
+    def take_frames(self, stream: bytes) -> None:
+        while not self.is_closed and self.take_frame(stream):
+            pass
+
+    def answer_pings(self) -> None:
+        """Those that came at once: only the latest need an answer (section 5.5.3)."""
+        self.answers += [("pong", payload) for payload in self.pings[-MOST_PONGS:]]
+        self.pings = []
 
     def take_frame(self, stream: bytes) -> bool:
         rest = stream[self.position:]
@@ -128,7 +142,7 @@ class Model:
 
     def control(self, opcode: int, payload: bytes) -> None:
         if opcode == PING and not self.is_closing:
-            self.answers.append(("pong", payload))
+            self.pings.append(payload)
         if opcode != CLOSE:
             return
         if len(payload) == 1:
@@ -139,13 +153,14 @@ class Model:
         ):
             raise Failure(1002)
         try:
-            payload[2:].decode()
+            reason = payload[2:].decode()
         except UnicodeDecodeError:
             raise Failure(1007) from None
         self.is_closed = True
         if not self.is_closing:
             self.close_code = code
-            self.answers.append(("close", code))
+            self.answer_pings()
+            self.answers.append(("close", code, reason))
 
 
 def could_become_utf8(data: bytes) -> bool:

@@ -43,8 +43,10 @@ class Run:
             protocol.borrow(self.shared, len(piece))
         else:
             protocol.receive_data(piece)
-        while (message := protocol.next_message()) is not None:
-            self.messages.append(message)
+        while (message := protocol.next_message()) is not None or protocol.interrupted:
+            protocol.interrupted = False
+            if message is not None:
+                self.messages.append(message)
         if borrowed:
             protocol.keep()
             self.shared[:len(piece)] = b"\xAA" * len(piece)
@@ -76,13 +78,13 @@ class Run:
         protocol = self.protocol
         fault = protocol.error.close_code if protocol.error else None
         return Outcome(
-            self.messages, answers_of(self.sent, protocol.is_client),
+            self.messages, answers_of(self.sent, protocol.is_client, fault),
             protocol.state is State.CLOSED, protocol.close_code, fault,
         )
 
 
-def answers_of(sent: bytes, masked: bool) -> list:
-    """The control frames that were sent; there are no others."""
+def answers_of(sent: bytes, masked: bool, fault: int | None) -> list:
+    """The control frames that were sent, as the model has them; there are no others."""
     answers = []
     while sent:
         first, size = sent[0], sent[1] & 0x7F
@@ -94,7 +96,8 @@ def answers_of(sent: bytes, masked: bool) -> list:
         if first == 0x8A:
             answers.append(("pong", payload))
         else:
-            answers.append(("close", int.from_bytes(payload[:2], "big") if payload else 1005))
+            code = int.from_bytes(payload[:2], "big") if payload else 1005
+            answers.append(("close", code, None if code == fault else payload[2:].decode()))
         sent = sent[start + size:]
     return answers
 
