@@ -57,7 +57,7 @@ def websocket(callback: Callable[..., Any]) -> Callable[..., Any]:
         except ConnectionClosed:
             if not ws._is_over:
                 raise  # from another connection: a fault
-        return None if ws._opened else result
+        return result if not ws._opened or ws._accepted_late else None
 
     return view
 

@@ -154,8 +154,10 @@ class Sockets:
             except ConnectionClosed:
                 if not ws._is_over:
                     raise  # from another connection: a fault
+            if response is not None and (not ws._opened or ws._accepted_late):
+                return response
             # Once it is a WebSocket, what matters of a response is that Flask gets one.
-            return current_app.response_class() if ws._opened or response is None else response
+            return current_app.response_class()
 
         return socket_view
 

@@ -104,10 +104,13 @@ def serve(
     environ[WEBSOCKET] = ws
     environ[WEBSOCKET_VERSION] = ws.version
     websockets.add(ws)
+    ws._expect_answer()
     try:
         return _Exchange(ws).run(application)
     finally:
         ws._view = None
+        # Whatever has ended the view: from here on the descriptor is the server's.
+        ws._drop()
         websockets.discard(ws)
         # The two refer to each other; without this their memory waits for the collector.
         environ.pop(WEBSOCKET, None)
@@ -143,12 +146,12 @@ class _Exchange:
                 _close(result)
                 raise
         except ConnectionClosed:
+            if not self.is_accepted and not ws._left:
+                raise
             if ws._left:
                 return []
-            if not ws._opened:
-                raise
         except Exception:
-            if not ws._opened:
+            if not self.is_accepted:
                 raise
             logger.exception(
                 "Exception in the view of %s [%s]", printable(ws.path), ws.id,
@@ -174,11 +177,19 @@ class _Exchange:
         self.status = status
         self.headers = headers
         self.exc_info = exc_info
+        if status[:1] != "2" and not self.ws._opened:
+            self.ws._sweeper.remove(self.ws)  # it is an answer
         return self.write
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the ``101`` has been sent; blocks while another greenlet sends it."""
+        self.ws._wait_while_accepting()
+        return self.ws._opened
 
     def write(self, data: bytes) -> None:
         """What start_response() returns, PEP 3333."""
-        if not self.ws._opened:
+        if not self.is_accepted:
             self.respond()(data)
 
     def respond(self) -> Callable[[bytes], object]:
@@ -196,12 +207,12 @@ class _Exchange:
 
         A view may be a generator: it runs only here.
         """
-        if hasattr(result, "__len__") and not self.ws._opened and self.status:
+        if hasattr(result, "__len__") and self.status and not self.is_accepted:
             self.respond()
             return result  # as it is: the server sees how long it is
         chunks = iter(result)
         first = next((chunk for chunk in chunks if chunk), b"")
-        if not self.ws._opened and self.status:
+        if self.status and not self.is_accepted:
             self.respond()
             return _Body(first, chunks, result)
         for _ in chunks:
@@ -212,9 +223,8 @@ class _Exchange:
     def finish(self) -> None:
         """The view is done, and the conversation with it."""
         ws = self.ws
-        failed = self.status[:1] == "5"  # a framework has caught and logged the exception
         try:
-            ws.close(CloseCode.INTERNAL_ERROR if failed else CloseCode.NORMAL_CLOSURE)
+            ws.close(self.close_code())
         except ConnectionClosed:
             return  # the client has gone before it was accepted
         complaint = ws._complaint
@@ -223,6 +233,23 @@ class _Exchange:
                 logging.INFO, "%s %s [%s]", _peer(ws.environ), complaint, ws.id,
                 extra={"connection_id": ws.id},
             )
+
+
+    def close_code(self) -> CloseCode:
+        """What the status that the view has given means for an open WebSocket."""
+        ws = self.ws
+        if self.status[:1] == "5":
+            return CloseCode.INTERNAL_ERROR  # a framework has caught and logged the exception
+        if ws._accepted_late and self.status[:1] in {"3", "4"}:
+            peers.log(
+                logging.WARNING,
+                "The view of %s answered %s after its WebSocket had been accepted, since it took"
+                " more than %g seconds (accept_after): closed with 1008 [%s]",
+                printable(ws.path), printable(self.status), ws._options.accept_after, ws.id,
+                extra={"connection_id": ws.id},
+            )
+            return CloseCode.POLICY_VIOLATION
+        return CloseCode.NORMAL_CLOSURE
 
 
 class _Body:

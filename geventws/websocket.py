@@ -2,18 +2,22 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable
 from os import urandom
 from typing import TYPE_CHECKING, Any
 
-from gevent import getcurrent
+from gevent import getcurrent, spawn
+from gevent.event import Event
 
 from . import handshake
 from .connection import Connection
 from .exceptions import ConnectionClosed, WebSocketError
 from .frames import CloseCode
+from .logs import logger, peers, printable
 from .permessage_deflate import Deflate, PerMessageDeflate
 from .protocol import Protocol
+from .sweeper import sweeper_of
 from .threads import call_in_hub, get_ident
 
 if TYPE_CHECKING:
@@ -30,7 +34,9 @@ class WebSocket(Connection):
 
     The opening handshake waits for the view: the ``101`` goes out at the first :meth:`accept`,
     :meth:`receive`, :meth:`send`, :meth:`ping`, :meth:`close`, iteration, or look at
-    :attr:`closed`. Until then the view may answer like any other, with a 401 or a redirect.
+    :attr:`closed`. Until then the view may answer like any other, with a 401 or a redirect. When
+    the view has done neither for ``accept_after`` seconds, the ``101`` goes out by itself; a
+    refusal after that closes the WebSocket with 1008.
 
     Any number of greenlets may send; one at a time may receive. "Blocks" means that the greenlet
     waits and others run. :meth:`send`, :meth:`ping` and :meth:`close` may be called in any thread,
@@ -39,8 +45,8 @@ class WebSocket(Connection):
     """
 
     __slots__ = (
-        "__dict__", "_environ", "_extensions", "_host", "_id", "_left", "_more_headers",
-        "_refused", "_subprotocol", "_view",
+        "__dict__", "_accepted_late", "_accepting", "_environ", "_extensions", "_host", "_id",
+        "_left", "_more_headers", "_refused", "_subprotocol", "_view",
     )
 
     def __init__(
@@ -54,6 +60,12 @@ class WebSocket(Connection):
         self._refused: str | None = None
         self._left = False
         self._id = ""
+        #: While a greenlet sends the 101: what the others wait for.
+        self._accepting: Event | None = None
+        #: Whether the 101 has been sent because the view did not answer in time.
+        self._accepted_late = False
+        self._sweeper = sweeper_of(self._hub)
+        self._due = 0
         #: The greenlet of the view, until it is done.
         self._view: Any = getcurrent()
         #: Asked by the 101 for headers that a framework has gathered until then: its cookies.
@@ -85,10 +97,25 @@ class WebSocket(Connection):
         if get_ident() != self._thread:
             call_in_hub(self._hub, self.accept, subprotocol, headers, compression)
             return
+        self._wait_while_accepting()
         if self._opened:
             raise WebSocketError("the WebSocket has been accepted already")
+        if self._left:
+            raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE)
         if self._refused is not None:
             raise WebSocketError(f"the request has been answered already: {self._refused}")
+        accepting = self._accepting = Event()
+        try:
+            self._switch_protocols(subprotocol, headers, compression)
+        finally:
+            self._accepting = None
+            accepting.set()
+
+    def _switch_protocols(
+        self, subprotocol: str | None, headers: Iterable[tuple[str, str]],
+        compression: bool | Deflate | None,
+    ) -> None:
+        """Send the ``101``, and take the connection over."""
         if subprotocol is None:
             subprotocol = handshake.choose_subprotocol(
                 self.requested_subprotocols, self._options.subprotocols
@@ -107,23 +134,75 @@ class WebSocket(Connection):
         )
         try:
             sock, early = self._host.switch_protocols(answer)
-        except OSError as problem:
+        except BaseException as problem:
+            # A part of the 101 may be out: whatever it was, there is no connection any more.
             self._refused = "the client has gone"
             self._left = True
-            raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE) from problem
+            if isinstance(problem, OSError):
+                raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE) from problem
+            raise
+        self._sweeper.remove(self)
         self._more_headers = None
         del self._host  # most of it is of no use any more, for hours
         self._subprotocol = subprotocol
         self._extensions = extensions
         self._attach(sock, protocol, early)
 
+    def _wait_while_accepting(self) -> None:
+        """Block while another greenlet sends the ``101``."""
+        while self._accepting is not None:
+            self._accepting.wait()
+
     def _open(self) -> None:
-        self.accept()
+        self._wait_while_accepting()
+        if not self._opened:
+            self.accept()
 
     def _refuse(self, status: str) -> None:
         """Note that the view answers with HTTP; every later use raises."""
         self._refused = status
         self._totals.refused[int(status[:3])] += 1
+        self._sweeper.remove(self)
+
+    # ------------------------------------------------- a view that does not answer
+
+    def _expect_answer(self) -> None:
+        """Send the ``101`` if the view neither accepts nor refuses in time."""
+        if self._options.accept_after is not None:
+            self._sweeper.add(self, self._options.accept_after)
+
+    def _check(self) -> float | None:
+        if self._opened:
+            return super()._check()
+        spawn(self._accept_late)
+        return None
+
+    def _accept_late(self) -> None:
+        if self._opened or self._accepting is not None or self._refused is not None:
+            return
+        peers.log(
+            logging.WARNING,
+            "The view of %s has not answered for %g seconds: its WebSocket is accepted now. Call"
+            " ws.accept() in the view, or set the option accept_after [%s]",
+            printable(self.path), self._options.accept_after, self.id,
+            extra={"connection_id": self.id},
+        )
+        self._accepted_late = True
+        try:
+            self.accept()
+        except ConnectionClosed:
+            pass  # the client has gone; the view learns it at its first use of the WebSocket
+        except Exception:
+            logger.exception("The WebSocket of %s cannot be accepted", printable(self.path))
+
+    def _abandon(self) -> None:
+        if self._opened:
+            super()._abandon()
+
+    def _drop(self) -> None:
+        if not self._opened:
+            self._sweeper.remove(self)
+        super()._drop()
 
     @property
     def _is_over(self) -> bool:
