@@ -17,6 +17,7 @@ from .handshake import Headers
 from .options import Options
 from .permessage_deflate import PerMessageDeflate
 from .protocol import Protocol
+from .threads import is_running
 
 #: The longest head of a response, and the most of a refusal's body, in bytes.
 _MAX_HEAD = 64 << 10
@@ -124,7 +125,10 @@ class ClientWebSocket(Connection):
 
     def _lost(self) -> None:
         super()._lost()
-        self._sock.close()
+        if is_running(self._hub):
+            self._sock.close()
+        else:
+            self._sock._sock.close()  # the gevent socket would notify its loop
 
 
 T = TypeVar("T", bound=ClientWebSocket)

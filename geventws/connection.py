@@ -655,13 +655,13 @@ class Connection(Transport):
 
     def _stop(self) -> None:
         """Let go of the loop, so that nothing here meets the descriptor's next owner."""
-        if not self._attached:
-            return
-        self._detach()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-        self._stop_hangup_timer()
+        if self._attached:
+            self._detach()
+        if is_running(self._hub):
+            self._stop_hangup_timer()
+            if self._writer is not None:
+                self._writer.close()
+        self._writer = None
         self._sweeper.remove(self)
         self._out = None
         self._out_size = 0

@@ -109,11 +109,13 @@ def serve(
         return _Exchange(ws).run(application)
     finally:
         ws._view = None
-        # Whatever has ended the view: from here on the descriptor is the server's.
-        ws._drop()
-        websockets.discard(ws)
         # The two refer to each other; without this their memory waits for the collector.
         environ.pop(WEBSOCKET, None)
+        try:
+            websockets.discard(ws)
+        finally:
+            # Whatever has ended the view: from here on the descriptor is the server's.
+            ws._drop()
 
 
 def _check_capacity(websockets: OpenWebSockets, options: Options) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
 
 from .memory import release_memory
+from .threads import call_in_child, is_running
 
 if TYPE_CHECKING:
     from gevent.hub import Hub
@@ -111,8 +112,9 @@ def sweeper_of(hub: Hub) -> Sweeper:
 
 
 def _after_fork() -> None:
-    for sweeper in list(_by_hub.values()):
-        sweeper.abandon()
+    for hub, sweeper in list(_by_hub.items()):
+        if is_running(hub):
+            call_in_child(hub, sweeper.abandon)
 
 
 if hasattr(os, "register_at_fork"):

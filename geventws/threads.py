@@ -27,6 +27,18 @@ def is_running(hub: Hub) -> bool:
     return hub.loop is not None and not hub.dead
 
 
+def call_in_child(hub: Hub, function: Callable[[], object]) -> None:
+    """Call a function that stops watchers, in a child process that has just been forked.
+
+    libuv takes a watcher that stops out of its epoll set at once, and that set is still shared with
+    the parent. Its loop has a set of its own when it runs next.
+    """
+    if "libuv" in type(hub.loop).__module__:
+        hub.loop.run_callback(function)
+    else:
+        function()
+
+
 def call_in_hub(hub: Hub, function: Callable[..., Result], *arguments: Any) -> Result:
     """Call a function in a greenlet of another thread's hub; blocks this thread until it is done.
 

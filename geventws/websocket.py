@@ -132,8 +132,10 @@ class WebSocket(Connection):
             max_message_size=options.max_message_size,
             deflate=PerMessageDeflate.of(agreement, deflate, client=False),
         )
+        self._sweeper.remove(self)
         try:
             sock, early = self._host.switch_protocols(answer)
+            self._attach(sock, protocol, early)
         except BaseException as problem:
             # A part of the 101 may be out: whatever it was, there is no connection any more.
             self._refused = "the client has gone"
@@ -141,12 +143,10 @@ class WebSocket(Connection):
             if isinstance(problem, OSError):
                 raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE) from problem
             raise
-        self._sweeper.remove(self)
         self._more_headers = None
         del self._host  # most of it is of no use any more, for hours
         self._subprotocol = subprotocol
         self._extensions = extensions
-        self._attach(sock, protocol, early)
 
     def _wait_while_accepting(self) -> None:
         """Block while another greenlet sends the ``101``."""

@@ -9,14 +9,14 @@ PACKAGE = Path(__file__).parents[1] / "geventws"
 #: From the bottom up; modules of one line may import each other.
 LAYERS = [
     {"exceptions", "memory"},
-    {"frames", "headers", "logs", "request", "sweeper"},
+    {"frames", "headers", "logs", "request"},
     {"deflate"},
     {"permessage_deflate"},
     {"options"},
     {"handshake", "_core.reader"},
     {"client_handshake"},
-    {"threads"},
-    {"_core.transport"},
+    {"progress", "threads"},
+    {"_core.transport", "sweeper"},
     {"_core"},
     {"protocol", "totals"},
     {"connection"},

@@ -16,6 +16,7 @@ What differs, and why:
 """
 import os
 import sys
+from errno import EBADF
 from weakref import WeakKeyDictionary
 
 from cpython.buffer cimport PyBuffer_FillInfo, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -33,7 +34,7 @@ from geventws._core.reader import MAX_STEPS, compression_overhead, limit_of
 from geventws._core.transport import NOT_HERE, WOULD_BLOCK, _message, drop_watchers
 from geventws.exceptions import InvalidPayload, MessageTooBig, ProtocolError
 from geventws.frames import State
-from geventws.threads import call_in_hub
+from geventws.threads import call_in_child, call_in_hub, is_running
 
 
 cdef extern from "Python.h":
@@ -656,7 +657,7 @@ cdef class Shared:
         cdef PyObject** connections
         cdef int fd = connection.descriptor
         if fd < 0:
-            raise ValueError("the socket is closed")
+            raise OSError(EBADF, "the socket is closed")
         if fd >= self.capacity:
             capacity = 2 * fd + 64
             connections = <PyObject**>PyMem_Realloc(self.connections, capacity * sizeof(PyObject*))
@@ -737,10 +738,17 @@ cdef class Shared:
                 continue
             try:
                 connection.on_readable()
-            except BaseException:  # a fault of ours; the others must not suffer for it
-                connection._hub.handle_error(connection, *sys.exc_info())
+            except BaseException:
+                self.report(connection)
         if is_out_of_date:
             self.renew()
+
+    cdef void report(self, Transport connection) noexcept:
+        """Report the exception that is handled as gevent does; never raises.
+
+        gevent would stop the watcher, and all connections of the hub would be deaf.
+        """
+        connection._hub.handle_error(connection, *sys.exc_info())
 
     cdef int renew(self) except -1:
         """Watch all connections anew.
@@ -765,20 +773,20 @@ cdef class Shared:
                 (<Transport>connection)._disown()  # its descriptor was closed
         return 0
 
-    cdef int abandon(self) except -1:
+    def abandon(self):
         """In a child process: the set is the parent's, and so are the connections in it."""
         self.close_watcher()
         poll_close(self.set)
         self.set = -1
-        return 0
 
 
 cdef object shared_by_hub = WeakKeyDictionary()
 
 
 def _after_fork():
-    for shared in shared_by_hub.values():
-        (<Shared>shared).abandon()
+    for hub, shared in list(shared_by_hub.items()):
+        if is_running(hub):
+            call_in_child(hub, shared.abandon)
     shared_by_hub.clear()
 
 
@@ -887,10 +895,11 @@ cdef class Transport:
 
     def _detach(self):
         self._attached = False
-        self._stop_reading()
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        if is_running(self._hub):
+            self._stop_reading()
+            if self._reader is not None:
+                self._reader.close()
+        self._reader = None
         self._shared.detach(self)
 
     cdef bint has_socket(self) noexcept:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from errno import EBADF
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -33,7 +34,7 @@ from gevent.ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
 
 from ..exceptions import ConnectionClosed
 from ..frames import Opcode, State
-from ..threads import call_in_hub, get_ident
+from ..threads import call_in_hub, get_ident, is_running
 
 if TYPE_CHECKING:
     from gevent.hub import Hub
@@ -154,10 +155,12 @@ class Transport:
         self._out_size = 0
         #: How many bytes were handed to the kernel, or wait for it to have room.
         self._written = 0
+        self._descriptor = sock.fileno()
+        if self._descriptor < 0:
+            raise OSError(EBADF, "the socket is closed")
         self._opened = True
         #: Until it is stopped for good.
         self._attached = True
-        self._descriptor = sock.fileno()
         former = shared.connections.get(self._descriptor)
         if former is not None:
             # Somebody else has closed the descriptor of that one, and the system gave it out again.
@@ -176,7 +179,8 @@ class Transport:
     def _detach(self) -> None:
         """Let go of the descriptor."""
         self._attached = False
-        self._reader.close()
+        if is_running(self._hub):
+            self._reader.close()
         connections = self._shared.connections
         if connections.get(self._descriptor) is self:
             del connections[self._descriptor]
