@@ -247,6 +247,8 @@ def test_a_websocket_ends_though_the_log_of_its_views_fault_is_interrupted(serve
 def test_a_descriptor_that_somebody_else_closes_is_not_touched_any_more(
     serve, duplicate, by_python
 ):
+    if not by_python and geventws.__core__ == "python":
+        pytest.skip("libev ends the process when a descriptor that it watches is closed")
     closed = Event()
     ended = Event()
 

@@ -1,6 +1,9 @@
 """A process that is forked while WebSockets are open."""
+import os
 import subprocess
 import sys
+
+import pytest
 
 PROGRAM = """
 import os
@@ -33,8 +36,10 @@ print("both went on")
 """
 
 
-def test_a_child_process_takes_no_message_from_its_parent():
+@pytest.mark.parametrize("loop", ["libev-cext", "libuv-cffi"])
+def test_a_child_process_takes_no_message_from_its_parent(loop):
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "GEVENT_LOOP": loop},
     )
     assert (done.stdout, done.stderr) == ("both went on\n", "")
