@@ -18,7 +18,7 @@ from gevent.event import Event
 from gevent.monkey import get_original
 from gevent.timeout import Timeout
 
-from ._core import WOULD_BLOCK, Transport
+from ._core import MAX_RECORD, WOULD_BLOCK, Transport
 from .exceptions import ConnectionClosed
 from .frames import MAX_CONTROL_PAYLOAD, CloseCode, Opcode, State
 from .progress import unacknowledged
@@ -283,8 +283,9 @@ class Connection(Transport):
         try:
             while self._out:
                 if self._is_tls:
-                    # OpenSSL wants to see the same bytes again after it refused them.
-                    sent = self._send(self._out[0])
+                    # OpenSSL wants to see the same bytes again after it refused them. Of more than
+                    # a record it would not tell how much it has sent.
+                    sent = self._send(memoryview(self._out[0])[:MAX_RECORD])
                 else:
                     vector = [self._out[i] for i in range(min(len(self._out), _MAX_VECTOR))]
                     sent = self._raw.sendmsg(vector)

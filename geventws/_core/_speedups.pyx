@@ -31,7 +31,7 @@ from gevent.exceptions import BlockingSwitchOutError, ConcurrentObjectUseError
 from gevent.ssl import SSLSocket
 
 from geventws._core.reader import MAX_STEPS, compression_overhead, limit_of
-from geventws._core.transport import NOT_HERE, WOULD_BLOCK, _message, drop_watchers
+from geventws._core.transport import MAX_RECORD, NOT_HERE, WOULD_BLOCK, _message, drop_watchers
 from geventws.exceptions import InvalidPayload, MessageTooBig, ProtocolError
 from geventws.frames import State
 from geventws.threads import call_in_child, call_in_hub, is_running
@@ -1190,6 +1190,10 @@ cdef class Transport:
 
     def _write(self, bytes data):
         """Write to a Python socket, when nothing is waiting: TLS, or a system without send(2)."""
+        if self._is_tls and len(data) > MAX_RECORD:
+            self._queue_output(data)
+            self._on_writable()
+            return
         try:
             sent = self._raw.send(data)
         except WOULD_BLOCK:

@@ -54,6 +54,8 @@ _BINARY = int(Opcode.BINARY)
 _READ = 1
 #: What a non-blocking socket raises; gevent's TLS sockets also return 0 from send().
 WOULD_BLOCK = (BlockingIOError, SSLWantReadError, SSLWantWriteError)
+#: What a TLS record carries at most, RFC 8446 section 5.1.
+MAX_RECORD = 16 << 10
 #: 256 KiB would cost fairness, 16 KiB throughput.
 _BUFFER_SIZE = 64 << 10
 _MAX_CORK = 64 << 10
@@ -352,6 +354,10 @@ class Transport:
         if self._out:
             self._queue_output(data)
             return
+        if self._is_tls and len(data) > MAX_RECORD:
+            self._queue_output(data)
+            self._on_writable()
+            return
         try:
             sent = self._send(data)
         except WOULD_BLOCK:
@@ -450,6 +456,7 @@ class Transport:
         def _fill_queue(self) -> None: ...
         def _after_input(self) -> None: ...
         def _resume_later(self) -> None: ...
+        def _on_writable(self) -> None: ...
         def _receive_eof(self) -> None: ...
         def _lost(self) -> None: ...
         def _abort(self) -> None: ...

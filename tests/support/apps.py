@@ -106,6 +106,14 @@ def accept(environ, start_response):
     return []
 
 
+def wait_then_send(environ, start_response):
+    """Waits for something else before the first use: longer than browsers and proxies like."""
+    ws = environ["wsgi.websocket"]
+    gevent.sleep(4)
+    ws.send("at last")
+    return []
+
+
 def plain(environ, start_response):
     start_response("200 OK", [*PLAIN, ("Content-Length", "5")])
     return [b"plain"]
@@ -140,6 +148,6 @@ VIEWS = {
     for view in (
         echo, refuse, redirect, refuse_in_pieces, refuse_by_write, untouched, crash, crash_early,
         framework_crash, close, leave, generator, never_receive, accept, plain, chunked, download,
-        upload, whoami,
+        upload, wait_then_send, whoami,
     )
 }
