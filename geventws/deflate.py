@@ -27,6 +27,8 @@ _TAIL = b"\x00\x00\xff\xff"
 _END = _TAIL + b"\x03\x00"
 #: No sender needs more than one final block a message; each costs us a decompressor.
 _MAX_FINAL_BLOCKS = 8
+#: How much of a message is inflated at a time: at most half a millisecond's work.
+_PIECE = 128 << 10
 #: As far as a message may refer back.
 _WINDOW = 1 << 15
 #: Up to this level ISA-L is used; who asks for a higher one wants zlib's ratio.
@@ -101,24 +103,97 @@ def _zlib_compressor(level: int, window_bits: int, memory_level: int) -> Any:
     return zlib.compressobj(level, zlib.DEFLATED, -max(window_bits, 9), memory_level)
 
 
-class Decompressor:
-    """Inflates messages that do not refer to each other."""
+class Inflation:
+    """A message that is being inflated, a piece at a time.
 
-    def decompress(self, payload: bytes, max_size: int) -> bytes:
-        """The message.
+    Inflating a megabyte takes four milliseconds where a kilobyte stands for it, and as long nobody
+    else would be served.
+
+    :param decompressor: of zlib.
+    :param payload: what is to be inflated, with the end that messages leave out.
+    :param max_size: of the message, in bytes.
+    :param keep: called at the end with the decompressor, for the messages that refer to this one;
+        without it the message must be a whole stream.
+    """
+
+    __slots__ = ("_blocks", "_decompressor", "_keep", "_max_size", "_pieces", "_rest", "_size")
+
+    def __init__(
+        self, decompressor: Any, payload: bytes, max_size: int,
+        keep: Callable[[Any], None] | None = None,
+    ) -> None:
+        self._decompressor = decompressor
+        self._rest = payload
+        self._max_size = max_size
+        self._keep = keep
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._blocks = 0
+
+    def advance(self) -> bytes | None:
+        """Inflate one piece; returns the whole message after the last one, else ``None``.
 
         :raises MessageTooBig: as soon as more than ``max_size`` bytes come out.
         :raises InvalidPayload: for what is no whole DEFLATE stream. RFC 7692 names no code; 1007
             is for "data within a message that was not consistent with the type of the message"
             (RFC 6455 section 7.4.1).
         """
-        decompressor, data = _inflate(zlib.decompressobj(-15), payload + _END, max_size)
-        if not decompressor.eof:
+        most = min(_PIECE, self._max_size + 1 - self._size)
+        try:
+            piece: bytes = self._decompressor.decompress(self._rest, most)
+        except zlib.error as problem:
+            raise InvalidPayload("a compressed message that cannot be inflated") from problem
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size > self._max_size:
+            raise MessageTooBig(f"a message of more than {self._max_size} bytes when inflated")
+        self._rest = self._decompressor.unconsumed_tail
+        if self._decompressor.eof and self._decompressor.unused_data:
+            self._begin_block()
+        elif self._decompressor.eof or len(piece) < most:
+            return self._finish()
+        return None
+
+    def _begin_block(self) -> None:
+        """Go on behind a final block in the message (section 7.2.3.4): zlib's stream ends there."""
+        self._blocks += 1
+        if self._blocks > _MAX_FINAL_BLOCKS:
+            raise InvalidPayload("a compressed message of too many parts")
+        self._rest = self._decompressor.unused_data
+        self._pieces = [b"".join(self._pieces)]
+        self._decompressor = zlib.decompressobj(-15, zdict=self._pieces[0][-_WINDOW:])
+
+    def _finish(self) -> bytes:
+        if self._keep is not None:
+            self._keep(self._decompressor)
+        elif not self._decompressor.eof:
             raise InvalidPayload("a compressed message that is cut off")
-        return data
+        return b"".join(self._pieces)
 
 
-class ContextDecompressor:
+class _Decompressor:
+    """What inflates messages of either kind."""
+
+    def inflate(self, payload: bytes, max_size: int) -> Inflation:
+        """Begin to inflate a message of at most ``max_size`` bytes."""
+        raise NotImplementedError
+
+    def decompress(self, payload: bytes, max_size: int) -> bytes:
+        """The message in one go; raises as :meth:`Inflation.advance` does."""
+        inflation = self.inflate(payload, max_size)
+        while (message := inflation.advance()) is None:
+            pass
+        return message
+
+
+class Decompressor(_Decompressor):
+    """Inflates messages that do not refer to each other."""
+
+    def inflate(self, payload: bytes, max_size: int) -> Inflation:
+        return Inflation(zlib.decompressobj(-15), payload + _END, max_size)
+
+
+class ContextDecompressor(_Decompressor):
     """Inflates the messages of one connection, which may refer to those before them.
 
     :param window_bits: how far back they may refer, 8 to 15.
@@ -128,28 +203,9 @@ class ContextDecompressor:
         self._window_bits = window_bits
         self._decompressor: Any = None
 
-    def decompress(self, payload: bytes, max_size: int) -> bytes:
-        """The message; raises as :meth:`Decompressor.decompress` does, but where it is cut off."""
+    def inflate(self, payload: bytes, max_size: int) -> Inflation:
         decompressor = self._decompressor or zlib.decompressobj(-self._window_bits)
-        self._decompressor, data = _inflate(decompressor, payload + _TAIL, max_size)
-        return data
+        return Inflation(decompressor, payload + _TAIL, max_size, self._keep)
 
-
-def _inflate(decompressor: Any, payload: bytes, max_size: int) -> tuple[Any, bytes]:
-    """The message, and the decompressor at its end."""
-    try:
-        data: bytes = decompressor.decompress(payload, max_size + 1)
-        for _ in range(_MAX_FINAL_BLOCKS):
-            rest = decompressor.unused_data
-            if not rest or len(data) > max_size:
-                break
-            # A final block inside of the message (section 7.2.3.4) is the end of zlib's stream.
-            decompressor = zlib.decompressobj(-15, zdict=data[-_WINDOW:])
-            data += decompressor.decompress(rest, max_size + 1 - len(data))
-    except zlib.error as problem:
-        raise InvalidPayload("a compressed message that cannot be inflated") from problem
-    if len(data) > max_size:
-        raise MessageTooBig(f"a message of more than {max_size} bytes when inflated")
-    if decompressor.unused_data:
-        raise InvalidPayload("a compressed message of too many parts")
-    return decompressor, data
+    def _keep(self, decompressor: Any) -> None:
+        self._decompressor = decompressor

@@ -66,7 +66,7 @@ class PerMessageDeflate:
         that what was compressed for one of them suits all.
     """
 
-    __slots__ = ("compress", "compressor", "decompress", "is_shared", "min_size")
+    __slots__ = ("compress", "compressor", "decompressor", "inflate", "is_shared", "min_size")
 
     def __init__(self, agreement: Agreement, deflate: Deflate, *, client: bool) -> None:
         self.min_size = deflate.min_size
@@ -80,9 +80,10 @@ class PerMessageDeflate:
             deflate.level, window_bits, deflate.memory_level
         )
         self.compress = self.compressor.compress
-        self.decompress = (
+        self.decompressor = (
             Decompressor() if peers_single else ContextDecompressor(peers_window_bits)
-        ).decompress
+        )
+        self.inflate = self.decompressor.inflate
 
     @classmethod
     def of(

@@ -92,6 +92,7 @@ PyGreenlet_Import()
 cdef object OPEN = State.OPEN
 cdef object CLOSED = State.CLOSED
 cdef int MOST_STEPS = MAX_STEPS
+cdef uint8_t NOT_LOOKED_AT[1]
 
 cdef enum:
     TEXT = 1
@@ -183,6 +184,7 @@ cdef class FrameReader:
     cdef Py_ssize_t capacity
     cdef int opcode
     cdef bint compressed
+    cdef object inflation
     cdef utf8_state text_state
     # The frame whose header is parsed and whose payload is not all there.
     cdef Py_ssize_t left
@@ -216,6 +218,7 @@ cdef class FrameReader:
 
     cdef void discard_input(self) noexcept:
         self.drop_message()
+        self.inflation = None
         self.left = 0
         self.at = self.end
 
@@ -330,6 +333,8 @@ cdef class FrameReader:
                 message = self.continue_frame()
                 if message is not None and self.state is OPEN:
                     return message
+                if self.interrupted:
+                    return None
                 continue
             at = self.at
             available = self.end - at
@@ -367,7 +372,7 @@ cdef class FrameReader:
                 message = self.begin_frame(first, payload, size)
                 if message is not None and self.state is OPEN:
                     return message
-                if self.at == at or self.state is CLOSED:
+                if self.at == at or self.state is CLOSED or self.interrupted:
                     return None
                 steps += 1
                 if steps == MOST_STEPS:
@@ -522,9 +527,12 @@ cdef class FrameReader:
 
     cdef object continue_frame(self):
         """Add what is there of the current frame's payload to the message."""
-        cdef Py_ssize_t size = min(self.left, self.end - self.at)
+        cdef Py_ssize_t size
         cdef uint8_t* out
         cdef bint ascii
+        if self.inflation is not None:
+            return self.continue_inflating()
+        size = min(self.left, self.end - self.at)
         if size:
             self.make_room(size)
             out = self.data + self.used
@@ -552,13 +560,17 @@ cdef class FrameReader:
         """The message is complete: hand it over and be ready for the next."""
         cdef bint is_text = self.opcode == TEXT
         cdef object message
-        self.opcode = 0
         if self.state is not OPEN:
             # After our own Close frame messages are discarded: they are not inflated any more.
+            self.opcode = 0
             self.drop_message()
             return None
         if self.compressed:
-            return self.take_compressed(is_text)
+            message = (<char*>self.data)[:self.used]
+            self.drop_message()
+            self.inflation = self.deflate.inflate(message, self.max_message_size)
+            return self.inflate()
+        self.opcode = 0
         if not self.used:
             return "" if is_text else b""
         if is_text and not self.is_str:
@@ -570,16 +582,40 @@ cdef class FrameReader:
         self.drop_message()
         return message
 
-    cdef object take_compressed(self, bint is_text):
-        cdef object message = (<char*>self.data)[:self.used]
-        self.drop_message()
+    cdef object inflate(self):
+        """Inflate the next piece of the message; None if that was not the last one."""
+        cdef bint is_text = self.opcode == TEXT
+        cdef object message
         try:
-            message = self.deflate.decompress(message, self.max_message_size)
+            message = self.inflation.advance()
+            if message is None:
+                # To be called again, the frame lacks a byte, which is not looked at.
+                self.left = 1
+                if self.at < self.end:
+                    self.at -= 1
+                else:
+                    self.owner = None
+                    self.borrowed = False
+                    self.at = NOT_LOOKED_AT
+                    self.end = NOT_LOOKED_AT + 1
+                self.interrupt()
+                return None
+            self.opcode = 0
+            self.inflation = None
             return message.decode() if is_text else message
         except UnicodeDecodeError:
             self.bad_text()
         except ProtocolError as problem:
             self._fail(problem)
+        return None
+
+    cdef object continue_inflating(self):
+        self.left = 0
+        self.at += 1
+        if self.state is OPEN:
+            return self.inflate()
+        self.opcode = 0
+        self.inflation = None
         return None
 
     def encode_message(self, int opcode, payload, bint compress=True):

@@ -14,6 +14,7 @@ from ..exceptions import InvalidPayload, MessageTooBig, ProtocolError
 from ..frames import MAX_CONTROL_PAYLOAD, Opcode, State
 
 if TYPE_CHECKING:
+    from ..deflate import Inflation
     from ..permessage_deflate import PerMessageDeflate
 
 # Plain integers: every received frame is compared with these.
@@ -99,8 +100,8 @@ class FrameReader:
     """
 
     __slots__ = (
-        "_borrowed", "_buffer", "_compressed", "_decoder", "_end", "_fin", "_fragments", "_left",
-        "_mask", "_max_message_size", "_message_number", "_must_mask", "_number", "_opcode",
+        "_borrowed", "_buffer", "_compressed", "_decoder", "_end", "_fin", "_fragments",
+        "_inflation", "_left", "_mask", "_max_message_size", "_message_number", "_must_mask", "_number", "_opcode",
         "_position", "_rest_number", "deflate", "has_news", "interrupted", "is_client", "state",
     )
 
@@ -128,6 +129,7 @@ class FrameReader:
         # The message being assembled from several frames, or from one that comes in pieces.
         self._opcode = 0
         self._compressed = False
+        self._inflation: Inflation | None = None
         self._fragments = bytearray()
         self._decoder: codecs.IncrementalDecoder | None = None
         # The frame whose header is parsed and whose payload is not all there.
@@ -144,6 +146,7 @@ class FrameReader:
     def _discard_input(self) -> None:
         """Forget what is there; nothing more will be taken in once the state is CLOSED."""
         self._fragments = bytearray()
+        self._inflation = None
         self._left = 0
         self._position = self._end
 
@@ -224,6 +227,8 @@ class FrameReader:
                     message = self._continue_frame()
                     if message is not None and self.state is _OPEN:
                         return message
+                    if self.interrupted:
+                        return None
                     continue
                 if end - position < 2:
                     return None
@@ -252,7 +257,7 @@ class FrameReader:
                     message = self._begin_frame(first, start, size)
                     if message is not None and self.state is _OPEN:
                         return message
-                    if self._position == position or self.state is _CLOSED:
+                    if self._position == position or self.state is _CLOSED or self.interrupted:
                         return None
                     steps += 1
                     if steps == MAX_STEPS:
@@ -360,6 +365,8 @@ class FrameReader:
 
     def _continue_frame(self) -> str | bytes | None:
         """Add what is there of the current frame's payload to the message."""
+        if self._inflation is not None:
+            return self._continue_inflating()
         position = self._position
         size = min(self._left, self._end - position)
         if size:
@@ -384,22 +391,46 @@ class FrameReader:
         if self._decoder is not None:
             self._decoder.decode(b"", True)
         # After our own Close frame messages are discarded: they are not inflated any more.
-        message = self._assemble() if self.state is _OPEN else None
-        self._opcode = 0
-        self._decoder = None
-        self._fragments = bytearray()
+        if self.deflate is not None and self._compressed and self.state is _OPEN:
+            self._inflation = self.deflate.inflate(bytes(self._fragments), self._max_message_size)
+            return self._inflate()
+        message: str | bytes | None = None
+        if self.state is _OPEN:
+            is_text = self._decoder is not None
+            message = self._fragments.decode() if is_text else bytes(self._fragments)
+        self._end_message()
         return message
 
-    def _assemble(self) -> str | bytes:
-        """The message whose last fragment is there."""
-        if self._decoder is not None:
-            return self._fragments.decode()
-        message = bytes(self._fragments)
-        if self._compressed and self.deflate is not None:
-            message = self.deflate.decompress(message, self._max_message_size)
-            if self._opcode == _TEXT:
-                return message.decode()
-        return message
+    def _end_message(self) -> None:
+        self._opcode = 0
+        self._decoder = None
+        self._inflation = None
+        self._fragments = bytearray()
+
+    def _inflate(self) -> str | bytes | None:
+        """Inflate the next piece of the message; None if that was not the last one."""
+        message = self._inflation.advance() if self._inflation is not None else None
+        if message is None:
+            # To be called again, the frame lacks a byte, which is not looked at.
+            self._left = 1
+            if self._position < self._end:
+                self._position -= 1
+            else:
+                self._buffer, self._borrowed = b"\0", False
+                self._position, self._end = 0, 1
+            self._interrupt()
+            return None
+        opcode = self._opcode
+        self._end_message()
+        return message.decode() if opcode == _TEXT else message
+
+    def _continue_inflating(self) -> str | bytes | None:
+        self._left = 0
+        self._position += 1
+        if self.state is _OPEN:
+            return self._inflate()
+        self._end_message()
+        return None
 
     def connection_lost(self) -> None:
         """The connection has ended without a Close frame."""
