@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 ONCE   := browsers cli cli_client deploy docs prometheus sites
 
 .DEFAULT_GOAL := help
-.PHONY: help chat votes test lint compliance refcounts fuzz sanitize bounds soak bench fanout docs screenshots dist clean
+.PHONY: help chat votes test lint compliance refcounts fuzz sanitize bounds fairness soak bench fanout docs screenshots dist clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -48,6 +48,10 @@ sanitize: $(READY)  ## run the tests under AddressSanitizer and UndefinedBehavio
 
 bounds: $(READY)  ## measure the memory that the greediest clients cost
 	$(BIN)/python -m tests.checks.bounds
+
+fairness: $(READY)  ## measure how long others wait beside a client that floods (two minutes)
+	$(BIN)/python -m tests.checks.fairness
+	GEVENTWS_PURE_PYTHON=1 $(BIN)/python -m tests.checks.fairness
 
 soak: $(READY)  ## hold 5,000 connections of every kind (SECONDS=… for other than 120)
 	$(BIN)/python -m tests.checks.soak --seconds $(or $(SECONDS),120)

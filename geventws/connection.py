@@ -13,12 +13,12 @@ from sys import getsizeof
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
-from gevent import getcurrent, sleep
+from gevent import getcurrent
 from gevent.event import Event
 from gevent.monkey import get_original
 from gevent.timeout import Timeout
 
-from ._core import MAX_RECORD, WOULD_BLOCK, Transport
+from ._core import MAX_RECORD, SLICE, WOULD_BLOCK, Transport
 from .exceptions import ConnectionClosed
 from .frames import MAX_CONTROL_PAYLOAD, CloseCode, Opcode, State
 from .progress import unacknowledged
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 _OPEN = State.OPEN
 _WRITE = 2
-#: How many messages in a row are received outside of a dispatch without letting the loop run.
-_BURST = 32
 #: How often a connection that is not read from is asked whether the peer is still there.
 _HANGUP_INTERVAL = 1.0
 #: poll() reports a half-closed peer by POLLRDHUP, where there is one.
@@ -55,10 +53,10 @@ class Connection(Transport):
     """One side of a connection in blocking style; see :class:`geventws.WebSocket`."""
 
     __slots__ = (
-        "__weakref__", "_begun", "_burst", "_done", "_due", "_ended", "_fault",
+        "__weakref__", "_begun", "_done", "_due", "_ended", "_fault",
         "_gone", "_hangup_timer", "_latency", "_max_queue", "_max_queue_size", "_options", "_ping",
         "_ping_due", "_pinged", "_progress", "_progressed", "_queue_size", "_room", "_shut",
-        "_sweeper", "_writer",
+        "_slice_end", "_sweeper", "_writer",
     )
 
     _protocol: Protocol
@@ -79,7 +77,8 @@ class Connection(Transport):
         self._max_queue = options.max_queue
         self._max_queue_size = options.max_queue_size
         self._queue_size = 0
-        self._burst = 0
+        #: When a greenlet that receives outside of a dispatch has to let the others run.
+        self._slice_end = 0.0
         self._hangup_timer: Any = None
         self._writer: Any = None
         self._room: Event | None = None
@@ -125,11 +124,13 @@ class Connection(Transport):
     def _receive_at_hand(self) -> str | bytes | None:
         """The next message of the queue or of the input that was kept."""
         self._receives = True
-        self._burst += 1
-        if self._burst > _BURST:
-            self._burst = 0
-            # Let the loop run. Whatever is thrown in here, the message stays where it is.
-            sleep(0)
+        now = monotonic()
+        if now >= self._slice_end:
+            if self._slice_end:
+                # Whatever is thrown in here, the message stays where it is.
+                self._sweeper.let_others_run()
+                now = monotonic()
+            self._slice_end = now + SLICE
         if not self._queue:
             protocol = self._protocol
             message = self._next_message()
@@ -410,7 +411,7 @@ class Connection(Transport):
         """Dispatch the input that was kept as soon as the loop has seen to the others."""
         if not self._resuming:
             self._resuming = True
-            self._hub.loop.run_callback(self._resume)
+            self._sweeper.next_turn(self._resume)
 
     def _resume(self) -> None:
         self._resuming = False

@@ -3,9 +3,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
+
+from gevent.hub import Waiter
 
 from .memory import release_memory
 from .threads import call_in_child, is_running
@@ -48,6 +52,34 @@ class Sweeper:
         self._count = 0
         self._peak = 0
         self._shrunk = False
+        #: What is called when the loop has looked at all descriptors.
+        self._turns: list[Callable[[], object]] = []
+
+    def next_turn(self, function: Callable[[], object]) -> None:
+        """Call a function after the loop has looked at all descriptors once more.
+
+        The loop's own callbacks, and so ``sleep(0)``, go on among themselves for five milliseconds
+        before it looks.
+        """
+        self._turns.append(function)
+        if len(self._turns) == 1:
+            timer = self._loop.timer(0)
+            timer.start(self._take_turns, timer)
+
+    def _take_turns(self, timer: Any) -> None:
+        timer.close()
+        turns, self._turns = self._turns, []
+        for function in turns:
+            try:
+                function()
+            except BaseException:  # noqa: BLE001 - the others must not suffer for it
+                self._hub.handle_error(function, *sys.exc_info())
+
+    def let_others_run(self) -> None:
+        """Block until the loop has looked at all descriptors once more."""
+        waiter = Waiter(self._hub)
+        self.next_turn(partial(waiter.switch, None))
+        waiter.get()
 
     def add(self, connection: Swept, seconds: float) -> None:
         """Check the connection in so many seconds, rounded up to whole ticks."""
@@ -73,6 +105,7 @@ class Sweeper:
         for connection in set[Swept]().union(*self._buckets.values()):
             connection._abandon()
         self._buckets.clear()
+        self._turns.clear()
         self._count = self._peak = 0
 
     def _sweep(self) -> None:

@@ -9,11 +9,11 @@ import os
 from typing import TYPE_CHECKING
 
 from .reader import FrameReader, apply_mask, encode_frame
-from .transport import MAX_RECORD, WOULD_BLOCK, Counters, Transport, fan_out
+from .transport import MAX_RECORD, SLICE, WOULD_BLOCK, Counters, Transport, fan_out
 
 __all__ = [
-    "CORE", "MAX_RECORD", "WOULD_BLOCK", "Counters", "FrameReader", "Transport", "apply_mask",
-    "encode_frame", "fan_out",
+    "CORE", "MAX_RECORD", "SLICE", "WOULD_BLOCK", "Counters", "FrameReader", "Transport",
+    "apply_mask", "encode_frame", "fan_out",
 ]
 
 #: Which one runs: "compiled" or "python".

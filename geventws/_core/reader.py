@@ -48,7 +48,7 @@ _new_utf8_decoder = codecs.getincrementaldecoder("utf-8")
 _NO_LIMIT = 1 << 62
 #: How many control frames and fragments one call of :meth:`FrameReader.next_message` takes at most,
 #: so that a peer that sends nothing else does not keep the other connections waiting.
-MAX_STEPS = 256
+MAX_STEPS = 128
 
 
 def apply_mask(

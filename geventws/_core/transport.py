@@ -59,8 +59,8 @@ MAX_RECORD = 16 << 10
 #: 256 KiB would cost fairness, 16 KiB throughput.
 _BUFFER_SIZE = 64 << 10
 _MAX_CORK = 64 << 10
-#: How long a dispatch may keep the loop from the other connections, in seconds.
-_SLICE = 0.001
+#: How long one connection may keep the loop from the others, in seconds.
+SLICE = 0.001
 
 
 class _Shared:
@@ -424,7 +424,7 @@ class Transport:
             if message is not None:
                 self._totals.messages_received += 1
                 self._ready = message
-                shared.deadline = monotonic() + _SLICE
+                shared.deadline = monotonic() + SLICE
                 shared.dispatched = self
                 try:
                     waiter.switch()
