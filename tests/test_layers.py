@@ -15,7 +15,7 @@ LAYERS = [
     {"options"},
     {"handshake", "_core.reader"},
     {"client_handshake"},
-    {"threads"},
+    {"threads", "dialling"},
     {"_core.transport"},
     {"_core"},
     {"protocol", "totals"},
