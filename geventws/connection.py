@@ -19,7 +19,7 @@ from gevent.timeout import Timeout
 
 from ._core import WOULD_BLOCK, Transport
 from .exceptions import ConnectionClosed
-from .frames import MAX_CONTROL_PAYLOAD, CloseCode, Opcode, State
+from .frames import MAX_CONTROL_PAYLOAD, CloseCode, Opcode, State, encode_text
 from .protocol import Protocol
 from .sweeper import sweeper_of
 from .threads import call_in_hub, get_ident
@@ -149,7 +149,7 @@ class Connection(Transport):
         :attr:`latency` tells how long the Pong took, once it is there.
 
         :raises ConnectionClosed: when the connection has ended.
-        :raises ValueError: for more than 125 bytes.
+        :raises ValueError: for more than 125 bytes, or a ``str`` with a lone surrogate.
         """
         if get_ident() != self._thread:
             call_in_hub(self._hub, self.ping, data)
@@ -157,7 +157,7 @@ class Connection(Transport):
         if not self._opened:
             self._open()
         protocol = self._protocol
-        payload = data.encode() if isinstance(data, str) else bytes(data)
+        payload = encode_text(data, "a Ping") if isinstance(data, str) else bytes(data)
         if len(payload) > MAX_CONTROL_PAYLOAD:
             raise ValueError(f"a Ping carries at most {MAX_CONTROL_PAYLOAD} bytes")
         if protocol.state is not _OPEN:
@@ -438,7 +438,7 @@ class Connection(Transport):
 
         :param code: 1000 to 1014 as far as they may be sent, or 3000 to 4999.
         :param reason: at most 123 bytes of UTF-8.
-        :raises ValueError: for another code, or a longer reason.
+        :raises ValueError: for another code, a longer reason, or one with a lone surrogate.
         """
         if get_ident() != self._thread:
             call_in_hub(self._hub, self.close, code, reason)

@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 from .exceptions import HandshakeError
 from .headers import (
     MAX_EXTENSIONS,
+    check_header,
     has_token,
     is_token,
-    is_value,
     parse_extensions,
     split_list,
 )
@@ -164,10 +164,9 @@ def response_headers(
     if extensions:
         headers.append(("Sec-WebSocket-Extensions", extensions))
     for name, value in extra:
+        check_header(name, value)
         if name.lower() in _RESERVED:
             raise ValueError(f"the header {name} belongs to the handshake")
-        if not is_token(name) or not is_value(value):
-            raise ValueError(f"{name!r}: {value!r} cannot be a header")
         headers.append((name, value))
     return headers
 

@@ -31,6 +31,20 @@ def is_value(text: str) -> bool:
     return not text or _VALUE.fullmatch(text) is not None
 
 
+def check_header(name: str, value: str) -> None:
+    """See that a header can be sent.
+
+    :raises ValueError: if not.
+    """
+    if not isinstance(name, str) or not is_token(name):
+        raise ValueError(f"{name!r}: {value!r} cannot be a header: its name is not a token")
+    if not isinstance(value, str) or not is_value(value):
+        raise ValueError(
+            f"{name!r}: {value!r} cannot be a header: its value is not a str of one line in"
+            " ISO 8859-1"
+        )
+
+
 def split_list(value: str) -> list[str]:
     """The members of a comma-separated list; empty ones do not count (RFC 9110 5.6.1)."""
     return [member for part in value.split(",") if (member := part.strip(" \t"))]

@@ -32,7 +32,7 @@ from gevent.exceptions import ConcurrentObjectUseError
 from gevent.ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
 
 from ..exceptions import ConnectionClosed
-from ..frames import Opcode, State
+from ..frames import Opcode, State, encode_text
 from ..threads import call_in_hub, get_ident
 
 if TYPE_CHECKING:
@@ -265,7 +265,8 @@ class Transport:
             of :meth:`receive` may be sent back. A loss that nobody knows of yet shows only at a
             later call.
         :raises TypeError: for what is neither ``str`` nor bytes-like.
-        :raises ValueError: for bytes that are sent as text and are not UTF-8.
+        :raises ValueError: for bytes that are sent as text and are not UTF-8, and for a ``str``
+            with a lone surrogate, which UTF-8 cannot encode. Nothing is sent then.
         :raises TimeoutError: in another thread, when something blocks the view's for 30 seconds.
         """
         if get_ident() != self._thread:
@@ -277,7 +278,7 @@ class Transport:
         if protocol.state is not _OPEN:
             raise self._closed_error()
         if binary is None and type(data) is str:
-            opcode, payload = _TEXT, data.encode()
+            opcode, payload = _TEXT, encode_text(data)
         else:
             opcode, payload = _message(data, binary)
         if self._out_size >= self._max_send_buffer:
@@ -460,7 +461,7 @@ def _message(
 ) -> tuple[int, bytes]:
     """The opcode and the payload for what ``send()`` was given."""
     if isinstance(data, str):
-        return (_BINARY if binary else _TEXT), data.encode()
+        return (_BINARY if binary else _TEXT), encode_text(data)
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(f"a message is str or bytes-like, not {type(data).__name__}")
     payload = bytes(data)
