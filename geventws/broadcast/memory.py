@@ -1,16 +1,23 @@
-"""``memory://``: one process, no service."""
+"""``memory://``: one process, no service.
+
+``memory://?max_history_size=1048576`` limits the memory of all histories together, in bytes; by
+default 64 MiB. Above it, the history of the channel that was published to the longest ago is
+forgotten, and if there is only one, its oldest messages.
+"""
 from __future__ import annotations
 
 from collections import OrderedDict, deque
 from time import monotonic, time
+from urllib.parse import parse_qsl, urlsplit
 
 from gevent.monkey import get_original
 
-from .base import Backend, History, Local, Message, parse_id
+from .base import Backend, History, Local, Message, parse_id, size_of
 
 #: Of how many channels the history is kept; then the one that was published to the longest ago is
 #: forgotten.
 MAX_CHANNELS = 10_000
+MAX_HISTORY_SIZE = 64 << 20
 #: The interpreter's own: publishers may be threads, and no greenlet ever waits while it holds it.
 _Lock = get_original("_thread", "RLock")
 
@@ -18,11 +25,20 @@ _Lock = get_original("_thread", "RLock")
 class _Kept:
     """The latest messages of one channel."""
 
-    __slots__ = ("messages", "until")
+    __slots__ = ("messages", "size", "until")
 
-    def __init__(self, size: int) -> None:
-        self.messages: deque[Message] = deque(maxlen=size)
+    def __init__(self) -> None:
+        self.messages: deque[Message] = deque()
+        #: In bytes of memory.
+        self.size = 0
         self.until = 0.0
+
+    def append(self, message: Message) -> None:
+        self.messages.append(message)
+        self.size += size_of(message)
+
+    def drop_oldest(self) -> None:
+        self.size -= size_of(self.messages.popleft())
 
 
 class MemoryBackend(Backend):
@@ -34,6 +50,9 @@ class MemoryBackend(Backend):
         self._latest = 0, 0
         #: The channel that was published to the longest ago comes first.
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        #: The memory that all of them take, in bytes, and how much it may be.
+        self._size = 0
+        self._max_size = _max_history_size(url)
 
     def publish(self, channel: str, data: str | bytes, keep: bool) -> str | None:
         if not self.history_size:
@@ -55,14 +74,26 @@ class MemoryBackend(Backend):
 
     def _keep(self, message: Message) -> None:
         now = monotonic()
-        kept = self._kept.pop(message.channel, None)
-        if kept is None or kept.until < now:
-            kept = _Kept(self.history_size)
-        kept.messages.append(message)
+        kept = self._kept.pop(message.channel, None) or _Kept()
+        self._size -= kept.size
+        if kept.until < now:
+            kept = _Kept()
+        kept.append(message)
+        if len(kept.messages) > self.history_size:
+            kept.drop_oldest()
+        while kept.size > self._max_size and len(kept.messages) > 1:
+            kept.drop_oldest()
         kept.until = now + self.history_ttl
         self._kept[message.channel] = kept
-        while len(self._kept) > MAX_CHANNELS or next(iter(self._kept.values())).until < now:
-            self._kept.popitem(last=False)
+        self._size += kept.size
+        while len(self._kept) > 1 and self._is_too_much(now):
+            self._size -= self._kept.popitem(last=False)[1].size
+
+    def _is_too_much(self, now: float) -> bool:
+        return (
+            len(self._kept) > MAX_CHANNELS or self._size > self._max_size
+            or next(iter(self._kept.values())).until < now
+        )
 
     def subscribe(self, channel: str) -> None:
         pass  # what is published comes by here anyway
@@ -87,6 +118,20 @@ class MemoryBackend(Backend):
 
     def close(self) -> None:
         self._kept.clear()
+        self._size = 0
+
+
+def _max_history_size(url: str) -> int:
+    """The limit that a URL sets.
+
+    :raises ValueError: for another parameter, or a value that is no limit.
+    """
+    limit = MAX_HISTORY_SIZE
+    for name, value in parse_qsl(urlsplit(url).query, keep_blank_values=True):
+        if name != "max_history_size" or not value.isdecimal() or int(value) < 1:
+            raise ValueError(f"memory:// takes max_history_size, a number of bytes: {url!r}")
+        limit = int(value)
+    return limit
 
 
 def _position(message: Message) -> tuple[int, int]:
