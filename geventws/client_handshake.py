@@ -23,6 +23,8 @@ _RESERVED = {
 _PORTS = {"ws": 80, "wss": 443}
 #: What a path and a query may have as it is, RFC 3986 section 3.3 and 3.4, and what is quoted.
 _SAFE = "/?:@!$&'()*+,;=-._~%[]"
+#: The code of a response and its reason, RFC 9112 section 4.
+_STATUS = re.compile(r"[1-9][0-9]{2}( .*)?", re.DOTALL)
 #: The name or the address of a host in ASCII, RFC 3986 section 3.2.2, also with a zone (RFC 6874).
 _HOST = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=%:]{1,255}")
 
@@ -208,8 +210,7 @@ def parse_response(head: bytes) -> Response:
     """
     first, *lines = head.decode("latin-1").split("\r\n")
     version, _, status = first.partition(" ")
-    code = status[:3]
-    if not version.startswith("HTTP/1.") or not (code.isascii() and code.isdecimal()):
+    if not version.startswith("HTTP/1.") or not _STATUS.fullmatch(status):
         raise HandshakeError("", f"what came is no answer in HTTP/1.1: {first[:80]!r}")
     headers = []
     for line in lines:
@@ -217,7 +218,7 @@ def parse_response(head: bytes) -> Response:
         if not colon or not is_token(name):
             raise HandshakeError(status, f"a malformed header: {line[:80]!r}")
         headers.append((name, value.strip(" \t")))
-    return Response(int(code), status, headers)
+    return Response(int(status[:3]), status, headers)
 
 
 def check_response(
