@@ -209,7 +209,10 @@ def check_channel(channel: str) -> None:
         raise ValueError(
             f"a channel is named by a string that is not empty, not {channel!r:.100}"
         )
-    if len(channel) > MAX_CHANNEL or len(encode_text(channel, "a channel's name")) > MAX_CHANNEL:
+    size = len(channel)
+    if size <= MAX_CHANNEL and not channel.isascii():
+        size = len(encode_text(channel, "a channel's name"))
+    if size > MAX_CHANNEL:
         raise ValueError(f"the name of a channel has at most {MAX_CHANNEL:,} bytes of UTF-8")
 
 

@@ -13,7 +13,7 @@ from ..exceptions import BroadcastError
 from ..frames import CloseCode, encode_text
 from ..threads import call_in_hub
 from .base import Backend, Message, backend_for, check_channel
-from .local import Channel, Listener, Queue, Subscription, stop
+from .local import Channel, Listener, SharedQueue, Subscription, stop
 
 if TYPE_CHECKING:
     from ..connection import Connection
@@ -78,7 +78,7 @@ class Broadcast:
         self._hub: Any = None
         self._thread: int | None = None
         #: What came in and is still to be passed on.
-        self._incoming = Queue()
+        self._incoming = SharedQueue()
         self._passing_on = False
         self._backend: Backend = backend_for(url)(url, self, history, history_ttl)
 
@@ -308,17 +308,22 @@ class Broadcast:
         """Called by the backend for every message; see :class:`~geventws.broadcast.base.Local`."""
         if message.channel not in self._channels:
             return
-        self._incoming.put(message)
-        if _thread_ident() == self._thread:
+        if _thread_ident() != self._thread:
+            self._incoming.put(message)
+            self._hub.loop.run_callback_threadsafe(self._pass_on)
+        elif self._passing_on or self._incoming:
+            self._incoming.put(message)
             self._pass_on()
         else:
-            self._hub.loop.run_callback_threadsafe(self._pass_on)
+            self._pass_on(message)
 
-    def _pass_on(self) -> None:
+    def _pass_on(self, first: Message | None = None) -> None:
         if self._passing_on:
             return  # called from an envelope: the loop below gets there
         self._passing_on = True
         try:
+            if first is not None:
+                self._pass_on_one(first)
             while self._incoming:
                 self._pass_on_one(self._incoming.take())
         finally:

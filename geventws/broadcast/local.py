@@ -27,13 +27,12 @@ Place = TypeVar("Place", bound="_Place")
 
 
 class Queue:
-    """Messages that wait, and their size; any thread may put them in."""
+    """Messages that wait, and their size."""
 
-    __slots__ = ("_lock", "_messages", "size")
+    __slots__ = ("_messages", "size")
 
     def __init__(self) -> None:
         self._messages: deque[Message] = deque()
-        self._lock = _Lock()
         #: In bytes of memory.
         self.size = 0
 
@@ -41,28 +40,43 @@ class Queue:
         return len(self._messages)
 
     def put(self, message: Message) -> None:
-        with self._lock:
-            self._messages.append(message)
-            self.size += size_of(message)
+        self._messages.append(message)
+        self.size += size_of(message)
 
     def take(self) -> Message:
         """Remove the oldest message.
 
         :raises IndexError: if there is none.
         """
-        with self._lock:
-            message = self._messages.popleft()
-            self.size -= size_of(message)
+        message = self._messages.popleft()
+        self.size -= size_of(message)
         return message
 
     def clear(self) -> None:
-        with self._lock:
-            self._messages.clear()
-            self.size = 0
+        self._messages.clear()
+        self.size = 0
 
     def ids(self) -> list[str | None]:
         """The ids of the messages, the oldest first."""
         return [message.id for message in self._messages]
+
+
+class SharedQueue(Queue):
+    """A queue that any thread may use."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = _Lock()
+
+    def put(self, message: Message) -> None:
+        with self._lock:
+            super().put(message)
+
+    def take(self) -> Message:
+        with self._lock:
+            return super().take()
 
 
 class Channel:
@@ -194,7 +208,8 @@ class Listener(_Place):
         ):
             self._waiting.take()
             self.lost += 1
-        self._has_news.set()
+        if len(self._waiting) == 1:
+            self._has_news.set()
 
     def end(self) -> None:
         """End the loop, after the messages that wait."""

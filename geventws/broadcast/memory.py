@@ -37,6 +37,10 @@ class _Kept:
         self.messages.append(message)
         self.size += size_of(message)
 
+    def clear(self) -> None:
+        self.messages.clear()
+        self.size = 0
+
     def drop_oldest(self) -> None:
         self.size -= size_of(self.messages.popleft())
 
@@ -74,26 +78,31 @@ class MemoryBackend(Backend):
 
     def _keep(self, message: Message) -> None:
         now = monotonic()
-        kept = self._kept.pop(message.channel, None) or _Kept()
-        self._size -= kept.size
+        kept = self._kept.get(message.channel)
+        if kept is None:
+            kept = self._kept[message.channel] = _Kept()
+        size = kept.size
         if kept.until < now:
-            kept = _Kept()
+            kept.clear()
         kept.append(message)
         if len(kept.messages) > self.history_size:
             kept.drop_oldest()
         while kept.size > self._max_size and len(kept.messages) > 1:
             kept.drop_oldest()
         kept.until = now + self.history_ttl
-        self._kept[message.channel] = kept
-        self._size += kept.size
-        while len(self._kept) > 1 and self._is_too_much(now):
-            self._size -= self._kept.popitem(last=False)[1].size
+        self._size += kept.size - size
+        self._kept.move_to_end(message.channel)
+        self._forget_oldest(now)
 
-    def _is_too_much(self, now: float) -> bool:
-        return (
-            len(self._kept) > MAX_CHANNELS or self._size > self._max_size
-            or next(iter(self._kept.values())).until < now
-        )
+    def _forget_oldest(self, now: float) -> None:
+        """Forget histories whose time is over, and those above the limits; not the latest."""
+        while len(self._kept) > 1:
+            oldest = next(iter(self._kept.values()))
+            is_too_much = len(self._kept) > MAX_CHANNELS or self._size > self._max_size
+            if oldest.until >= now and not is_too_much:
+                return
+            self._kept.popitem(last=False)
+            self._size -= oldest.size
 
     def subscribe(self, channel: str) -> None:
         pass  # what is published comes by here anyway
