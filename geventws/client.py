@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from http.client import HTTPException, HTTPResponse
 from ssl import PROTOCOL_TLS_CLIENT
+from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
 from gevent import sleep
@@ -24,8 +25,11 @@ from .protocol import Protocol
 #: refusal, as it is transferred.
 _MAX_HEAD = 64 << 10
 _MAX_BODY = 1 << 20
-#: How many bytes of a body are parsed before other greenlets run: 2 ms for chunks of one byte.
-_SLICE = 4096
+#: How many bytes of a body are read at once: 2 ms of work if its chunks have one byte each.
+_PIECE = 4096
+#: For how many seconds a body is read without a pause for other greenlets, and for how many the
+#: pause lasts. With sleep(0), gevent calls back 50 times before it looks at timers and sockets.
+_SLICE, _PAUSE = 0.002, 1e-4
 
 
 class Opening(NamedTuple):
@@ -298,7 +302,7 @@ def read_body(sock: Any, response: Response, early: bytes) -> bytes:
     parser = HTTPResponse(rest)  # type: ignore[arg-type] # it needs no more than makefile()
     try:
         parser.begin()
-        while piece := parser.read1(_SLICE):
+        while piece := parser.read1(_PIECE):
             body += piece
     except (HTTPException, OSError, OverflowError, Expired):
         pass  # what has come tells more than this; a negative size of a chunk may overflow
@@ -326,18 +330,22 @@ class _Rest(io.RawIOBase):
         self._sock = sock
         self._data = memoryview(data)
         self._left = _MAX_BODY
+        self._paused = monotonic()
 
     def makefile(self, mode: str) -> io.BufferedReader:
         """Return a file for :class:`http.client.HTTPResponse`."""
-        return io.BufferedReader(self, _SLICE)
+        return io.BufferedReader(self, _PIECE)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         if not self._data and self._left:
-            sleep(0)  # a socket that always has something to read never lets the loop run
-            self._data = memoryview(self._sock.recv(min(_SLICE, self._left)))
+            if monotonic() - self._paused > _SLICE:
+                # A socket that always has something to read never lets the loop run.
+                sleep(_PAUSE)
+                self._paused = monotonic()
+            self._data = memoryview(self._sock.recv(min(_PIECE, self._left)))
             self._left -= len(self._data)
         size = min(len(buffer), len(self._data))
         buffer[:size] = self._data[:size]
