@@ -1,17 +1,20 @@
 """The client: ``with connect("wss://…") as ws``, in the same blocking style as a view."""
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
+from http.client import HTTPException, HTTPResponse
 from ssl import PROTOCOL_TLS_CLIENT
-from typing import Any, TypeVar
+from time import monotonic
+from typing import Any, NamedTuple, TypeVar
 
-from gevent.socket import create_connection
+from gevent import sleep
 from gevent.ssl import SSLContext
-from gevent.timeout import Timeout
 
 from . import client_handshake, handshake
 from .client_handshake import Response, Target, parse_proxy, parse_url, proxy_from_environment
 from .connection import Connection
+from .dialling import Expired, dial, time_limit
 from .exceptions import HandshakeError
 from .handshake import Headers
 from .options import Options
@@ -19,9 +22,22 @@ from .permessage_deflate import PerMessageDeflate
 from .protocol import Protocol
 from .threads import is_running
 
-#: The longest head of a response, and the most of a refusal's body, in bytes.
+#: The most bytes of a response's head, with the interim responses before it, and of the body of a
+#: refusal, as it is transferred.
 _MAX_HEAD = 64 << 10
 _MAX_BODY = 1 << 20
+#: How many bytes of a body are read at once: 2 ms of work if its chunks have one byte each.
+_PIECE = 4096
+#: For how many seconds a body is read without a pause for other greenlets, and for how many the
+#: pause lasts. With sleep(0), gevent calls back 50 times before it looks at timers and sockets.
+_SLICE, _PAUSE = 0.002, 1e-4
+
+
+class Opening(NamedTuple):
+    """The opening handshake's request, and the key that the answer must prove to have read."""
+
+    key: str
+    head: bytes
 
 
 class ClientWebSocket(Connection):
@@ -55,22 +71,29 @@ class ClientWebSocket(Connection):
 
     # -------------------------------------------------------------- handshake
 
-    def _shake_hands(self, sock: Any, headers: Headers, origin: str | None) -> None:
-        """Open the connection on a socket, which is this object's from now on."""
+    def _request(self, headers: Headers, origin: str | None) -> Opening:
+        """Make the request.
+
+        :raises ValueError: for a header that cannot be sent.
+        """
         key = client_handshake.new_key()
+        return Opening(key, client_handshake.request_head(
+            self._target, key, subprotocols=self._requested, origin=origin,
+            deflate=self._options.deflate, headers=headers,
+        ))
+
+    def _shake_hands(self, sock: Any, opening: Opening) -> None:
+        """Open the connection on a socket, which is this object's from now on."""
         deflate = self._options.deflate
         try:
-            sock.sendall(client_handshake.request_head(
-                self._target, key, subprotocols=self._requested, origin=origin, deflate=deflate,
-                headers=headers,
-            ))
+            sock.sendall(opening.head)
             response, early = read_response(sock)
             if response.code != 101:
                 raise HandshakeError(
                     response.status, read_body(sock, response, early), response.headers
                 )
             self._subprotocol, agreement = client_handshake.check_response(
-                response, key, self._requested, deflate
+                response, opening.key, self._requested, deflate
             )
         except BaseException:
             sock.close()
@@ -162,14 +185,17 @@ def connect(
         are trusted and the host's name is checked.
     :param proxy: the URL of an HTTP proxy, or None for none. By default the environment says
         (``https_proxy``, ``http_proxy``, ``no_proxy``).
-    :param open_timeout: how many seconds all of that may take; None waits for ever.
+    :param open_timeout: how many seconds all of that may take, from asking the name server on;
+        None waits for ever. If the host has several addresses, an attempt to connect to the next
+        one begins after 250 ms, so that one that is dead costs no more.
     :param options: ``max_message_size``, ``max_queue``, ``max_queue_size``, ``max_send_buffer``,
         ``send_timeout``, ``ping_interval``, ``ping_timeout``, ``close_timeout`` and
         ``compression`` of :class:`geventws.options.Options`.
     :raises ValueError: for a URL, a header or a subprotocol that is none.
     :raises HandshakeError: when the server or the proxy answers something else than "open".
     :raises TimeoutError: when it takes too long.
-    :raises OSError: when there is no connection, or no trust in the server's certificate.
+    :raises OSError: when there is no connection, by any of the host's addresses, or no trust in
+        the server's certificate.
     """
     target = parse_url(url)
     fields = client_handshake.pairs(headers)
@@ -179,35 +205,41 @@ def connect(
     if proxy is True:
         proxy = proxy_from_environment(target)
     through = parse_proxy(proxy) if proxy else None
-    with _limit(open_timeout):
-        sock = _dial(target, through, ssl_context)
-        ws._shake_hands(sock, fields, origin)
+    opening = ws._request(fields, origin)
+    with time_limit(open_timeout):
+        ws._shake_hands(_reach(target, through, ssl_context), opening)
     return ws
 
 
-def _limit(seconds: float | None) -> Timeout:
-    return Timeout(seconds, TimeoutError(f"the connection is not open after {seconds} seconds"))
-
-
-def _dial(target: Target, proxy: Target | None, context: SSLContext | None) -> Any:
-    """A socket whose other end is the server."""
+def _reach(target: Target, proxy: Target | None, context: SSLContext | None) -> Any:
+    """Return a socket whose other end is the server."""
     if context is None:
         context = _default_context() if target.secure else None
     elif not isinstance(context, SSLContext):
         raise TypeError("ssl_context must be a gevent.ssl.SSLContext: any other would block")
     first = proxy or target
-    sock: Any = create_connection((first.host, first.port))
+    sock = dial(first.host, first.port)
     try:
         if proxy is not None:
             if proxy.secure:
-                sock = _default_context().wrap_socket(sock, server_hostname=proxy.host)
+                sock = _start_tls(sock, _default_context(), proxy.host)
             _tunnel(sock, target, proxy)
         if target.secure and context is not None:
-            sock = context.wrap_socket(sock, server_hostname=target.host)
+            sock = _start_tls(sock, context, target.host)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _start_tls(sock: Any, context: SSLContext, host: str) -> Any:
+    secure = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    try:
+        secure.do_handshake()
+    except BaseException:
+        secure.close()  # wrap_socket() has taken the descriptor from the other one
+        raise
+    return secure
 
 
 def _default_context() -> SSLContext:
@@ -233,61 +265,96 @@ def open_on(
     origin: str | None, timeout: float | None,
 ) -> T:
     """Open ``ws`` on a gevent socket that is connected, within ``timeout`` seconds."""
-    with _limit(timeout):
-        ws._shake_hands(sock, client_handshake.pairs(headers), origin)
+    try:
+        opening = ws._request(client_handshake.pairs(headers), origin)
+    except BaseException:
+        sock.close()
+        raise
+    with time_limit(timeout):
+        ws._shake_hands(sock, opening)
     return ws
 
 
 def read_response(sock: Any) -> tuple[Response, bytes]:
     """The head of the response and what came behind it; interim responses are passed over."""
-    data = b""
+    data = bytearray()
+    start = searched = 0
     while True:
-        head, end, rest = data.partition(b"\r\n\r\n")
-        if end:
-            response = client_handshake.parse_response(head)
+        end = data.find(b"\r\n\r\n", searched)
+        if end >= 0:
+            response = client_handshake.parse_response(bytes(data[start:end]))
+            start = searched = end + 4
             if response.code >= 200 or response.code == 101:
-                return response, rest
-            data = rest  # RFC 9110 section 15.2: a client may ignore others
-            continue
+                return response, bytes(data[start:])
+            continue  # RFC 9110 section 15.2: a client may ignore other interim responses
         if len(data) > _MAX_HEAD:
             raise HandshakeError("", f"the answer has a head of more than {_MAX_HEAD} bytes")
+        searched = max(start, len(data) - 3)
         more = sock.recv(16384)
         if not more:
             raise HandshakeError("", "the server closed the connection without an answer")
         data += more
 
 
-def read_body(sock: Any, response: Response, body: bytes) -> bytes:
-    """The body of a refusal, as far as it comes and is not too long."""
-    chunked = "chunked" in response.get("Transfer-Encoding").lower()
-    length = response.get("Content-Length")
-    wanted = min(int(length), _MAX_BODY) if length.isdecimal() and not chunked else _MAX_BODY
-    if response.code in {204, 304}:
-        wanted = 0
+def read_body(sock: Any, response: Response, early: bytes) -> bytes:
+    """The body of a refusal, as far as it comes in time, is well-formed and at most 1 MiB.
+
+    :param early: what was read behind the head.
+    """
+    body = bytearray()
+    rest = _Rest(sock, _framing(response) + early)
+    parser = HTTPResponse(rest)  # type: ignore[arg-type] # it needs no more than makefile()
     try:
-        while len(body) < wanted and not (chunked and body.endswith(b"0\r\n\r\n")):
-            more = sock.recv(16384)
-            if not more:
-                break
-            body += more
-    except OSError:
-        pass  # what has come tells more than this
-    return unchunk(body) if chunked else body[:wanted]
+        parser.begin()
+        while piece := parser.read1(_PIECE):
+            body += piece
+    except (HTTPException, OSError, OverflowError, Expired):
+        pass  # what has come tells more than this; a negative size of a chunk may overflow
+    finally:
+        parser.close()
+    return bytes(body)
 
 
-def unchunk(body: bytes) -> bytes:
-    """The content of a chunked body, RFC 9112 section 7.1, as far as it is well-formed."""
-    content = b""
-    while True:
-        line, end, rest = body.partition(b"\r\n")
-        try:
-            size = int(line.partition(b";")[0], 16)
-        except ValueError:
-            return content
-        if not end or size <= 0:
-            return content
-        content += rest[:size]
-        body = rest[size + 2:]
+def _framing(response: Response) -> bytes:
+    """As much of a response's head as says where its body ends, RFC 9112 section 6.3."""
+    fields = ""
+    codings = response.get("Transfer-Encoding").lower()
+    length = response.get("Content-Length")
+    if codings.rpartition(",")[2].strip(" \t") == "chunked":
+        fields = "Transfer-Encoding: chunked\r\n"
+    elif not codings and length.isdecimal():
+        fields = f"Content-Length: {length}\r\n"
+    return f"HTTP/1.1 {response.code} \r\n{fields}\r\n".encode("latin-1")
+
+
+class _Rest(io.RawIOBase):
+    """The bytes that have been read from a socket, then up to 1 MiB that are still to come."""
+
+    def __init__(self, sock: Any, data: bytes) -> None:
+        self._sock = sock
+        self._data = memoryview(data)
+        self._left = _MAX_BODY
+        self._paused = monotonic()
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """Return a file for :class:`http.client.HTTPResponse`."""
+        return io.BufferedReader(self, _PIECE)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._data and self._left:
+            if monotonic() - self._paused > _SLICE:
+                # A socket that always has something to read never lets the loop run.
+                sleep(_PAUSE)
+                self._paused = monotonic()
+            self._data = memoryview(self._sock.recv(min(_PIECE, self._left)))
+            self._left -= len(self._data)
+        size = min(len(buffer), len(self._data))
+        buffer[:size] = self._data[:size]
+        self._data = self._data[size:]
+        return size
 
 
 def options_for(subprotocols: Sequence[str], options: dict[str, Any]) -> Options:

@@ -3,13 +3,15 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from .exceptions import HandshakeError
+from .frames import encode_text
 from .handshake import VERSION, Headers, accept_key
-from .headers import has_token, is_token, is_value, parse_extensions
+from .headers import check_header, has_token, is_token, parse_extensions
 from .permessage_deflate import Agreement, Deflate, accept_answer, offer
 
 #: The headers of the request that are the handshake's own.
@@ -21,6 +23,10 @@ _RESERVED = {
 _PORTS = {"ws": 80, "wss": 443}
 #: What a path and a query may have as it is, RFC 3986 section 3.3 and 3.4, and what is quoted.
 _SAFE = "/?:@!$&'()*+,;=-._~%[]"
+#: The code of a response and its reason, RFC 9112 section 4.
+_STATUS = re.compile(r"[1-9][0-9]{2}( .*)?", re.DOTALL)
+#: The name or the address of a host in ASCII, RFC 3986 section 3.2.2, also with a zone (RFC 6874).
+_HOST = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=%:]{1,255}")
 
 
 class Target(NamedTuple):
@@ -58,7 +64,7 @@ class Response(NamedTuple):
 def parse_url(url: str) -> Target:
     """Take a WebSocket's URL apart.
 
-    :raises ValueError: when it is none, in one sentence.
+    :raises ValueError: when it is none, or cannot be encoded, in one sentence.
     """
     parts = urlsplit(url)
     if parts.scheme not in _PORTS:
@@ -69,15 +75,32 @@ def parse_url(url: str) -> Target:
         # "Fragment identifiers are meaningless in the context of WebSocket URIs and MUST NOT be
         # used on these URIs."
         raise ValueError(f"{url!r} has a fragment")
-    host = parts.hostname
-    if not host.isascii():
-        host = host.encode("idna").decode()
+    encode_text(url, "the URL")
+    host = _ascii_host(parts.hostname)
     resource = parts.path or "/"
     if parts.query:
         resource += f"?{parts.query}"
-    userinfo = parts.netloc.rpartition("@")[0]
     port = _PORTS[parts.scheme] if parts.port is None else parts.port
-    return Target(parts.scheme == "wss", host, port, quote(resource, _SAFE), unquote(userinfo))
+    return Target(parts.scheme == "wss", host, port, quote(resource, _SAFE), _userinfo(parts))
+
+
+def _ascii_host(host: str) -> str:
+    """A host in ASCII, RFC 3490 section 4.
+
+    :raises ValueError: if it cannot be the name of one.
+    """
+    try:
+        encoded = host.encode("idna").decode()
+    except UnicodeError:
+        encoded = ""  # a label of no or more than 63 characters, or one that is not allowed
+    if not _HOST.fullmatch(encoded):
+        raise ValueError(f"{host!r} cannot be the name of a host")
+    return encoded
+
+
+def _userinfo(parts: SplitResult) -> str:
+    """``user:password``; bytes that are escaped and no UTF-8 stay what they are."""
+    return unquote(parts.netloc.rpartition("@")[0], errors="surrogateescape")
 
 
 def proxy_from_environment(target: Target) -> str | None:
@@ -99,10 +122,10 @@ def parse_proxy(url: str) -> Target:
     parts = urlsplit(url if "://" in url else f"http://{url}")
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError(f"{url!r} is not the URL of an HTTP proxy")
+    encode_text(url, "the URL of the proxy")
     secure = parts.scheme == "https"
     port = parts.port or (443 if secure else 80)
-    userinfo = parts.netloc.rpartition("@")[0]
-    return Target(secure, parts.hostname, port, "", unquote(userinfo))
+    return Target(secure, _ascii_host(parts.hostname), port, "", _userinfo(parts))
 
 
 def connect_head(target: Target, proxy: Target) -> bytes:
@@ -121,8 +144,14 @@ def new_key() -> str:
 
 
 def pairs(headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> Headers:
-    """Headers that were given as a mapping or as pairs, as pairs."""
-    return list(headers.items() if isinstance(headers, Mapping) else headers)
+    """Headers that were given as a mapping or as pairs, as pairs.
+
+    :raises ValueError: for a header that cannot be sent.
+    """
+    fields = list(headers.items() if isinstance(headers, Mapping) else headers)
+    for name, value in fields:
+        check_header(name, value)
+    return fields
 
 
 def request_head(
@@ -159,7 +188,7 @@ def request_head(
 
 def basic_authorization(userinfo: str) -> str:
     """The value of the header Authorization for ``user:password``, RFC 7617."""
-    return f"Basic {base64.b64encode(userinfo.encode()).decode()}"
+    return f"Basic {base64.b64encode(userinfo.encode(errors='surrogateescape')).decode()}"
 
 
 def encode_head(first: str, fields: Iterable[tuple[str, str]]) -> bytes:
@@ -169,8 +198,7 @@ def encode_head(first: str, fields: Iterable[tuple[str, str]]) -> bytes:
     """
     lines = [first]
     for name, value in fields:
-        if not is_token(name) or not is_value(value):
-            raise ValueError(f"{name!r}: {value!r} cannot be a header")
+        check_header(name, value)
         lines.append(f"{name}: {value}")
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
@@ -182,8 +210,7 @@ def parse_response(head: bytes) -> Response:
     """
     first, *lines = head.decode("latin-1").split("\r\n")
     version, _, status = first.partition(" ")
-    code = status[:3]
-    if not version.startswith("HTTP/1.") or not (code.isascii() and code.isdecimal()):
+    if not version.startswith("HTTP/1.") or not _STATUS.fullmatch(status):
         raise HandshakeError("", f"what came is no answer in HTTP/1.1: {first[:80]!r}")
     headers = []
     for line in lines:
@@ -191,7 +218,7 @@ def parse_response(head: bytes) -> Response:
         if not colon or not is_token(name):
             raise HandshakeError(status, f"a malformed header: {line[:80]!r}")
         headers.append((name, value.strip(" \t")))
-    return Response(int(code), status, headers)
+    return Response(int(status[:3]), status, headers)
 
 
 def check_response(

@@ -20,7 +20,7 @@ from gevent.timeout import Timeout
 
 from ._core import MAX_RECORD, SLICE, WOULD_BLOCK, Transport
 from .exceptions import ConnectionClosed
-from .frames import MAX_CONTROL_PAYLOAD, CloseCode, Opcode, State
+from .frames import MAX_CONTROL_PAYLOAD, CloseCode, Opcode, State, encode_text
 from .progress import unacknowledged
 from .protocol import Protocol
 from .sweeper import sweeper_of
@@ -115,6 +115,8 @@ class Connection(Transport):
     # -------------------------------------------------------------- receiving
 
     def _receive_within(self, timeout: float) -> str | bytes | None:
+        if not self._opened:
+            self._open()
         timer = Timeout.start_new(timeout, TimeoutError(f"no message within {timeout} seconds"))
         try:
             return self.receive()
@@ -169,7 +171,7 @@ class Connection(Transport):
         :attr:`latency` tells how long the Pong took, once it is there.
 
         :raises ConnectionClosed: when the connection has ended.
-        :raises ValueError: for more than 125 bytes.
+        :raises ValueError: for more than 125 bytes, or a ``str`` with a lone surrogate.
         """
         if get_ident() != self._thread:
             call_in_hub(self._hub, self.ping, data)
@@ -177,7 +179,7 @@ class Connection(Transport):
         if not self._opened:
             self._open()
         protocol = self._protocol
-        payload = data.encode() if isinstance(data, str) else bytes(data)
+        payload = encode_text(data, "a Ping") if isinstance(data, str) else bytes(data)
         if len(payload) > MAX_CONTROL_PAYLOAD:
             raise ValueError(f"a Ping carries at most {MAX_CONTROL_PAYLOAD} bytes")
         if protocol.state is not _OPEN:
@@ -260,10 +262,11 @@ class Connection(Transport):
         if self._out is None:
             self._out = deque()
             self._watch_progress()
+        last = self._out[-1] if self._out else None
         if size >= _SMALL:
             self._out.append(data)
-        elif self._out and isinstance(self._out[-1], bytearray) and len(self._out[-1]) < _SMALL:
-            self._out[-1] += data
+        elif isinstance(last, bytearray) and len(last) < _SMALL:
+            last += data
         else:
             self._out.append(bytearray(data))
         self._out_size += size
@@ -324,14 +327,16 @@ class Connection(Transport):
         if self._room is None:
             self._room = Event()
         timeout = self._options.send_timeout
+        left = None
         while self._out_size >= self._max_send_buffer and protocol.state is _OPEN:
-            left = None if timeout is None else timeout - self._stalled_for()
+            if timeout is not None:
+                left = min(timeout - self._stalled_for(), timeout / _LOOKS)
             if left is not None and left <= 0:
                 self._totals.slow_consumers_dropped += 1
                 self._give_up(f"did not read for {timeout:g} seconds", "send timeout")
             else:
                 self._room.clear()
-                self._room.wait(left and min(left, timeout / _LOOKS))
+                self._room.wait(left)
         if protocol.state is not _OPEN:
             raise self._closed_error()
 
@@ -518,7 +523,7 @@ class Connection(Transport):
 
         :param code: 1000 to 1014 as far as they may be sent, or 3000 to 4999.
         :param reason: at most 123 bytes of UTF-8.
-        :raises ValueError: for another code, or a longer reason.
+        :raises ValueError: for another code, a longer reason, or one with a lone surrogate.
         """
         if get_ident() != self._thread:
             if is_running(self._hub):

@@ -75,14 +75,31 @@ def may_be_sent(code: int) -> bool:
     return code in _REGISTERED_CODES or 3000 <= code <= 4999
 
 
+def encode_text(text: str, name: str = "a text message") -> bytes:
+    """Encode text in UTF-8.
+
+    :param name: of the text, for the error.
+    :raises ValueError: if the text has a lone surrogate (U+D800 to U+DFFF), for instance from
+        ``json.loads(r'"\\ud800"')``: UTF-8 has no encoding for it (RFC 3629 section 3).
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError as problem:
+        raise ValueError(
+            f"{name} cannot be encoded in UTF-8: it has a lone surrogate,"
+            f" U+{ord(text[problem.start]):04X}, at index {problem.start}"
+        ) from None
+
+
 def close_payload(code: int, reason: str = "") -> bytes:
     """The body of a Close frame, RFC 6455 section 5.5.1.
 
-    :raises ValueError: when the code must not be sent or the reason exceeds 123 bytes of UTF-8.
+    :raises ValueError: when the code must not be sent, the reason exceeds 123 bytes of UTF-8 or
+        has a lone surrogate.
     """
     if not may_be_sent(code):
         raise ValueError(f"a Close frame cannot carry the code {code}")
-    encoded = reason.encode()
+    encoded = encode_text(reason, "a close reason")
     if len(encoded) > MAX_REASON:
         raise ValueError(f"a close reason has at most {MAX_REASON} bytes, not {len(encoded)}")
     return int(code).to_bytes(2, "big") + encoded

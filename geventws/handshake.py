@@ -15,7 +15,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .exceptions import HandshakeError
-from .headers import has_token, is_token, is_value, parse_extensions, split_list
+from .headers import (
+    MAX_EXTENSIONS,
+    check_header,
+    has_token,
+    is_token,
+    parse_extensions,
+    split_list,
+)
 from .options import Options
 from .permessage_deflate import Agreement, Deflate, accept_offer
 
@@ -29,6 +36,17 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _TEXT: Headers = [("Content-Type", "text/plain; charset=utf-8")]
 #: In seconds: long enough for a restart, short enough to be waited for.
 _RETRY_AFTER = ("Retry-After", "5")
+#: The longest value of each header that the handshake parses, in characters. A host's name has at
+#: most 253. A browser's subprotocols may be an access token of some kilobytes.
+_MAX_SIZES = {
+    "Host": 1024, "Origin": 1024, "Upgrade": 1024, "Connection": 1024,
+    "Sec-WebSocket-Extensions": MAX_EXTENSIONS, "Sec-WebSocket-Protocol": 16 << 10,
+}
+_LONGEST = {f"HTTP_{name.upper().replace('-', '_')}": (name, size) for name, size in
+            _MAX_SIZES.items()}
+#: The longest origin that is compared, whichever header it is from.
+_MAX_ORIGIN = 2 * _MAX_SIZES["Host"]
+_MAX_SUBPROTOCOLS = 100
 #: The headers of the 101 that are the handshake's own.
 _RESERVED = {
     "connection", "upgrade", "content-length", "transfer-encoding", "sec-websocket-accept",
@@ -39,15 +57,43 @@ _RESERVED = {
 def is_websocket_request(environ: Mapping[str, Any]) -> bool:
     """Whether the client asks for a WebSocket, rightly or wrongly."""
     upgrade = environ.get("HTTP_UPGRADE")
-    return upgrade is not None and has_token(upgrade, "websocket")
+    if upgrade is None:
+        return False
+    if len(upgrade) > _MAX_SIZES["Upgrade"]:
+        return "websocket" in upgrade.lower()  # is refused; a list that long is not parsed
+    return has_token(upgrade, "websocket")
 
 
 def check_request(environ: Mapping[str, Any], options: Options) -> None:
     """Refuse what RFC 6455 section 4.2.1 and the options forbid.
 
     :raises HandshakeError: 400 for a malformed request, 426 for another version of the protocol,
-        403 for an Origin that is not allowed.
+        403 for an Origin that is not allowed. Lists are parsed only if the Origin is allowed.
     """
+    _check_sizes(environ)
+    _check_request_itself(environ)
+    _check_origin(environ, options)
+    subprotocols = requested_subprotocols(environ)
+    if len(subprotocols) > _MAX_SUBPROTOCOLS or not all(map(is_token, subprotocols)):
+        raise _bad_request(
+            "The header Sec-WebSocket-Protocol is not a list of tokens, or of more than"
+            f" {_MAX_SUBPROTOCOLS}."
+        )
+    try:
+        parse_extensions(environ.get("HTTP_SEC_WEBSOCKET_EXTENSIONS", ""))
+    except ValueError:
+        raise _bad_request("The header Sec-WebSocket-Extensions is malformed.") from None
+
+
+def _check_sizes(environ: Mapping[str, Any]) -> None:
+    """Refuse headers that no client sends, before they cost the time to parse them."""
+    for variable, (name, size) in _LONGEST.items():
+        if len(environ.get(variable, "")) > size:
+            raise _bad_request(f"The header {name} is longer than {size:,} bytes.")
+
+
+def _check_request_itself(environ: Mapping[str, Any]) -> None:
+    """Refuse what is no opening handshake, whoever may send it."""
     protocol = environ.get("SERVER_PROTOCOL", "HTTP/1.1")
     if protocol < "HTTP/1.1":
         raise _bad_request(
@@ -75,13 +121,6 @@ def check_request(environ: Mapping[str, Any], options: Options) -> None:
         )
     if not _KEY.fullmatch(environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()):
         raise _bad_request("The header Sec-WebSocket-Key is not 16 bytes in base64.")
-    if not all(map(is_token, requested_subprotocols(environ))):
-        raise _bad_request("The header Sec-WebSocket-Protocol is not a list of tokens.")
-    try:
-        parse_extensions(environ.get("HTTP_SEC_WEBSOCKET_EXTENSIONS", ""))
-    except ValueError:
-        raise _bad_request("The header Sec-WebSocket-Extensions is malformed.") from None
-    _check_origin(environ, options)
 
 
 def requested_subprotocols(environ: Mapping[str, Any]) -> list[str]:
@@ -125,10 +164,9 @@ def response_headers(
     if extensions:
         headers.append(("Sec-WebSocket-Extensions", extensions))
     for name, value in extra:
+        check_header(name, value)
         if name.lower() in _RESERVED:
             raise ValueError(f"the header {name} belongs to the handshake")
-        if not is_token(name) or not is_value(value):
-            raise ValueError(f"{name!r}: {value!r} cannot be a header")
         headers.append((name, value))
     return headers
 
@@ -160,7 +198,7 @@ def _check_origin(environ: Mapping[str, Any], options: Options) -> None:
     own = request_origin(environ, options.trusted_proxies)
     given = _normal_origin(origin)
     for allowed in options.allowed_origins:
-        if given == own if allowed == "self" else _matches(given, allowed):
+        if (given == own and given != "") if allowed == "self" else _matches(given, allowed):
             return
     raise HandshakeError(
         "403 Forbidden", f"WebSockets from {origin!a} are not allowed here.\n", _TEXT
@@ -190,9 +228,16 @@ def _is_trusted(address: str, trusted_proxies: Sequence[str]) -> bool:
     return any(ip in ipaddress.ip_network(proxy) for proxy in trusted_proxies)
 
 
-@lru_cache(maxsize=256)
 def _normal_origin(origin: str) -> str:
-    """In lower case and without the scheme's own port, RFC 6454 section 6.2."""
+    """In lower case and without the scheme's own port, RFC 6454 section 6.2.
+
+    An empty string stands for what is no origin, or too long for one.
+    """
+    return "" if len(origin) > _MAX_ORIGIN else _normalize(origin)
+
+
+@lru_cache(maxsize=64)
+def _normalize(origin: str) -> str:
     try:
         parts = urlsplit(origin.strip().lower())
         port = parts.port
@@ -212,5 +257,19 @@ def _matches(origin: str, allowed: str) -> bool:
         return True
     if "*" not in allowed:
         return origin == _normal_origin(allowed)
-    pattern = re.escape(allowed.strip().lower()).replace(r"\*", "[^/@]*")
-    return re.fullmatch(pattern, origin) is not None
+    # A regular expression with several stars would try all ways to share the characters out.
+    first, *between, last = allowed.strip().lower().split("*")
+    if not origin.startswith(first):
+        return False
+    position = len(first)
+    for piece in between:
+        found = origin.find(piece, position)
+        if found < 0 or not _may_be_star(origin[position:found]):
+            return False
+        position = found + len(piece)
+    end = len(origin) - len(last)
+    return end >= position and origin.endswith(last) and _may_be_star(origin[position:end])
+
+
+def _may_be_star(text: str) -> bool:
+    return "/" not in text and "@" not in text

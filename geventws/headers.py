@@ -13,6 +13,10 @@ _PARAMETER = re.compile(
     rf'[ \t]*({_CHARACTERS})(?:[ \t]*=[ \t]*(?:({_CHARACTERS})|"({_CHARACTERS})"))?[ \t]*'
 )
 _EXTENSION = re.compile(rf"{_CHARACTERS}[ \t]*(?:;{_PARAMETER.pattern})*")
+#: The longest list of extensions in characters. Browsers send 42, the longest known client 200.
+MAX_EXTENSIONS = 1024
+#: The longest list of extensions that is cached: its 64 entries take at most 0.5 MiB together.
+_MAX_CACHED = 128
 #: A field value: visible characters and obs-text, with single blanks inside (RFC 9110 5.5).
 _VALUE = re.compile(r"[\x21-\x7e\x80-\xff]([\t \x21-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?")
 
@@ -25,6 +29,20 @@ def is_token(text: str) -> bool:
 def is_value(text: str) -> bool:
     """Whether the text can be the value of a header: one line, no control characters."""
     return not text or _VALUE.fullmatch(text) is not None
+
+
+def check_header(name: str, value: str) -> None:
+    """See that a header can be sent.
+
+    :raises ValueError: if not.
+    """
+    if not isinstance(name, str) or not is_token(name):
+        raise ValueError(f"{name!r}: {value!r} cannot be a header: its name is not a token")
+    if not isinstance(value, str) or not is_value(value):
+        raise ValueError(
+            f"{name!r}: {value!r} cannot be a header: its value is not a str of one line in"
+            " ISO 8859-1"
+        )
 
 
 def split_list(value: str) -> list[str]:
@@ -45,12 +63,17 @@ class Extension(NamedTuple):
     parameters: tuple[tuple[str, str | None], ...]
 
 
-@lru_cache(maxsize=256)
 def parse_extensions(value: str) -> tuple[Extension, ...]:
     """The extensions that a peer offers or agrees on, RFC 6455 section 9.1.
 
-    :raises ValueError: for what is not a list of extensions.
+    :raises ValueError: if the value is not a list of extensions, or longer than 1,024 characters.
     """
+    if len(value) > MAX_EXTENSIONS:
+        raise ValueError(f"a list of extensions of more than {MAX_EXTENSIONS} characters")
+    return _parse_cached(value) if len(value) <= _MAX_CACHED else _parse(value)
+
+
+def _parse(value: str) -> tuple[Extension, ...]:
     extensions = []
     for member in split_list(value):
         if not _EXTENSION.fullmatch(member):
@@ -61,3 +84,6 @@ def parse_extensions(value: str) -> tuple[Extension, ...]:
         )
         extensions.append(Extension(name.strip(" \t"), parameters))
     return tuple(extensions)
+
+
+_parse_cached = lru_cache(maxsize=64)(_parse)

@@ -25,8 +25,8 @@ _TIMES = (
     "handshake_timeout", "keep_alive_timeout", "accept_after",
 )
 _MAY_BE_NONE = {
-    "accept_after", "max_message_size", "send_timeout", "ping_interval", "message_timeout", "handshake_timeout", "keep_alive_timeout",
-    "max_connections",
+    "accept_after", "max_message_size", "send_timeout", "ping_interval", "message_timeout",
+    "handshake_timeout", "keep_alive_timeout", "max_connections",
 }
 
 

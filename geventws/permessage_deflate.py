@@ -93,18 +93,24 @@ class PerMessageDeflate:
         if agreement is None or deflate is None:
             return None
         if agreement.server_no_context_takeover and agreement.client_no_context_takeover:
-            return _shared(agreement, deflate, client)
+            own = agreement.client_max_window_bits if client else agreement.server_max_window_bits
+            return _shared(own, deflate, client)
         return cls(agreement, deflate, client=client)
 
 
 @lru_cache(maxsize=128)
-def _shared(agreement: Agreement, deflate: Deflate, client: bool) -> PerMessageDeflate:
+def _shared(window_bits: int, deflate: Deflate, client: bool) -> PerMessageDeflate:
+    """The extension for all connections whose messages are compressed with the same window.
+
+    Peers choose among eight windows, each of which costs 0.25 MiB. The window of the peer's own
+    messages does not matter here: without a context they are inflated with the largest.
+    """
+    agreement = Agreement(True, True, window_bits, window_bits)
     return PerMessageDeflate(agreement, deflate, client=client)
 
 
 # ------------------------------------------------------------------------------------ server
 
-@lru_cache(maxsize=256)
 def accept_offer(
     offers: tuple[Extension, ...], deflate: Deflate
 ) -> tuple[str, Agreement] | None:

@@ -36,6 +36,9 @@ _BY_CODE = {
     "connections_closed": ("WebSockets that have ended, by close code", "code"),
     "connections_refused": ("Requests that were answered with HTTP, by status", "status"),
 }
+#: How many of the close codes that peers may choose, 3000 to 4999, have a series each. The others
+#: are counted under the label "other": every series costs memory, here and in Prometheus.
+_MAX_PEERS_CODES = 100
 #: With the way in which the processes of a server become one figure.
 _GAUGES: dict[str, tuple[str, Literal["livesum", "livemax"]]] = {
     "connections": ("WebSockets that are open", "livesum"),
@@ -51,6 +54,7 @@ class _Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._told = Stats()
+        self._peers_codes: set[int] = set()
         self._counters = {
             name: Counter(f"geventws_{name}", text, registry=registry)
             for name, text in _COUNTERS.items()
@@ -76,10 +80,18 @@ class _Metrics:
         for name, family in self._by_code.items():
             news: Counts[int] = getattr(now, name) - getattr(told, name)
             for code, count in news.items():
-                family.labels(str(int(code))).inc(count)
+                family.labels(self._label(int(code))).inc(count)
         for name, gauge in self._gauges.items():
             gauge.set(getattr(now, name))
         self._told = now
+
+    def _label(self, code: int) -> str:
+        if code < 3000 or code in self._peers_codes:
+            return str(code)
+        if len(self._peers_codes) == _MAX_PEERS_CODES:
+            return "other"
+        self._peers_codes.add(code)
+        return str(code)
 
 
 def install(registry: CollectorRegistry = REGISTRY) -> None:

@@ -25,6 +25,8 @@ _ALIKE = {
     b"pragma", b"sec-websocket-extensions", b"sec-websocket-version", b"upgrade", b"user-agent",
 }
 _MAX_ALIKE = 512
+#: The longest name of a header that is kept.
+_MAX_NAME = 64
 
 
 class Request(NamedTuple):
@@ -72,12 +74,16 @@ def _parse_line(line: bytes) -> tuple[str, str] | None:
     match = _LINE.fullmatch(line)
     if match is None:
         return None
-    return _variable(match[1]), match[2].strip(b" \t").decode("latin-1")
+    name = match[1]
+    variable = _variable(name) if len(name) <= _MAX_NAME else _make_variable(name)
+    return variable, match[2].strip(b" \t").decode("latin-1")
 
 
 _parse_alike = lru_cache(maxsize=256)(_parse_line)
 
 
-@lru_cache(maxsize=256)
-def _variable(name: bytes) -> str:
+def _make_variable(name: bytes) -> str:
     return "" if b"_" in name else "HTTP_" + name.decode().upper().replace("-", "_")
+
+
+_variable = lru_cache(maxsize=256)(_make_variable)

@@ -77,7 +77,7 @@ class Sweeper:
 
     def let_others_run(self) -> None:
         """Block until the loop has looked at all descriptors once more."""
-        waiter = Waiter(self._hub)
+        waiter: Any = Waiter(self._hub)
         self.next_turn(partial(waiter.switch, None))
         waiter.get()
 

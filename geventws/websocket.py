@@ -192,7 +192,7 @@ class WebSocket(Connection):
             self.accept()
         except ConnectionClosed:
             pass  # the client has gone; the view learns it at its first use of the WebSocket
-        except Exception:
+        except Exception:  # noqa: BLE001 - of the view's own hooks; nobody else would see it
             logger.exception("The WebSocket of %s cannot be accepted", printable(self.path))
 
     def _abandon(self) -> None:

@@ -3,6 +3,7 @@ import contextlib
 import re
 
 import gevent
+import psutil
 import pytest
 from gevent import socket
 from gevent.event import AsyncResult
@@ -235,6 +236,36 @@ def test_headers_are_limited_in_their_sum(serve):
         with server.client() as client:
             client.send(request("/plain", fields[:count], without="Upgrade"))
             assert client.read_head() == status
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Sec-WebSocket-Extensions", "x{}" + ";a" * 30_000),
+        ("Sec-WebSocket-Protocol", "x{}" + ",a" * 30_000),
+        ("Origin", "http://x{}" + "a" * 60_000),
+        ("Host", "x{}" + "a" * 60_000),
+        ("Connection", "upgrade,x{}" + ",a" * 30_000),
+        ("Upgrade", "websocket,x{}" + ",a" * 30_000),
+        ("X{}" + "a" * 60_000, "value"),
+    ],
+)
+def test_requests_that_are_refused_leave_no_memory_behind(serve, name, value):
+    server = serve(echo)
+
+    def refuse(number):
+        with server.client() as client:
+            client.send(request(headers=[
+                ("Origin", "http://evil.example"),
+                (name.format(number), value.format(number)),
+            ]))
+            assert client.read_head() in {"400", "403"}
+
+    refuse(0)
+    before = psutil.Process().memory_info().rss
+    for number in range(1, 100):
+        refuse(number)
+    assert psutil.Process().memory_info().rss - before < 4 << 20
 
 
 def test_two_hundred_slow_clients_do_not_keep_the_others_out(serve):

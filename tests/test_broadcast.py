@@ -1,5 +1,6 @@
 """Broadcast within one process: who gets what, in which order, and what slow peers cost."""
 import contextlib
+import sys
 import threading
 import zlib
 from urllib.parse import parse_qs
@@ -532,6 +533,47 @@ def test_who_does_not_read_while_the_history_is_replayed_is_slow(make_room):
     assert arrived == (CLOSE, b"\x03\xf5too slow")
 
 
+@pytest.mark.parametrize("message", ["", "😀" * 1000], ids=["empty", "wide"])
+def test_what_waits_for_a_replay_is_counted_as_it_costs(make_room, message):
+    room = make_room(Broadcast(history=100), max_send_buffer=65536)
+    first = room.broadcast.publish("room", "first")
+    for _ in range(100):
+        room.broadcast.publish("room", "x" * 100_000)
+    client = room.server.client().open(f"/room?since={first}")
+    room.clients.append(client)
+    wait_until(lambda: room.broadcast.subscribers("room") == 1)
+    published = 0
+    while room.broadcast.subscribers("room"):
+        room.broadcast.publish("room", message)
+        published += 1
+    assert abs(published - 65536 / (sys.getsizeof(message) + 150)) < 2
+
+
+def test_the_histories_of_all_channels_take_a_bounded_amount_of_memory():
+    broadcast = Broadcast("memory://?max_history_size=1000000", history=1000)
+    for number in range(50):
+        for _ in range(10):
+            broadcast.publish(f"room {number}", "😀" * 1000)
+    kept = [number for number in range(50) if broadcast.history(f"room {number}")]
+    assert kept == list(range(kept[0], 50))
+    assert 20 < len(kept) < 25
+    assert broadcast._backend._size == sum(each.size for each in broadcast._backend._kept.values())
+    for number in range(1000):
+        broadcast.publish("room", f"{number:03}" + "x" * 10_000)
+    assert 90 < len(broadcast.history("room")) < 100
+    assert not broadcast.history("room 49")
+    broadcast.publish("room", "x" * 2_000_000)
+    assert len(broadcast.history("room")) == 1
+    broadcast.close()
+
+
+@pytest.mark.parametrize("query", ["max_history_size=0", "max_history_size=", "history=5",
+                                   "max_history_size=-1", "max_history_size=1e6"])
+def test_a_limit_of_the_histories_that_is_none_is_refused(query):
+    with pytest.raises(ValueError, match="max_history_size, a number of bytes"):
+        Broadcast(f"memory://?{query}")
+
+
 def test_an_envelope_that_fails_is_logged_and_harms_nobody(make_room, caplog):
     def envelope(message, id_):
         return {"good": "fine"}[message]
@@ -600,6 +642,61 @@ def test_a_loop_that_does_not_keep_up_loses_the_oldest():
     assert listener.lost == 10
     assert next(listener).data == "10"
     listener.close()
+
+
+def test_a_loop_that_does_not_keep_up_takes_a_bounded_amount_of_memory():
+    broadcast = Broadcast()
+    listener = broadcast.listen("room", max_queue_size=1 << 20)
+    for number in range(100):
+        broadcast.publish("room", f"{number:06}" + "😀" * 10_000)  # 40 KB in memory
+    assert 70 < listener.lost < 80
+    assert next(listener).data.startswith(f"{listener.lost:06}")
+    large = "x" * (2 << 20)
+    broadcast.publish("room", large)
+    assert next(listener).data == large
+    listener.close()
+    assert list(listener) == []
+
+
+@pytest.mark.parametrize("limits", [{"max_queue": 0}, {"max_queue_size": -1}])
+def test_a_queue_without_room_is_refused(limits):
+    broadcast = Broadcast()
+    with pytest.raises(ValueError, match="positive"):
+        broadcast.listen("room", **limits)
+    assert not broadcast._channels
+
+
+def test_what_waits_of_a_listener_is_heard_after_its_end():
+    broadcast = Broadcast()
+    listener = broadcast.listen("room", max_queue=2)
+    broadcast.publish("room", "a")
+    broadcast.publish("room", "b")
+    broadcast.close()
+    assert [message.data for message in listener] == ["a", "b"]
+    assert list(listener) == []
+
+
+def test_a_thread_that_publishes_faster_than_messages_are_passed_on_waits(make_room):
+    room = make_room(max_send_buffer=64 << 20)
+    client = room.join()
+    largest = 0
+    message = "x" * 100_000
+
+    def publish():
+        nonlocal largest
+        for _ in range(300):
+            room.broadcast.publish("room", message)
+            largest = max(largest, room.broadcast._incoming.size)
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    thread.join(0.5)  # the hub does not run meanwhile
+    assert thread.is_alive()
+    for _ in range(300):
+        assert client.read_frame() == (TEXT, message.encode())
+    thread.join(SECONDS)
+    assert not thread.is_alive()
+    assert (3 << 20) < largest < (5 << 20)
 
 
 def test_subscribers_of_two_threads_are_refused():

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from urllib.parse import quote
 
 import gevent
 import gevent.event
@@ -172,6 +173,91 @@ def test_what_other_programs_publish_on_the_channel_is_passed_over(redis_server,
         person.say("ours")
         assert person.hear() == "- ours"
     admin.close()
+
+
+LONE_IN_JSON = "%22%5Cud800%22"
+
+
+@pytest.mark.parametrize("history", [0, 10])
+@pytest.mark.parametrize("how", ["listen", "unchecked"])
+def test_a_name_that_cannot_be_encoded_disturbs_no_other_channel(
+    redis_server, serve_broadcast, how, history
+):
+    with serve_broadcast(redis_server.url, history=history) as process:
+        Person(process, "first")
+        assert get(process, f"/{how}/{LONE_IN_JSON}").startswith("refused: ")
+        started = time.monotonic()
+        for number in range(3):
+            person = Person(process, f"next-{number}-{history}")
+            person.say("hello")
+            assert person.hear_data() == "hello"
+        assert time.monotonic() - started < 3
+        assert get(process, "/healthy") == "True"
+        assert "Traceback" not in process.output
+
+
+def test_whoever_is_interrupted_while_joining_disturbs_no_other_channel(
+    redis_server, serve_broadcast
+):
+    with serve_broadcast(redis_server.url) as process:
+        first = Person(process, "first")
+        assert get(process, "/impatient/%22busy%22") == "joined"
+        started = time.monotonic()
+        for person in (first, *(Person(process, f"busy{number}") for number in range(0, 100, 10))):
+            person.say("hello")
+            assert person.hear_data() == "hello"
+        assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("channel", ["\0", "a\r\nb", "{a}", "😀", "a" * 1024, " ", "*"])
+@pytest.mark.parametrize("history", [0, 10])
+def test_any_name_that_can_be_encoded_is_a_channel(redis_server, serve_broadcast, channel, history):
+    with serve_broadcast(redis_server.url, history=history) as process:
+        name = quote(channel.encode())
+        broadcast = Broadcast(redis_server.url, history=history)
+        person = Person(process, name)
+        # PEP 3333 gives the view the bytes of a path as characters.
+        broadcast.publish(channel.encode().decode("latin-1"), "hello")
+        assert person.hear_data() == "hello"
+        broadcast.close()
+
+
+@pytest.mark.parametrize("history", [0, 10])
+def test_what_cannot_be_encoded_is_not_published(redis_server, history):
+    broadcast = Broadcast(redis_server.url, history=history)
+    for channel, message in (("lone", "\ud800"), ("\ud800", "lone"), ("a" * 1025, "long")):
+        with pytest.raises(ValueError, match=r"lone surrogate|at most 1,024 bytes"):
+            broadcast.publish(channel, message)
+    for verb in (broadcast.history, broadcast.subscribers):
+        with pytest.raises(ValueError, match="lone surrogate"):
+            verb("\ud800")
+    assert broadcast.history("lone") == []
+    assert broadcast.healthy
+    broadcast.close()
+
+
+def test_what_other_programs_put_into_a_history_is_passed_over(redis_server, serve_broadcast):
+    channel = f"foreign-{time.time_ns()}"
+    broadcast = Broadcast(redis_server.url, history=10)
+    broadcast.publish(channel, "first")
+    with redis_server.client() as admin:
+        for fields in ({"m": b"\x01\xff"}, {"x": "y"}, {"m": ""}, {"m": "unknown"}):
+            admin.xadd(f"geventws:{channel}", fields)
+        admin.publish(f"geventws:{channel}", b"\x03\xff")
+        admin.publish(f"geventws:{channel}", b"\x03elsewhere")
+    broadcast.publish(channel, "last")
+    assert [message.data for message in broadcast.history(channel)] == ["first", "last"]
+    with serve_broadcast(redis_server.url, history=10) as process:
+        person = Person(process, channel, "")
+        assert [text.split(" ")[1] for text in person.heard] == ["first", "last"]
+        with redis_server.client() as admin:
+            admin.publish(f"geventws:{channel}", b"\x03\xff")
+            admin.publish(f"geventws:{channel}", b"\x03elsewhere")
+            person.say("on")
+            assert person.hear_data() == "on"
+            assert not admin.exists("elsewhere")
+        assert "Traceback" not in process.output
+    broadcast.close()
 
 
 def test_without_redis_py_it_is_said_how_to_get_it(monkeypatch):

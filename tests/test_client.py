@@ -1,11 +1,13 @@
 """``geventws.connect``: against our own server, against other people's, and against liars."""
 import asyncio
 import base64
+import contextlib
 import resource
 import socket as plain_socket
 import ssl
 import subprocess
 import threading
+import time
 
 import aiohttp.web
 import gevent
@@ -34,6 +36,7 @@ from tests.support.tools import need
 
 SECONDS = 10  # nothing here takes so long
 MEBIBYTE = 1 << 20
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 def at(server, path="/echo", scheme="ws", host="127.0.0.1"):
@@ -384,6 +387,8 @@ def test_a_refusal_has_its_status_its_headers_and_its_body(serve, path, status, 
     [
         (b"", "closed the connection without an answer"),
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "no answer in HTTP/1.1"),
+        (b"HTTP/1.1 4403 Forbidden\r\n\r\n", "no answer in HTTP/1.1"),
+        (b"HTTP/1.1 000 Nothing\r\n\r\n", "no answer in HTTP/1.1"),
         (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n", "lacks Upgrade: websocket"),
         (b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\n\r\n", "lacks Connection: Upgrade"),
         (b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -425,13 +430,123 @@ def test_an_extension_that_was_not_offered_fails(lie):
         (b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nnonsense", b"hello"),
         (b"\r\nhello", b"hello"),
         (b"Content-Length: 99\r\n\r\nhello", b"hello"),
+        (CHUNKED + b"5\r\nhel", b"hel"),
+        (CHUNKED + b"5\r\nhello\r\n" + b"9" * 100_000, b"hello"),
+        (CHUNKED + b"5\r\nhello\r\n0\r\n" + b"Trailer: x\r\n" * 100_000, b"hello"),
+        (CHUNKED + b"5;" + b"x" * 100_000 + b"\r\nhello\r\n0\r\n\r\n", b""),
+        (CHUNKED + b"f" * 1000 + b"\r\nhello", b"hello"),
+        (CHUNKED, b""),
+        (b"Transfer-Encoding: gzip, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", b"hello"),
+        (b"Transfer-Encoding: gzip\r\nContent-Length: 1\r\n\r\nhello", b"hello"),
+        (b"Content-Length: " + b"9" * 10_000 + b"\r\n\r\nhello", b"hello"),
+        (b"Content-Length: -1\r\n\r\nhello", b"hello"),
+        (b"Content-Length: \xb2\r\n\r\nhello", b"hello"),
+        (b"\r\n" + b"x" * (2 * MEBIBYTE), b"x" * MEBIBYTE),
     ],
 )
 def test_the_body_of_a_refusal_is_read_as_far_as_it_comes(lie, answer, body):
     url = lie(lambda sock, head: sock.sendall(b"HTTP/1.1 400 Bad Request\r\n" + answer))
     with pytest.raises(HandshakeError) as caught:
         connect(url)
-    assert caught.value.body == body
+    # What has come with the head may be more than is waited for.
+    assert caught.value.body[:MEBIBYTE] == body
+    assert len(caught.value.body) < 1.1 * MEBIBYTE
+
+
+@pytest.mark.parametrize("size", [b"-1", b"0x10", b"1_0", b"+5", b"", b" ", b"-" + b"f" * 9999])
+def test_the_size_of_a_chunk_that_is_none_costs_a_mebibyte_at_most(lie, size):
+    answer = b"HTTP/1.1 400 Bad Request\r\n" + CHUNKED + size + b"\r\n" + b"x" * (4 * MEBIBYTE)
+
+    def refuse(sock, head):
+        with contextlib.suppress(OSError):
+            sock.sendall(answer)
+
+    with pytest.raises(HandshakeError, match="400 Bad Request") as caught:
+        connect(lie(refuse))
+    assert len(caught.value.body) < 1.1 * MEBIBYTE
+
+
+@pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
+def test_an_answer_without_a_body_is_not_waited_for(lie, status):
+    def refuse(sock, head):
+        sock.sendall(b"HTTP/1.1 " + status + b"\r\nContent-Length: 5\r\n\r\n")
+        sock.recv(1)  # until the client leaves
+
+    with pytest.raises(HandshakeError, match=status.decode()) as caught:
+        connect(lie(refuse), open_timeout=SECONDS)
+    assert caught.value.body == b""
+
+
+def test_the_body_of_a_refusal_is_waited_for_no_longer_than_for_the_opening(lie):
+    def refuse(sock, head):
+        sock.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 99\r\n\r\nno entry")
+        sock.recv(1)
+
+    with pytest.raises(HandshakeError, match="403 Forbidden") as caught:
+        connect(lie(refuse), open_timeout=0.2)
+    assert caught.value.body == b"no entry"
+
+
+@contextlib.contextmanager
+def others_run():
+    """See that no other greenlet waits for more than a quarter of a second."""
+    gaps = [0.0]
+
+    def tick():
+        last = time.perf_counter()
+        while True:
+            gevent.sleep(0.001)
+            now = time.perf_counter()
+            gaps.append(now - last)
+            last = now
+
+    ticking = gevent.spawn(tick)
+    gevent.sleep(0)
+    try:
+        yield
+    finally:
+        gevent.sleep(0)
+        ticking.kill()
+    assert max(gaps) < 0.25
+
+
+def test_a_refusal_in_chunks_of_one_byte_keeps_nobody_waiting(lie):
+    answer = b"HTTP/1.1 400 Bad Request\r\n" + CHUNKED + b"1\r\nx\r\n" * 200_000
+
+    def refuse(sock, head):
+        with contextlib.suppress(OSError):
+            sock.sendall(answer)
+
+    url = lie(refuse)
+    with others_run(), pytest.raises(HandshakeError) as caught:
+        connect(url, open_timeout=SECONDS)
+    assert MEBIBYTE // 6 - 1000 < len(caught.value.body) < MEBIBYTE // 5
+    assert set(caught.value.body) == {ord("x")}
+
+
+@pytest.mark.parametrize("interim", [
+    b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n",
+])
+def test_interim_responses_without_end_are_no_answer(lie, interim):
+    def answer(sock, head):
+        with contextlib.suppress(OSError):
+            while True:
+                sock.sendall(interim * 1000)
+
+    url = lie(answer)
+    with others_run(), pytest.raises(HandshakeError, match="a head of more than 65536 bytes"):
+        connect(url)
+
+
+def test_the_head_of_an_answer_may_come_byte_by_byte(lie):
+    def answer(sock, head):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        response = b"HTTP/1.1 103 X\r\n\r\n" + accepting(head, "X-Long: " + "x" * 5000)
+        for byte in response + frame(TEXT, "hello", None):
+            sock.sendall(bytes((byte,)))
+
+    with connect(lie(answer), open_timeout=SECONDS) as ws:
+        assert ws.receive() == "hello"
 
 
 def test_a_server_that_does_not_answer_is_left_in_time(lie):

@@ -6,7 +6,6 @@ import itertools
 import logging
 import os
 import socket
-import threading
 
 import gevent
 import greenlet
@@ -18,11 +17,10 @@ from gevent.monkey import get_original
 import geventws
 from geventws import ConnectionClosed
 from geventws.connection import Connection
-from geventws.permessage_deflate import PerMessageDeflate
 from geventws.protocol import Protocol
 from geventws.websocket import WebSocket
 from tests.support.apps import echo
-from tests.support.client import BINARY, CLOSE, PING, PONG, TEXT, close_frame, frame, request
+from tests.support.client import BINARY, PING, PONG, TEXT, close_frame, frame
 from tests.support.servers import SECONDS, wait_until
 
 SECRET = "somebody else's secret"

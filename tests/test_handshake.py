@@ -1,4 +1,6 @@
 """The opening handshake, sans I/O: an environ in, headers or a refusal out."""
+import time
+
 import pytest
 
 from geventws import HandshakeError
@@ -86,6 +88,51 @@ def test_a_malformed_request_is_a_400_that_says_what_is_wrong(changes, word):
     assert word in refused.body.decode()
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("HTTP_HOST", "a" * 1025),
+        ("HTTP_ORIGIN", "http://" + "a" * 1018),
+        ("HTTP_CONNECTION", "upgrade" + ",a" * 509),
+        ("HTTP_UPGRADE", "websocket" + ",a" * 508),
+        ("HTTP_SEC_WEBSOCKET_EXTENSIONS", "x" + ";a" * 512),
+        ("HTTP_SEC_WEBSOCKET_PROTOCOL", "a" * 16385),
+        ("HTTP_SEC_WEBSOCKET_PROTOCOL", "a" + ",a" * 100),
+    ],
+)
+@pytest.mark.parametrize("allowed_origins", [("self",), None])
+def test_what_is_longer_than_any_client_sends_is_a_400(variable, value, allowed_origins):
+    options = Options(allowed_origins=allowed_origins)
+    assert is_websocket_request(environ(**{variable: value}))
+    refused = refusal(options, **{variable: value})
+    assert refused.status == "400 Bad Request"
+    assert variable.removeprefix("HTTP_").replace("_", "-") in refused.body.decode().upper()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("HTTP_HOST", "a" * 1024),
+        ("HTTP_CONNECTION", "upgrade" + ",a" * 508 + ","),
+        ("HTTP_SEC_WEBSOCKET_EXTENSIONS", "x" + ";a" * 511 + " "),
+        ("HTTP_SEC_WEBSOCKET_PROTOCOL", "a" * 16384),
+        ("HTTP_SEC_WEBSOCKET_PROTOCOL", "a" + ",a" * 99),
+    ],
+)
+def test_what_is_as_long_as_it_may_be_passes(variable, value):
+    check_request(environ(**{variable: value}), Options())
+
+
+def test_a_long_list_of_other_upgrades_is_none_of_ours():
+    assert not is_websocket_request(environ(HTTP_UPGRADE="h2c" + ",a" * 2000))
+
+
+def test_the_origin_is_checked_before_any_list_is_parsed():
+    refused = refusal(HTTP_ORIGIN="http://evil.example", HTTP_SEC_WEBSOCKET_EXTENSIONS=";",
+                      HTTP_SEC_WEBSOCKET_PROTOCOL="a b")
+    assert refused.status == "403 Forbidden"
+
+
 @pytest.mark.parametrize("version", [None, "", "8", "12", "14", "013", "13, 8"])
 def test_another_version_is_a_426_that_names_ours(version):
     refused = refusal(HTTP_SEC_WEBSOCKET_VERSION=version)
@@ -126,6 +173,7 @@ def test_the_servers_own_pages_may_connect(origin, changes):
         ("http://example.com@evil.example", {}),
         ("http://[example.com", {}),
         ("http://example.com:port", {}),
+        ("http://[example.com", {"HTTP_HOST": "[example.org"}),
         ("http://evil.example", {"HTTP_X_FORWARDED_HOST": "evil.example"}),
     ],
 )
@@ -145,6 +193,10 @@ def test_other_pages_may_not(origin, changes):
         (["https://app.example:*"], "https://app.example:8443"),
         (["self", "https://app.example"], "http://example.com"),
         (["null"], "null"),
+        (["*://*.app.example:*"], "https://a.app.example:8443"),
+        (["https://*a*b*.example"], "https://xaxbx.example"),
+        (["https://**.example"], "https://x.example"),
+        (["*.example"], "null.example"),
     ],
 )
 def test_pages_that_are_named_may_connect(allowed, origin):
@@ -160,10 +212,27 @@ def test_pages_that_are_named_may_connect(allowed, origin):
         (["https://*.app.example"], "https://app.example"),
         (["https://*.app.example"], "https://evil.example/x.app.example"),
         (["https://app.example"], "https://appXexample"),
+        (["https://*a*b*.example"], "https://xbxax.example"),
+        (["https://app*app.example"], "https://app.example"),
+        (["*.example"], "https://app.example"),
     ],
 )
 def test_pages_that_are_not_named_may_not(allowed, origin):
     assert refusal(Options(allowed_origins=allowed), HTTP_ORIGIN=origin).status == "403 Forbidden"
+
+
+def test_many_stars_take_no_more_time_than_one():
+    allowed = Options(allowed_origins=["https://" + "*a" * 30 + "b"])
+    started = time.process_time()
+    assert refusal(allowed, HTTP_ORIGIN="https://" + "a" * 1000).status == "403 Forbidden"
+    assert time.process_time() - started < 1
+
+
+def test_a_forwarded_host_that_is_too_long_is_nobodys():
+    behind = environ(HTTP_X_FORWARDED_HOST="a" * 3000)
+    assert request_origin(behind, ["*"]) == ""
+    with pytest.raises(HandshakeError, match="403"):
+        check_request({**behind, "HTTP_ORIGIN": "http://["}, Options(trusted_proxies=["*"]))
 
 
 @pytest.mark.parametrize("proxies", [["127.0.0.1"], ["10.0.0.0/8", "127.0.0.0/8"], ["*"]])

@@ -15,7 +15,7 @@ LAYERS = [
     {"options"},
     {"handshake", "_core.reader"},
     {"client_handshake"},
-    {"progress", "threads"},
+    {"dialling", "progress", "threads"},
     {"_core.transport", "sweeper"},
     {"_core"},
     {"protocol", "totals"},

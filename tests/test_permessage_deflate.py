@@ -184,3 +184,13 @@ def test_without_context_all_connections_share_one_extension():
 def test_a_wrong_value_is_refused_at_once(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Deflate(**wrong)
+
+
+def test_the_window_of_the_peers_own_messages_costs_no_compressor_of_its_own():
+    agreements = [
+        Agreement(True, True, 12, client_max_window_bits=bits) for bits in range(8, 16)
+    ]
+    shared = [PerMessageDeflate.of(each, DEFAULT, client=False) for each in agreements]
+    assert len({id(deflate) for deflate in shared}) == 1
+    other = PerMessageDeflate.of(Agreement(True, True, 13), DEFAULT, client=False)
+    assert other is not shared[0]

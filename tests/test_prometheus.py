@@ -61,6 +61,19 @@ def test_one_process_tells_what_has_happened(tmp_path):
         assert found['connections_refused_total{status="401"}'] == 1
 
 
+def test_peers_cannot_make_more_than_a_hundred_series(tmp_path):
+    arguments = ["-m", "geventws", APP, "--bind", "127.0.0.1:0"]
+    with serving(arguments, tmp_path / "log") as process:
+        for code in (1000, *range(4000, 4120), 4000):
+            with process.client().open() as client:
+                client.finish(code)
+        others = 'connections_closed_total{code="other"}'
+        found = wait_for(process, connections=0, **{others: 20})
+        assert sum("connections_closed_total" in name for name in found) == 102
+        assert found['connections_closed_total{code="4000"}'] == 2
+        assert found['connections_closed_total{code="1000"}'] == 1
+
+
 @pytest.mark.parametrize("preload", [False, True])
 def test_the_workers_of_gunicorn_are_summed_up_also_when_they_have_ended(tmp_path, preload):
     shared = tmp_path / "metrics"

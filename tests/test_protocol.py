@@ -93,7 +93,8 @@ def check_conversation(protocol, messages):
     assert (protocol.close_code, protocol.close_reason) == (1001, "tschüß")
     assert protocol.closed_by_peer
     assert protocol.error is None
-    assert protocol.take_output() == b"\x8a\x01p" + frame(CLOSE, b"\x03\xe9" + "tschüß".encode(), None)
+    echo = frame(CLOSE, b"\x03\xe9" + "tschüß".encode(), None)
+    assert protocol.take_output() == b"\x8a\x01p" + echo
 
 
 @pytest.mark.parametrize("cut", range(len(CONVERSATION)))

@@ -33,12 +33,13 @@ from gevent.ssl import SSLSocket
 from geventws._core.reader import MAX_STEPS, compression_overhead, limit_of
 from geventws._core.transport import MAX_RECORD, NOT_HERE, WOULD_BLOCK, _message, drop_watchers
 from geventws.exceptions import InvalidPayload, MessageTooBig, ProtocolError
-from geventws.frames import State
+from geventws.frames import State, encode_text
 from geventws.threads import call_in_child, call_in_hub, is_running
 
 
 cdef extern from "Python.h":
-    const char* PyUnicode_AsUTF8AndSize(object, Py_ssize_t*) except NULL
+    const char* PyUnicode_AsUTF8AndSize(object, Py_ssize_t*) noexcept
+    void PyErr_Clear()
     object PyUnicode_New(Py_ssize_t, Py_UCS4)
     void* PyUnicode_DATA(object)
     int PyUnicode_Resize(PyObject**, Py_ssize_t) except -1
@@ -1051,6 +1052,10 @@ cdef class Transport:
         if binary is None and type(data) is str:
             opcode = TEXT
             payload = <const uint8_t*>PyUnicode_AsUTF8AndSize(data, &size)
+            if payload == NULL:
+                PyErr_Clear()
+                encode_text(data)  # says what is wrong
+                raise MemoryError
         else:
             if binary is None and type(data) is bytes:
                 opcode = BINARY

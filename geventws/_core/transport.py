@@ -33,7 +33,7 @@ from gevent.exceptions import ConcurrentObjectUseError
 from gevent.ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
 
 from ..exceptions import ConnectionClosed
-from ..frames import Opcode, State
+from ..frames import Opcode, State, encode_text
 from ..threads import call_in_hub, get_ident, is_running
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class Transport:
         self._resuming = False
         #: Whether anything has come from the peer since this was reset.
         self._heard = False
-        self._out: deque[bytes | memoryview] | None = None
+        self._out: deque[bytes | bytearray | memoryview] | None = None
         self._out_size = 0
         #: How many bytes were handed to the kernel, or wait for it to have room.
         self._written = 0
@@ -274,9 +274,9 @@ class Transport:
         Returns when the message is in the kernel, or in a buffer that holds less than
         ``max_send_buffer`` bytes. While the buffer holds more, blocks as long as the peer reads;
         when the peer has not read anything for ``send_timeout`` seconds, the connection is dropped
-        (1011). Messages are never torn or mixed, whichever greenlets send them. Bytes are copied: a buffer may be used again
-        at once. In another thread than the view's it does the same, and blocks that thread until
-        the hub of the view's has sent the message.
+        (1011). Messages are never torn or mixed, whichever greenlets send them. Bytes are copied: a
+        buffer may be used again at once. In another thread than the view's it does the same, and
+        blocks that thread until the hub of the view's has sent the message.
 
         :param binary: overrides the type: ``True`` sends a ``str`` in UTF-8 as binary, ``False``
             sends bytes, which must be UTF-8, as text.
@@ -286,7 +286,8 @@ class Transport:
             of :meth:`receive` may be sent back. A loss that nobody knows of yet shows only at a
             later call.
         :raises TypeError: for what is neither ``str`` nor bytes-like.
-        :raises ValueError: for bytes that are sent as text and are not UTF-8.
+        :raises ValueError: for bytes that are sent as text and are not UTF-8, and for a ``str``
+            with a lone surrogate, which UTF-8 cannot encode. Nothing is sent then.
         :raises TimeoutError: in another thread, when something blocks the view's for 30 seconds.
         """
         if get_ident() != self._thread:
@@ -298,7 +299,7 @@ class Transport:
         if protocol.state is not _OPEN:
             raise self._closed_error()
         if binary is None and type(data) is str:
-            opcode, payload = _TEXT, data.encode()
+            opcode, payload = _TEXT, encode_text(data)
         else:
             opcode, payload = _message(data, binary)
         if self._out_size >= self._max_send_buffer:
@@ -498,7 +499,7 @@ def _message(
 ) -> tuple[int, bytes]:
     """The opcode and the payload for what ``send()`` was given."""
     if isinstance(data, str):
-        return (_BINARY if binary else _TEXT), data.encode()
+        return (_BINARY if binary else _TEXT), encode_text(data)
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(f"a message is str or bytes-like, not {type(data).__name__}")
     payload = bytes(data)

@@ -15,11 +15,14 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from importlib.metadata import entry_points
+from sys import getsizeof
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from gevent.event import Event
+
+from ..frames import encode_text
 
 logger = logging.getLogger("geventws.broadcast")
 
@@ -35,12 +38,21 @@ _BUILT_IN = {
 
 
 class Message(NamedTuple):
-    """What was published."""
+    """What was published. The channel and the data can be encoded in UTF-8."""
 
     channel: str
     data: str | bytes
     #: By which a client resumes, printable ASCII; ``None`` where no history is kept.
     id: str | None
+
+
+#: What a message costs in bytes beside its data: the tuple, the id, its place in a queue.
+_OVERHEAD = 150
+
+
+def size_of(message: Message) -> int:
+    """How much memory a message takes, in bytes: an empty one takes some, too."""
+    return getsizeof(message.data) + _OVERHEAD
 
 
 class History(NamedTuple):
@@ -181,6 +193,27 @@ def _load(path: str) -> Callable[..., Backend]:
     found: Any = getattr(importlib.import_module(module), name)
     backend: Callable[..., Backend] = found
     return backend
+
+
+#: The longest name of a channel, in bytes of UTF-8. Names are keys here and in the backend, and
+#: views often take them from clients.
+MAX_CHANNEL = 1024
+
+
+def check_channel(channel: str) -> None:
+    """See that a channel can have this name.
+
+    :raises ValueError: if not.
+    """
+    if not isinstance(channel, str) or not channel:
+        raise ValueError(
+            f"a channel is named by a string that is not empty, not {channel!r:.100}"
+        )
+    size = len(channel)
+    if size <= MAX_CHANNEL and not channel.isascii():
+        size = len(encode_text(channel, "a channel's name"))
+    if size > MAX_CHANNEL:
+        raise ValueError(f"the name of a channel has at most {MAX_CHANNEL:,} bytes of UTF-8")
 
 
 #: Redis's own limit for each half of an id.

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +10,10 @@ from gevent.monkey import get_original
 
 from .._core import fan_out
 from ..exceptions import BroadcastError
-from ..frames import CloseCode
-from .base import Backend, Message, backend_for
-from .local import Channel, Listener, Subscription, stop
+from ..frames import CloseCode, encode_text
+from ..threads import call_in_hub
+from .base import Backend, Message, backend_for, check_channel
+from .local import Channel, Listener, SharedQueue, Subscription, stop
 
 if TYPE_CHECKING:
     from ..connection import Connection
@@ -23,6 +23,8 @@ logger = logging.getLogger("geventws.broadcast")
 _thread_ident = get_original("_thread", "get_ident")
 #: How long to wait, in seconds, before the history is asked for again.
 _RETRY = 0.5
+#: How much other threads may publish, in bytes, before they wait for the thread of the sockets.
+_MAX_INCOMING = 4 << 20
 
 
 class Broadcast:
@@ -41,8 +43,10 @@ class Broadcast:
     publisher arrive in their order. A frame is made once for all sockets and written without
     waiting for any of them.
 
-    :param url: ``memory://`` for one process, ``redis://[user:password@]host[:port]`` for any
-        number, also ``rediss://`` (TLS), ``unix://``, ``redis+sentinel://host,host/service``,
+    :param url: ``memory://`` for one process (``memory://?max_history_size=…`` limits the memory
+        of all its histories together, by default to 64 MiB),
+        ``redis://[user:password@]host[:port]`` for any number, also ``rediss://`` (TLS),
+        ``unix://``, ``redis+sentinel://host,host/service``,
         ``redis+cluster://host,host``, or what an entry point adds; see
         :mod:`geventws.broadcast.base`.
     :param history: how many messages of each channel are kept, with ids; 0 for none.
@@ -74,7 +78,7 @@ class Broadcast:
         self._hub: Any = None
         self._thread: int | None = None
         #: What came in and is still to be passed on.
-        self._incoming: deque[Message] = deque()
+        self._incoming = SharedQueue()
         self._passing_on = False
         self._backend: Backend = backend_for(url)(url, self, history, history_ttl)
 
@@ -87,19 +91,31 @@ class Broadcast:
 
         From any greenlet or thread, and from any process, also one without a server. Does not
         wait for subscribers; with Redis it waits for its answer, at most ``socket_timeout``
-        seconds (5, unless the URL says otherwise). The id is ``None`` if no history is kept.
+        seconds (5, unless the URL says otherwise). The id is ``None`` if no history is kept. With
+        ``memory://``, another thread waits for that of the subscribers if it is ahead of it by
+        more than 4 MiB.
 
+        :param channel: at most 1,024 bytes in UTF-8.
         :param keep: whether the message goes into the channel's history, if there is one; False
             for what soon means nothing, such as "Ann is typing".
         :raises BroadcastError: when the backend does not answer. The message may have been sent
             all the same: whoever publishes again risks to send it twice.
+        :raises ValueError: for a channel that cannot have this name, or a ``str`` with a lone
+            surrogate, which UTF-8 cannot encode.
+        :raises TimeoutError: in another thread, when something blocks that of the subscribers for
+            30 seconds; the message has been published.
         """
-        _check(channel)
+        check_channel(channel)
         if isinstance(message, (bytearray, memoryview)):
             message = bytes(message)
         if not isinstance(message, (str, bytes)):
             raise TypeError(f"a message is str or bytes-like, not {type(message).__name__}")
-        return self._backend.publish(channel, message, keep)
+        if isinstance(message, str) and not message.isascii():
+            encode_text(message, "the message")
+        id_ = self._backend.publish(channel, message, keep)
+        if self._incoming.size > _MAX_INCOMING and _thread_ident() != self._thread:
+            call_in_hub(self._hub, self._pass_on)
+        return id_
 
     def history(self, channel: str) -> list[Message]:
         """The messages that are kept, the oldest first: each with ``id`` and ``data``.
@@ -109,7 +125,7 @@ class Broadcast:
 
         :raises BroadcastError: when the backend does not answer.
         """
-        _check(channel)
+        check_channel(channel)
         return self._backend.history(channel, None).messages
 
     def subscribers(self, channel: str) -> int:
@@ -117,7 +133,7 @@ class Broadcast:
 
         :raises BroadcastError: when the backend does not answer.
         """
-        _check(channel)
+        check_channel(channel)
         return self._backend.subscribers(channel)
 
     @property
@@ -129,7 +145,7 @@ class Broadcast:
         """Unsubscribe everybody and let go of the backend; the sockets stay open."""
         for place in self._channels.values():
             for listener in place.listeners:
-                listener.hear(None)
+                listener.end()
             for subscription in place.joining.values():
                 stop(subscription.greenlet)
         self._channels.clear()
@@ -151,13 +167,17 @@ class Broadcast:
         :param since: the id of the last message that the client has got (see ``envelope``). It is
             sent first what is kept of the messages after that one, then those that come: without
             a gap, none twice. :attr:`Subscription.recovered` tells whether all of it was kept.
-            May be anything that a client makes up: an unknown id gives all that is kept, and so
-            does ``""``, for a client that is new.
+            May be any string that a client makes up: an unknown id gives all that is kept, and
+            so does ``""``, for a client that is new.
         :raises ConnectionClosed: when the client has gone before the ``101``.
         :raises RuntimeError: with a backend that waits for a network, in a program that has not
             called ``gevent.monkey.patch_all()``; or in a second thread.
+        :raises ValueError: for a channel that cannot have this name: more than 1,024 bytes in
+            UTF-8, or a lone surrogate.
         """
         self._enter(channel)
+        if since is not None and not isinstance(since, str):
+            raise TypeError(f"since is the id of a message, a str, not {type(since).__name__}")
         if not ws._opened:
             ws._open()
         self.unsubscribe(channel, ws)
@@ -190,20 +210,28 @@ class Broadcast:
             stop(subscription.greenlet)
         self._vacate(channel, place)
 
-    def listen(self, channel: str) -> Listener:
+    def listen(
+        self, channel: str, *, max_queue: int = 1000, max_queue_size: int = 16 << 20
+    ) -> Listener:
         """The channel's messages for the process itself, in a loop that waits for each::
 
             with broadcast.listen("settings") as messages:
                 for message in messages:
                     reload(message.data)
 
-        Ends when it is closed, in whichever greenlet. At most 1,000 messages wait for a slow
-        loop, then the oldest are dropped; ``lost`` counts them.
+        Ends when it is closed, in whichever greenlet.
 
+        :param max_queue: how many messages wait for a slow loop; then the oldest are dropped.
+            ``lost`` counts them.
+        :param max_queue_size: how many bytes of memory those take that wait; the latest message
+            is kept whatever its size.
         :raises RuntimeError: as :meth:`subscribe`.
+        :raises ValueError: as :meth:`subscribe`, or for a limit that is none.
         """
         self._enter(channel)
-        listener = Listener(self._stop_listening, channel)
+        if max_queue < 1 or max_queue_size < 1:
+            raise ValueError("max_queue and max_queue_size are positive integers")
+        listener = Listener(self._stop_listening, channel, max_queue, max_queue_size)
         self._place(channel).listeners.add(listener)
         try:
             self._backend.subscribe(channel)
@@ -219,7 +247,7 @@ class Broadcast:
             self._vacate(listener.channel, place)
 
     def _enter(self, channel: str) -> None:
-        _check(channel)
+        check_channel(channel)
         hub = get_hub()
         if self._hub is None:
             self._hub = hub
@@ -280,19 +308,24 @@ class Broadcast:
         """Called by the backend for every message; see :class:`~geventws.broadcast.base.Local`."""
         if message.channel not in self._channels:
             return
-        self._incoming.append(message)
-        if _thread_ident() == self._thread:
+        if _thread_ident() != self._thread:
+            self._incoming.put(message)
+            self._hub.loop.run_callback_threadsafe(self._pass_on)
+        elif self._passing_on or self._incoming:
+            self._incoming.put(message)
             self._pass_on()
         else:
-            self._hub.loop.run_callback_threadsafe(self._pass_on)
+            self._pass_on(message)
 
-    def _pass_on(self) -> None:
+    def _pass_on(self, first: Message | None = None) -> None:
         if self._passing_on:
             return  # called from an envelope: the loop below gets there
         self._passing_on = True
         try:
+            if first is not None:
+                self._pass_on_one(first)
             while self._incoming:
-                self._pass_on_one(self._incoming.popleft())
+                self._pass_on_one(self._incoming.take())
         finally:
             self._passing_on = False
 
@@ -329,13 +362,8 @@ class Broadcast:
         if ws._has_ended:
             self.unsubscribe(channel, ws)
         elif self._closes_slow:
-            ws._fault = f"did not keep up with the messages of {channel!r}; closed with 1013"
+            ws._fault = f"did not keep up with the messages of {channel!r:.200}; closed with 1013"
             self.unsubscribe(channel, ws)
             ws._totals.slow_consumers_dropped += 1
             ws._begin_close(CloseCode.TRY_AGAIN_LATER, "too slow")
             spawn(ws.close)  # waits for the peer's answer, and not for ever
-
-
-def _check(channel: str) -> None:
-    if not isinstance(channel, str) or not channel:
-        raise ValueError(f"a channel is named by a string that is not empty, not {channel!r}")

@@ -1,14 +1,17 @@
 """Who listens in this process: sockets, and the process itself."""
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gevent import getcurrent
-from gevent.queue import Queue
+from gevent.event import Event
+from gevent.monkey import get_original
 
 from ..exceptions import ConnectionClosed
+from .base import size_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -16,9 +19,64 @@ if TYPE_CHECKING:
     from ..connection import Connection
     from .base import Message
 
-#: How many messages wait for the loop of a :class:`Listener`.
-LISTENER_QUEUE = 1000
+logger = logging.getLogger("geventws.broadcast")
+
+#: The interpreter's own: no greenlet switches while it is held.
+_Lock: Callable[[], Any] = get_original("_thread", "allocate_lock")
 Place = TypeVar("Place", bound="_Place")
+
+
+class Queue:
+    """Messages that wait, and their size."""
+
+    __slots__ = ("_messages", "size")
+
+    def __init__(self) -> None:
+        self._messages: deque[Message] = deque()
+        #: In bytes of memory.
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def put(self, message: Message) -> None:
+        self._messages.append(message)
+        self.size += size_of(message)
+
+    def take(self) -> Message:
+        """Remove the oldest message.
+
+        :raises IndexError: if there is none.
+        """
+        message = self._messages.popleft()
+        self.size -= size_of(message)
+        return message
+
+    def clear(self) -> None:
+        self._messages.clear()
+        self.size = 0
+
+    def ids(self) -> list[str | None]:
+        """The ids of the messages, the oldest first."""
+        return [message.id for message in self._messages]
+
+
+class SharedQueue(Queue):
+    """A queue that any thread may use."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = _Lock()
+
+    def put(self, message: Message) -> None:
+        with self._lock:
+            super().put(message)
+
+    def take(self) -> Message:
+        with self._lock:
+            return super().take()
 
 
 class Channel:
@@ -59,7 +117,7 @@ class Subscription(_Place):
     """A socket's place in a channel, until :meth:`close` or the end of its ``with`` block."""
 
     __slots__ = (
-        "_leave", "_waiting", "_waiting_size", "channel", "greenlet", "recovered", "ws",
+        "_leave", "_waiting", "channel", "greenlet", "recovered", "ws",
     )
 
     def __init__(
@@ -74,8 +132,7 @@ class Subscription(_Place):
         #: Waits to replay the history once it can be read.
         self.greenlet: Any = None
         #: What came while it was told what it missed.
-        self._waiting: deque[Message] = deque()
-        self._waiting_size = 0
+        self._waiting = Queue()
 
     def close(self) -> None:
         """Leave the channel; never blocks, and may be called again."""
@@ -83,18 +140,16 @@ class Subscription(_Place):
 
     def hear(self, message: Message) -> None:
         """Take a message that comes while this is told what it missed."""
-        self._waiting.append(message)
-        self._waiting_size += len(message.data)
+        self._waiting.put(message)
 
     @property
     def is_overdue(self) -> bool:
-        """Whether more is waiting than may wait."""
-        return self._waiting_size > self.ws._max_send_buffer
+        """Whether what waits takes more memory than what is sent may wait for."""
+        return self._waiting.size > self.ws._max_send_buffer
 
     def forget_waiting(self) -> None:
         """Lose what waits."""
         self._waiting.clear()
-        self._waiting_size = 0
 
     def replay(
         self, messages: list[Message], since: str, write: Callable[[Message], str | bytes]
@@ -102,60 +157,80 @@ class Subscription(_Place):
         """Send what was missed after ``since``, and what has come since; blocks as ``ws.send()``.
 
         The former has come by already, with all that is older: perhaps while this was waiting.
+        A message that cannot be sent is logged and left out.
         """
-        ids = [message.id for message in self._waiting]
+        ids = self._waiting.ids()
         if since in ids:
             for _ in range(ids.index(since) + 1):
-                self._next()
-        here = {message.id for message in self._waiting}
+                self._waiting.take()
+        here = set(self._waiting.ids())
         try:
             for message in messages:
                 if message.id not in here:
-                    self.ws.send(write(message))
+                    self._send(message, write)
             while self._waiting:
-                self.ws.send(write(self._next()))
+                self._send(self._waiting.take(), write)
         except ConnectionClosed:
             pass  # its view notices by itself
 
-    def _next(self) -> Message:
-        message = self._waiting.popleft()
-        self._waiting_size -= len(message.data)
-        return message
+    def _send(self, message: Message, write: Callable[[Message], str | bytes]) -> None:
+        try:
+            self.ws.send(write(message))
+        except ConnectionClosed:
+            raise
+        except Exception:
+            logger.exception("A message of %r could not be sent", self.channel)
 
 
 class Listener(_Place):
     """The messages of a channel for the process itself; see :meth:`geventws.Broadcast.listen`."""
 
-    __slots__ = ("_leave", "_queue", "channel", "lost")
+    __slots__ = ("_has_news", "_is_closed", "_leave", "_max", "_waiting", "channel", "lost")
 
-    def __init__(self, leave: Callable[[Listener], None], channel: str) -> None:
+    def __init__(
+        self, leave: Callable[[Listener], None], channel: str, max_queue: int, max_queue_size: int
+    ) -> None:
         self._leave = leave
         self.channel = channel
         #: How many messages have been dropped because the loop did not keep up.
         self.lost = 0
-        self._queue: Queue[Message | None] = Queue(LISTENER_QUEUE)
+        self._max = max_queue, max_queue_size
+        self._waiting = Queue()
+        self._is_closed = False
+        self._has_news = Event()
 
-    def hear(self, message: Message | None) -> None:
-        """Take a message, or None for the end; the oldest one makes room."""
-        if self._queue.full():
-            self._queue.get_nowait()
+    def hear(self, message: Message) -> None:
+        """Take a message; the oldest ones make room, and the newest one always has some."""
+        self._waiting.put(message)
+        most, largest = self._max
+        while len(self._waiting) > 1 and (
+            len(self._waiting) > most or self._waiting.size > largest
+        ):
+            self._waiting.take()
             self.lost += 1
-        self._queue.put_nowait(message)
+        if len(self._waiting) == 1:
+            self._has_news.set()
+
+    def end(self) -> None:
+        """End the loop, after the messages that wait."""
+        self._is_closed = True
+        self._has_news.set()
 
     def close(self) -> None:
         """Leave the channel, and end the loop over this; never blocks."""
         self._leave(self)
-        self.hear(None)
+        self.end()
 
     def __iter__(self) -> Iterator[Message]:
         return self
 
     def __next__(self) -> Message:
-        message = self._queue.get()
-        if message is None:
-            self.hear(None)  # for the next call
-            raise StopIteration
-        return message
+        while not self._waiting:
+            if self._is_closed:
+                raise StopIteration
+            self._has_news.clear()
+            self._has_news.wait()
+        return self._waiting.take()
 
 
 def stop(greenlet: Any) -> None:

@@ -51,6 +51,7 @@ logger = logging.getLogger("geventws.broadcast")
 parse_url: Any = _parse_url  # it has no types
 
 _PREFIX = "geventws:"
+_REPLY = f"{_PREFIX}reply:"
 _TEXT, _BINARY, _COUNT = b"\x01", b"\x02", b"\x03"
 #: Key, then message, how many are kept, for how many milliseconds, and what publishes.
 _PUBLISH = """
@@ -91,7 +92,9 @@ class _Channel:
         #: The ids of the latest messages, of which nothing is to be delivered any more; None as
         #: long as that is not known, and without a history.
         self.known: deque[str] | None = None
-        #: What has come in since Redis confirmed it, while it is found out what came before.
+        #: What has come in since Redis confirmed it, while it is found out what came before: until
+        #: the answer to a ping, so no more than Redis sends within one round trip. What it has
+        #: ready for us is bounded by its client-output-buffer-limit for pubsub, 32 MiB.
         self.waiting: list[Message] | None = None
 
 
@@ -167,7 +170,7 @@ class RedisBackend(Backend):
 
     def subscribers(self, channel: str) -> int:
         # Each process is asked, so nothing is left behind by one that dies.
-        reply = f"{_PREFIX}reply:{uuid.uuid4().hex}"
+        reply = f"{_REPLY}{uuid.uuid4().hex}"
         verb = "SPUBLISH" if self.is_cluster else "PUBLISH"
         total = 0
         with self._asking():
@@ -245,7 +248,8 @@ class RedisBackend(Backend):
     def _kept(self, channel: str, first: str) -> list[Message]:
         """The messages of the history, from an id on."""
         entries = self.client().xrange(_key(channel), first, "+")
-        return [_message(channel, id_, fields) for id_, fields in entries]
+        messages = (_message(channel, id_, fields) for id_, fields in entries)
+        return [message for message in messages if message is not None]
 
     # --------------------------------------------------------------- listening
 
@@ -291,7 +295,7 @@ class RedisBackend(Backend):
         if self._listeners.get(listener.node) is listener:
             del self._listeners[listener.node]
 
-    def answer(self, reply: str, count: int) -> None:
+    def answer(self, reply: bytes, count: int) -> None:
         """Tell another process how many are subscribed here."""
         try:
             self.client().rpush(reply, count)
@@ -374,8 +378,7 @@ class _Listener:
             with self._lock:
                 # Meanwhile somebody may have come back, and subscribed already.
                 if channel not in self.wanted:
-                    self._departures.append(channel)
-                    self._send("UNSUBSCRIBE", [channel])
+                    self._send("UNSUBSCRIBE", [channel], self._departures, [channel])
         except _FAILURES:
             pass  # the greenlet begins anew
 
@@ -384,27 +387,31 @@ class _Listener:
             # Of some the last one who listened may have gone meanwhile.
             states = [(name, self.backend.channels.get(name)) for name in channels]
             due = [(name, state) for name, state in states if state and name in self.wanted]
-            self._confirmations += due
-            self._send("SUBSCRIBE", [name for name, _ in due])
+            self._send("SUBSCRIBE", [name for name, _ in due], self._confirmations, due)
 
     def _ping(self, react: Callable[[bool], object]) -> None:
         """Call ``react(True)`` when all that Redis has sent by now is taken in, or else False."""
         with self._lock:
-            if self._connection is None:
+            if self._connection is None or self._is_broken:
                 react(False)
             else:
-                self._pongs.append(react)
-                self._send("PING", [])
+                self._send("PING", [], self._pongs, [react])
 
-    def _send(self, verb: str, names: list[str]) -> None:
+    def _send(self, verb: str, names: list[str], expected: deque[Any], answers: list[Any]) -> None:
+        """Send a command, and note the answers to come; both or neither.
+
+        If the command may have gone out in part, the connection is used no more.
+        """
         connection = self._connection
         if connection is None or self._is_broken or (not names and verb != "PING"):
             return
         if names and self.backend.is_cluster:
             verb = f"S{verb}"
+        command = connection.pack_command(verb, *map(_key, names))  # fails before anything is noted
+        expected.extend(answers)
         try:
-            connection.send_command(verb, *map(_key, names), check_health=False)
-        except _FAILURES:
+            connection.send_packed_command(command, check_health=False)
+        except BaseException:
             if connection is self._connection:
                 self._is_broken = True
             raise
@@ -544,6 +551,8 @@ class _Listener:
         kind, key, data = response
         if kind == self._kind:
             channel, state = self._confirmations.popleft()
+            if key != _key(channel).encode():
+                raise RedisConnectionError("a confirmation is not the one that is due")
             is_known = state.is_live or state.waiting is not None  # by an earlier confirmation
             if self.backend.channels.get(channel) is state and not is_known:
                 self._catch_up(channel, state)
@@ -559,8 +568,8 @@ class _Listener:
 
     def _take_message(self, channel: str, state: _Channel, data: bytes) -> None:
         kind = data[:1]
-        if kind == _COUNT:
-            spawn(self.backend.answer, data[1:].decode(), self.backend.local.count(channel))
+        if kind == _COUNT and data[1:].startswith(_REPLY.encode()):
+            spawn(self.backend.answer, data[1:], self.backend.local.count(channel))
             return
         if kind not in {_TEXT, _BINARY}:
             logger.debug("What came in on %r was published by another program", channel)
@@ -686,8 +695,13 @@ def _order(id_: str) -> tuple[int, int]:
     return parse_id(id_) or (0, 0)
 
 
-def _message(channel: str, id_: bytes, fields: dict[bytes, bytes]) -> Message:
-    """A message of the history."""
-    body = fields[b"m"]
-    data = body[1:].decode() if body[:1] == _TEXT else body[1:]
+def _message(channel: str, id_: bytes, fields: dict[bytes, bytes]) -> Message | None:
+    """A message of the history; None for what another program has put there."""
+    body = fields.get(b"m", b"")
+    if body[:1] not in {_TEXT, _BINARY}:
+        return None
+    try:
+        data = body[1:].decode() if body[:1] == _TEXT else body[1:]
+    except UnicodeDecodeError:
+        return None
     return Message(channel, data, id_.decode())

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from .. import WebSocket as _WebSocket
 from ..exceptions import ConnectionClosed
-from ..frames import MAX_REASON, CloseCode, Opcode, may_be_sent, parse_close
+from ..frames import MAX_REASON, CloseCode, Opcode, encode_text, may_be_sent, parse_close
 from .exceptions import FrameTooLargeException, ProtocolError, SocketDead, WebSocketError
 from .utf8validator import Utf8Validator
 
@@ -180,7 +180,7 @@ class _NoApp:
 def _encode(text: Any) -> bytes:
     if isinstance(text, (bytes, bytearray, memoryview)):
         return bytes(text)
-    return (text if isinstance(text, str) else str(text or "")).encode()
+    return encode_text(text if isinstance(text, str) else str(text or ""))
 
 
 class Stream:

@@ -5,10 +5,8 @@ The server, the flood and the well-behaved client are a process each. The client
 with 1 if nine of ten echoes took longer than five milliseconds beside any of them.
 """
 import argparse
-import os
 import socket
 import statistics
-import struct
 import sys
 import time
 import zlib
@@ -17,7 +15,7 @@ from multiprocessing import get_context
 import gevent
 
 import geventws
-from tests.support.client import BINARY, CLOSE, PING, PONG, TEXT, close_frame, frame, request
+from tests.support.client import BINARY, PING, PONG, TEXT, frame, request
 
 MIB = 1 << 20
 #: For 90 % of the echoes, in milliseconds.

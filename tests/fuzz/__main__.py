@@ -1,6 +1,7 @@
 """``make fuzz``: random input, guided by coverage, for the parsers and for the handshake.
 
-Needs atheris. What is found is written to ``build/fuzz/`` and makes the exit status 1.
+Needs atheris. What fails is written to ``build/fuzz/`` and makes the exit status 1. Input that
+reaches new code is kept in ``build/fuzz/corpus/``, which the next run begins with.
 """
 import argparse
 import importlib.util
@@ -11,7 +12,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 WORK = HERE.parents[1] / "build" / "fuzz"
 #: The targets, and how their time compares.
-SHARES = {"parser": 3, "served": 2, "environ": 1}
+SHARES = {"parser": 3, "served": 2, "environ": 1, "response": 1}
 
 
 def parser_target(data: bytes) -> None:
@@ -40,11 +41,12 @@ def fuzz(target: str, seconds: int) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["geventws"]):
-        from tests.fuzz import request
+        from tests.fuzz import request, response
     functions = {
         "parser": parser_target, "served": request.check_served, "environ": request.check_environ,
+        "response": response.check_response_of,
     }
-    own = WORK / target
+    own = WORK / "corpus" / target
     own.mkdir(parents=True, exist_ok=True)
     arguments = [
         sys.argv[0], str(own), str(HERE / "corpus" / target), f"-max_total_time={seconds}",

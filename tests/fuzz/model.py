@@ -20,8 +20,8 @@ class Failure(Exception):
 
 class Outcome(NamedTuple):
     messages: list
-    #: What was answered by itself: ("pong", payload) and ("close", code, reason); the reason is None
-    #: where it may be any.
+    #: What was answered by itself: ("pong", payload) and ("close", code, reason), where any reason
+    #: is None.
     answers: list
     is_closed: bool
     close_code: int | None

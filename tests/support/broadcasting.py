@@ -2,10 +2,14 @@
 
 A WebSocket at ``/channel?since=id`` hears the channel, after ``ready <pid> <recovered>``, as
 ``<id> <message>``, and publishes what it sends; what cannot be published is answered with
-``refused``. Plain requests: ``/healthy``, and ``/count/channel``.
+``refused``. Plain requests: ``/healthy``, ``/count/channel``, and ``/listen/…``, ``/unchecked/…``
+and ``/impatient/…``, which join the channel whose name is there in JSON.
 """
+import json
 import os
 from urllib.parse import parse_qs
+
+import gevent
 
 from geventws import Broadcast, BroadcastError
 
@@ -32,9 +36,36 @@ def app(environ, start_response):
     return []
 
 
+def listen(channel):
+    with broadcast.listen(channel):
+        pass
+
+
+def join_unchecked(channel):
+    """What a mistake in the checks would come to."""
+    broadcast._backend.subscribe(channel)
+
+
+def join_impatiently(channel):
+    """Be interrupted at any moment of it."""
+    for number in range(100):
+        with gevent.Timeout(number * 5e-5, False), broadcast.listen(f"{channel}{number}"):
+            gevent.sleep(0)
+
+
+JOINING = {"listen": listen, "unchecked": join_unchecked, "impatient": join_impatiently}
+
+
 def answer(path):
     if path == "healthy":
         return str(broadcast.healthy)
+    how, _, name = path.partition("/")
+    try:
+        if how in JOINING:
+            JOINING[how](json.loads(name))
+            return "joined"
+    except ValueError as problem:
+        return f"refused: {problem}"
     try:
         return str(broadcast.subscribers(path.removeprefix("count/")))
     except BroadcastError as problem:
