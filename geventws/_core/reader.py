@@ -102,7 +102,8 @@ class FrameReader:
     __slots__ = (
         "_borrowed", "_buffer", "_compressed", "_decoder", "_end", "_fin", "_fragments",
         "_inflation", "_left", "_mask", "_max_message_size", "_message_number", "_must_mask",
-        "_number", "_opcode", "_position", "_rest_number", "deflate", "has_news", "interrupted", "is_client", "state",
+        "_number", "_opcode", "_position", "_rest_number", "deflate", "has_news", "interrupted",
+        "is_client", "state",
     )
 
     def __init__(
