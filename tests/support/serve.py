@@ -1,21 +1,49 @@
-"""``python -m tests.support.serve WAY``: serve the tests' site one of the ways pywsgi offers."""
+"""``python -m tests.support.serve WAY [CERTIFICATE KEY]``: serve the tests' site through pywsgi."""
+import ssl
 import sys
 
 from gevent.pywsgi import WSGIServer
+from gevent.ssl import SSLContext
 
 from geventws import WebSocketHandler, WebSocketMiddleware, WebSocketServer
 from tests.support.apps import site
 
 SERVERS = {
-    "server": lambda: WebSocketServer(("127.0.0.1", 0), site),
-    "handler": lambda: WSGIServer(("127.0.0.1", 0), site, handler_class=WebSocketHandler),
-    "middleware": lambda: WSGIServer(("127.0.0.1", 0), WebSocketMiddleware(site)),
+    "server": lambda **tls: WebSocketServer(("127.0.0.1", 0), site, **tls),
+    "handler": lambda **tls: WSGIServer(
+        ("127.0.0.1", 0), site, handler_class=WebSocketHandler, **tls
+    ),
+    "middleware": lambda **tls: WSGIServer(("127.0.0.1", 0), WebSocketMiddleware(site), **tls),
 }
 
 application = WebSocketMiddleware(site, subprotocols=["own"])
 
+
+class Unclosed:
+    """What a middleware returns that loses ``close()``, against PEP 3333."""
+
+    def __init__(self, body) -> None:
+        self._body = body
+
+    def __iter__(self):
+        return iter(self._body)
+
+
+def wrapped(environ, start_response):
+    """A middleware outside of ours, such as users have: it hides all that is the server's."""
+    headers = [("X-Wrapped", "yes")]
+    environ = dict(environ)
+    return Unclosed(application(
+        environ, lambda status, more, *exc_info: start_response(status, [*more, *headers], *exc_info)
+    ))
+
+
 if __name__ == "__main__":
-    server = SERVERS[sys.argv[1]]()
+    tls = {}
+    if sys.argv[2:]:
+        tls["ssl_context"] = SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls["ssl_context"].load_cert_chain(*sys.argv[2:])
+    server = SERVERS[sys.argv[1]](**tls)
     server.start()
     print(f"listening on http://127.0.0.1:{server.server_port}", file=sys.stderr, flush=True)
     server.serve_forever()

@@ -1,0 +1,213 @@
+"""After a request for a WebSocket nothing on its connection is ever parsed as HTTP."""
+import contextlib
+import re
+from itertools import count
+
+import pytest
+from gevent import socket
+
+from tests.support.client import MASK, TEXT, RawClient, close_frame, frame, request
+from tests.support.servers import WAYS, arguments_of, serving
+
+#: What is sent behind the request has a path of its own, which the access log must not have.
+numbers = count()
+
+
+class Smuggled:
+    """Requests that must not be served."""
+
+    def __init__(self) -> None:
+        self.path = f"/plain?smuggled-{next(numbers)}-"
+        self.request = request(
+            self.path, [("X-Forwarded-For", "192.0.2.1")], without="Upgrade"
+        )
+
+    def at(self, offset: int, before: bytes) -> bytes:
+        """Some bytes, and the request at an offset from their beginning."""
+        return before.ljust(offset, b"x") + self.request
+
+    def is_served_by(self, process) -> bool:
+        """Whether the access log has one; whatever was served before is in it by then."""
+        sentinel = f"/plain?sentinel-{next(numbers)}-"
+        with process.connect() as client:
+            client.send(request(sentinel, without="Upgrade"))
+            assert client.read_response() == ("200", b"plain")
+        process.wait_for(re.escape(sentinel))
+        return self.path in process.output
+
+
+def converse(client, data: bytes) -> bytes:
+    """Send, and return all that the server says until it closes."""
+    received = client.buffer
+    with contextlib.suppress(OSError):
+        client.send(data)
+        # Of the socket below: that of gevent's TLS would go on in clear.
+        client.sock._sock.shutdown(socket.SHUT_WR)
+    with contextlib.suppress(OSError):
+        while more := client.sock.recv(65536):
+            received += more
+    return received
+
+
+@pytest.fixture(scope="module", params=["clear", "tls"])
+def transport(request, tls):
+    return None if request.param == "clear" else tls
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def process(request, transport, tmp_path_factory):
+    """The tests' site, served every way in turn, in clear and in TLS."""
+    way = request.param
+    arguments = arguments_of(way)
+    if transport is not None:
+        options = transport[:2]
+        if way.startswith("gunicorn") or way == "cli":
+            options = ["--certfile", options[0], "--keyfile", options[1]]
+        arguments += options
+    with serving(arguments, tmp_path_factory.mktemp(way) / "log") as process:
+        context = transport and transport[2]
+        process.connect = lambda: RawClient(process.address, context)
+        yield process
+
+
+HEADS = {
+    "key": request(without="Sec-WebSocket-Key"),
+    "origin": request(headers=[("Origin", "http://evil.example")]),
+    "method": request(method="POST", headers=[("Content-Length", "10")]),
+    "head": request(method="HEAD"),
+    "version": request(headers=[("Sec-WebSocket-Version", "8")]),
+    "chunked": request(headers=[("Transfer-Encoding", "chunked")]),
+    "length": request(headers=[("Content-Length", "8192")]),
+    "expect": request("/refuse", headers=[("Expect", "100-continue")]),
+    "refuse": request("/refuse"),
+    "refuse keep-alive": request("/refuse", [("Connection", "keep-alive, Upgrade")]),
+    "pieces": request("/refuse-in-pieces"),
+    "write": request("/refuse-by-write"),
+    "redirect": request("/redirect"),
+    "crash early": request("/crash-early"),
+    "killed early": request("/be-killed-early"),
+    "fails in pieces": request("/fail-in-pieces"),
+    "list": request(headers=[("Upgrade", "h2c, websocket")], without="Sec-WebSocket-Key"),
+}
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_nothing_is_served_behind_a_refused_upgrade_wherever_it_starts(process, head):
+    for offset in (0, 8192, 65536):
+        smuggled = Smuggled()
+        with process.connect() as client:
+            received = converse(client, smuggled.at(offset, head) + smuggled.request * 50)
+        assert len(re.findall(rb"HTTP/1\.1 [2-5]\d\d", received)) <= 1
+        assert not smuggled.is_served_by(process)
+
+
+@pytest.mark.parametrize(
+    "path", ["/echo", "/leave", "/close", "/crash", "/be-killed", "/framework-crash", "/generator"]
+)
+def test_nothing_is_served_behind_a_websocket_wherever_it_starts(process, path):
+    for offset in (0, 8192, 65536 - len(close_frame(1000)), 65536, 200_000):
+        smuggled = Smuggled()
+        with process.connect() as client:
+            client.open(path)
+            data = smuggled.at(offset, close_frame(1000))
+            received = converse(client, data + smuggled.request * 50)
+        assert b"HTTP/1" not in received
+        assert not smuggled.is_served_by(process)
+
+
+def test_nothing_is_served_that_came_with_the_handshake(process):
+    for offset in (0, 8192, 200_000):
+        smuggled = Smuggled()
+        with process.connect() as client:
+            head = request() + close_frame(1000)
+            received = converse(client, smuggled.at(offset, head) + smuggled.request * 50)
+        assert received.startswith(b"HTTP/1.1 101 ")
+        assert received.count(b"HTTP/1") == 1
+        assert not smuggled.is_served_by(process)
+
+
+def test_what_came_with_the_handshake_is_a_message_however_long(process):
+    message = bytes(range(256)) * 1000
+    with process.connect() as client:
+        client.open(early=frame(TEXT, "first") + frame(0x82, message, b"\0\0\0\0"))
+        assert client.read_frame() == (TEXT, b"first")
+        assert client.read_frame() == (0x82, message)
+        client.send(close_frame(1000))
+        assert client.read_close() == (1000, "")
+
+
+def test_nothing_is_served_that_follows_a_while_later(process):
+    for path in ("/leave", "/refuse", "/crash-early"):
+        smuggled = Smuggled()
+        with process.connect() as client:
+            client.send(request(path))
+            status = client.read_head()
+            if status == "101":
+                client.read_frame()
+                assert client.read_close() == (1000, "")
+                client.send(close_frame(1000))
+            received = converse(client, smuggled.request)
+        assert b"HTTP/1" not in received
+        assert not smuggled.is_served_by(process)
+
+
+def test_a_refusal_says_that_the_connection_ends(process):
+    for path in ("/refuse", "/refuse-in-pieces", "/refuse-by-write"):
+        with process.connect() as client:
+            client.send(request(path, [("Connection", "keep-alive, Upgrade")]))
+            client.read_response()
+            assert client.headers["connection"] == "close"
+
+
+def test_a_body_in_chunks_is_refused_like_one_of_known_length(process):
+    for headers in ([("Transfer-Encoding", "chunked")], [("Content-Length", "3")]):
+        with process.connect() as client:
+            client.send(request(headers=headers))
+            assert client.read_response() == ("400", b"A WebSocket request has no body.\n")
+    assert "AttributeError" not in process.output
+
+
+def test_plain_requests_follow_each_other_on_one_connection(process):
+    with process.connect() as client:
+        for _ in range(3):
+            client.send(request("/plain", [("Connection", "keep-alive")], without="Upgrade"))
+            assert client.read_response() == ("200", b"plain")
+
+
+@pytest.mark.parametrize("transport", ["tls"], indirect=True)
+def test_nothing_is_served_that_is_sent_below_tls_behind_the_end_of_it(process):
+    for path in ("/echo", "/leave", "/refuse", "/be-killed"):
+        smuggled = Smuggled()
+        with process.connect() as client:
+            client.send(request(path) + close_frame(1000))
+            with contextlib.suppress(OSError):
+                client.sock.settimeout(10)
+                while client.sock.recv(65536):
+                    pass
+            bare = socket.socket(fileno=client.sock.detach())
+            with bare, contextlib.suppress(OSError):
+                bare.settimeout(10)
+                bare.sendall(smuggled.request * 20)
+                received = b""
+                while more := bare.recv(65536):
+                    received += more
+                assert b"HTTP/1" not in received
+        assert not smuggled.is_served_by(process)
+
+
+@pytest.mark.parametrize("way", ["gevent", "gevent_pywsgi"])
+def test_a_middleware_that_loses_the_close_of_the_body_changes_nothing(tmp_path, way):
+    arguments = arguments_of("gunicorn-gevent")
+    arguments[arguments.index("gevent")] = way
+    arguments[arguments.index("tests.support.serve:application")] = "tests.support.serve:wrapped"
+    with serving(arguments, tmp_path / "log") as process:
+        process.connect = process.client
+        for head in HEADS.values():
+            smuggled = Smuggled()
+            with process.client() as client:
+                received = converse(client, smuggled.at(8192, head) + smuggled.request * 50)
+            assert len(re.findall(rb"HTTP/1\.1 [2-5]\d\d", received)) <= 1
+            assert not smuggled.is_served_by(process)
+        with process.client().open(early=frame(TEXT, "early", MASK)) as client:
+            assert client.read_frame() == (TEXT, b"early")
+            client.finish()
