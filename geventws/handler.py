@@ -5,13 +5,13 @@ import socket
 from io import BufferedReader, BytesIO
 from typing import Any
 
-from gevent.pywsgi import Input
 from gevent.ssl import SSLSocket
 
 from . import handshake
 from .drain import OpenWebSockets
 from .hosts import SWITCHING, Pywsgi, StartResponse
 from .http import HTTPHandler
+from .http_body import Body
 from .middleware import Application, serve
 from .request import Request, parse_request
 
@@ -19,7 +19,7 @@ from .request import Request, parse_request
 _PEEK = 8 << 10
 _SWITCHING = SWITCHING.encode()
 #: The body of a WebSocket request: there is none.
-_NO_INPUT = Input(BufferedReader(BytesIO()), 0)
+_NO_INPUT = Body(BufferedReader(BytesIO()))
 
 
 class WebSocketHandler(HTTPHandler):

@@ -6,7 +6,7 @@ nothing that follows on the connection is ever parsed as HTTP.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
 from gevent.pywsgi import WSGIHandler
@@ -156,6 +156,18 @@ def plain_input(start_response: StartResponse) -> Any:
     """
     handler = getattr(start_response, "__self__", None)
     return handler.wsgi_input if isinstance(handler, WSGIHandler) else None
+
+
+def restore_body(environ: MutableMapping[str, Any], start_response: StartResponse) -> None:
+    """Give a plain request its body under pywsgi, whatever its header Connection says.
+
+    gevent hands out the connection's file for each request with ``Connection: upgrade``, which
+    nginx can be told to send always. A view that reads it waits for the next request, and takes it.
+    """
+    body = plain_input(start_response)
+    if body is not None and environ.get("wsgi.input") is body.rfile:
+        environ["wsgi.input"] = body
+        environ["wsgi.input_terminated"] = True
 
 
 def find_host(environ: Mapping[str, Any], start_response: StartResponse) -> Host:

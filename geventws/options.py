@@ -18,11 +18,11 @@ _COUNTS = (
 )
 _TIMES = (
     "send_timeout", "ping_interval", "ping_timeout", "close_timeout", "message_timeout",
-    "handshake_timeout", "keep_alive_timeout",
+    "handshake_timeout", "keep_alive_timeout", "body_timeout",
 )
 _MAY_BE_NONE = {
     "send_timeout", "ping_interval", "message_timeout", "handshake_timeout", "keep_alive_timeout",
-    "max_connections",
+    "body_timeout", "max_connections",
 }
 
 
@@ -56,6 +56,10 @@ class Options:
     #: How long a connection on which a plain HTTP request was answered is kept for the next one;
     #: None keeps it for ever. Longer than the proxies that keep connections to us open for reuse.
     keep_alive_timeout: float | None = 100.0
+    #: How long the client of a plain HTTP request may send nothing while its body is read; then it
+    #: gets a 408, or is dropped. A client that goes on sending has as long as it needs. None waits
+    #: for ever. gunicorn has no such limit.
+    body_timeout: float | None = 10.0
     #: How much the headers of a request may be, together; gunicorn has limits of its own.
     max_header_size: int = 64 << 10
     #: How many WebSockets are open at once; who asks for another gets a 503 with Retry-After.
