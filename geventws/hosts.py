@@ -126,7 +126,7 @@ class Gunicorn(Host):
     def start_response(
         self, status: str, headers: Headers, exc_info: Any = None
     ) -> Callable[[bytes], object]:
-        response = getattr(self._start_response, "__self__", None)
+        response: Any = getattr(self._start_response, "__self__", None)
         if hasattr(response, "force_close"):
             # gunicorn drops the header Connection: close, and would announce keep-alive.
             response.force_close()
@@ -197,7 +197,5 @@ def _find_unreader(body: Any, start_response: StartResponse) -> Any:
     response = getattr(start_response, "__self__", None)
     # A body in chunks has a reader that knows its request only; a middleware may have replaced
     # the body.
-    for holder in (reader, getattr(reader, "req", None), getattr(response, "req", None)):
-        if hasattr(holder, "unreader"):
-            return holder.unreader
-    return None
+    holders: list[Any] = [reader, getattr(reader, "req", None), getattr(response, "req", None)]
+    return next((each.unreader for each in holders if hasattr(each, "unreader")), None)

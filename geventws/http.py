@@ -212,10 +212,8 @@ class HTTPHandler(WSGIHandler):
         """Have the kernel forget what it holds for a client that does not read."""
         peers.log(logging.INFO, "%s did not read a response in time", self._peer)
         try:
-            linger = struct.pack("ii", 1, 0)
-            self.socket.setsockopt(  # type: ignore[union-attr]
-                socket.SOL_SOCKET, socket.SO_LINGER, linger
-            )
+            sock: Any = self.socket
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         except OSError:
             pass  # it has gone by itself
 
@@ -226,8 +224,9 @@ class HTTPHandler(WSGIHandler):
             return
         self.close_connection = True
         if error.status is not None and not self.response_length:
+            headers = [("Connection", "close"), ("Content-Length", "0")]
             try:
-                self.start_response(error.status, [("Connection", "close"), ("Content-Length", "0")])
+                self.start_response(error.status, headers)
                 self.write(b"")
             except OSError:
                 pass  # the client has gone

@@ -86,9 +86,10 @@ class WebSocketServer(WSGIServer):
             options["ssl_context"] = context
         #: False spares the handler the formatting of lines that nobody reads.
         self.logs_requests = log is not None
+        if spawn == "default":
+            spawn = _spawn
         super().__init__(
-            listener, application, backlog, _spawn if spawn == "default" else spawn, log,
-            error_log, handler_class, environ, **options,
+            listener, application, backlog, spawn, log, error_log, handler_class, environ, **options
         )
         #: The options of every connection.
         self.websocket_options = Options.of(

@@ -5,7 +5,7 @@ They come with gevent's wheel. What differs has its reason here.
 import json
 import subprocess
 import sys
-from functools import lru_cache
+from functools import cache
 
 import pytest
 
@@ -45,7 +45,7 @@ DIFFERS = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def outcome(way: str, module: str) -> tuple[int, dict[str, str]]:
     """How many tests there are, and which do not pass; each run takes two to eleven seconds."""
     done = subprocess.run(

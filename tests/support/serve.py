@@ -31,11 +31,11 @@ class Unclosed:
 
 def wrapped(environ, start_response):
     """A middleware outside of ours, such as users have: it hides all that is the server's."""
-    headers = [("X-Wrapped", "yes")]
-    environ = dict(environ)
-    return Unclosed(application(
-        environ, lambda status, more, *exc_info: start_response(status, [*more, *headers], *exc_info)
-    ))
+
+    def start(status, headers, *exc_info):
+        return start_response(status, [*headers, ("X-Wrapped", "yes")], *exc_info)
+
+    return Unclosed(application(dict(environ), start))
 
 
 if __name__ == "__main__":
