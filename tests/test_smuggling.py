@@ -6,8 +6,10 @@ from itertools import count
 import pytest
 from gevent import socket
 
+from tests.support import proxies
 from tests.support.client import MASK, TEXT, RawClient, close_frame, frame, request
 from tests.support.servers import WAYS, arguments_of, serving
+from tests.support.tools import need
 
 #: What is sent behind the request has a path of its own, which the access log must not have.
 numbers = count()
@@ -211,3 +213,73 @@ def test_a_middleware_that_loses_the_close_of_the_body_changes_nothing(tmp_path,
         with process.client().open(early=frame(TEXT, "early", MASK)) as client:
             assert client.read_frame() == (TEXT, b"early")
             client.finish()
+
+
+# ------------------------------------------------------------------ behind nginx
+
+SITE = """
+server {{
+    listen 127.0.0.1:{port};
+    location / {{
+        proxy_pass http://behind;
+        proxy_http_version 1.1;
+        proxy_set_header Host $http_host;
+        proxy_set_header Upgrade $http_upgrade;
+        proxy_set_header Connection "upgrade";
+        proxy_request_buffering off;
+    }}
+    location /admin {{ deny all; }}
+}}
+upstream behind {{ server 127.0.0.1:{backend}; keepalive 8; }}
+"""
+
+
+@pytest.fixture
+def behind_nginx(way_in, tmp_path):
+    """The port of an nginx that sends ``Connection: upgrade`` always, and keeps its connections."""
+    program = need("nginx", "apt-get install nginx")
+    tmp_path.chmod(0o755)
+    port = proxies.free_port()
+    (tmp_path / "site.conf").write_text(SITE.format(port=port, backend=way_in.address[1]))
+    (tmp_path / "nginx.conf").write_text(proxies.NGINX.format(folder=tmp_path))
+    command = [program, "-e", "stderr", "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")]
+    with proxies.running(command, port, tmp_path / "log"):
+        yield port
+
+
+def admin(number: int) -> bytes:
+    headers = [("X-Forwarded-For", "192.0.2.1"), ("Content-Length", "0")]
+    return request(f"/admin/delete?{number}", headers, without="Upgrade", method="POST")
+
+
+def test_what_nginx_denies_is_not_reached_through_a_websocket(way_in, behind_nginx):
+    way_in.connect = way_in.client
+    smuggled = Smuggled()
+    for path in ("/echo", "/leave", "/close"):
+        for offset in (0, 8192, 65536):
+            with RawClient(("127.0.0.1", behind_nginx)) as client:
+                client.open(path)
+                data = close_frame(1000).ljust(offset, b"x") + admin(1) * 50 + smuggled.request
+                assert b"HTTP/1" not in converse(client, data)
+    assert not smuggled.is_served_by(way_in)
+    assert "/admin" not in way_in.output
+
+
+def test_what_nginx_denies_is_not_reached_through_the_body_of_a_request(way_in, behind_nginx):
+    way_in.connect = way_in.client
+    smuggled = Smuggled()
+    for path in ("/plain", "/upload", "/download"):
+        for padding in (0, 5, 8192 - 300, 8192, 65536):
+            body = b"x" * padding + admin(1) * 3 + smuggled.request
+            headers = [("Content-Length", str(len(body)))]
+            with RawClient(("127.0.0.1", behind_nginx)) as client:
+                client.send(request(path, headers, without="Upgrade", method="POST") + body)
+                status, answer = client.read_response()
+                assert status == "200"
+                assert path != "/upload" or answer == str(len(body)).encode()
+                client.send(request("/plain", without="Upgrade"))
+                assert client.read_response() == ("200", b"plain")
+                client.send(admin(2))
+                assert client.read_head() == "403"
+    assert not smuggled.is_served_by(way_in)
+    assert "/admin" not in way_in.output
