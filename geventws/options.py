@@ -58,7 +58,8 @@ class Options:
     keep_alive_timeout: float | None = 100.0
     #: How long the client of a plain HTTP request may send nothing while its body is read; then it
     #: gets a 408, or is dropped. A client that goes on sending has as long as it needs. None waits
-    #: for ever. gunicorn has no such limit.
+    #: for ever. gunicorn has no such limit. A client that does not read a plain response is dropped
+    #: after ``send_timeout``.
     body_timeout: float | None = 10.0
     #: How much the headers of a request may be, together; gunicorn has limits of its own.
     max_header_size: int = 64 << 10
