@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
-from gevent.pywsgi import WSGIHandler
+from gevent.pywsgi import Input, WSGIHandler
 from gevent.socket import socket as gevent_socket
 
 from .handshake import Headers
@@ -67,19 +67,9 @@ class Host:
     def refusal(self, body: Iterable[bytes]) -> Iterable[bytes]:
         """The body of a response that is not the ``101``, to be returned to the server.
 
-        Discards what is queued in the kernel: the server would close with a RST otherwise, and a
-        RST can overtake the response.
+        Discards what is queued in the kernel: see :func:`discard_queued`.
         """
-        timeout = self.sock.gettimeout()
-        self.sock.settimeout(0)
-        try:
-            left = _MAX_DISCARD
-            while left > 0 and (data := self.sock.recv(64 << 10)):
-                left -= len(data)
-        except OSError:
-            pass  # there is nothing more, or the peer has gone
-        finally:
-            self.sock.settimeout(timeout)
+        discard_queued(self.sock)
         return body
 
 
@@ -94,7 +84,7 @@ class Pywsgi(Host):
 
     def seal(self) -> bytes:
         body = plain_input(self._start_response)
-        if body is not None:
+        if isinstance(body, Input):
             # Do not look for a body behind a request that is refused.
             body.content_length, body.chunked_input = 0, False
         if self.rfile is None:
@@ -116,8 +106,9 @@ class Gunicorn(Host):
 
     def seal(self) -> bytes:
         unreader = self.unreader
-        # The parser, its request and the request's body share this object.
-        unreader.chunk = _read_no_chunk
+        # The parser, its request and the request's body share this object. The body may hold what
+        # it has read too far, and give it back.
+        unreader.chunk = unreader.read = unreader.unread = _read_nothing
         early = bytes(unreader.buf.getvalue())
         unreader.buf.seek(0)
         unreader.buf.truncate()
@@ -144,9 +135,26 @@ def _read_into_nothing(buffer: Any) -> int:
     return 0
 
 
-def _read_no_chunk(size_hint: int | None = None) -> bytes:
-    """Be at the end of input: the ``chunk()`` of gunicorn's unreader."""
+def _read_nothing(*_arguments: Any, **_keywords: Any) -> bytes:
+    """Be at the end of input: the methods of gunicorn's unreader."""
     return b""
+
+
+def discard_queued(sock: Any) -> None:
+    """Discard what the kernel has queued for a connection that is about to be closed.
+
+    To close it would answer those bytes with a RST, which can overtake the last response.
+    """
+    timeout = sock.gettimeout()
+    sock.settimeout(0)
+    try:
+        left = _MAX_DISCARD
+        while left > 0 and (data := sock.recv(64 << 10)):
+            left -= len(data)
+    except OSError:
+        pass  # there is nothing more, or the peer has gone
+    finally:
+        sock.settimeout(timeout)
 
 
 def plain_input(start_response: StartResponse) -> Any:
@@ -180,6 +188,8 @@ def find_host(environ: Mapping[str, Any], start_response: StartResponse) -> Host
     unreader = _find_unreader(body, start_response)
     if isinstance(sock, gevent_socket) and unreader is not None:
         return Gunicorn(sock, unreader, start_response)
+    if not hasattr(body, "raw") and not hasattr(body, "rfile"):
+        body = plain_input(start_response)  # a middleware has replaced it
     rfile = getattr(body, "rfile", body)  # pywsgi's Input has the connection's file in rfile
     sock = getattr(getattr(rfile, "raw", None), "_sock", None)
     if isinstance(sock, gevent_socket):

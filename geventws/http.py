@@ -13,6 +13,7 @@ from gevent.pywsgi import WSGIHandler
 
 from .handshake import is_websocket_request
 from .headers import has_token
+from .hosts import discard_queued
 from .http_body import Body, BodyError
 from .http_head import BadRequest, Field, check_fields, parse_header_line, parse_request_line
 from .logs import peers, printable
@@ -75,12 +76,15 @@ class HTTPHandler(WSGIHandler):
     def handle_one_response(self) -> None:
         self._unwatch()
         super().handle_one_response()
+        if self.code == 101:
+            self.close_connection = True  # RFC 9110 section 7.8: what follows is not HTTP
         error = getattr(self.wsgi_input, "error", None)
         if error is not None:
             # Nobody knows where the next request begins, whatever the application made of it.
             self.close_connection = True
             if error.status is not None:
                 self.log_error(str(error))
+                discard_queued(self.socket)
         if not self.close_connection:
             self._watch(self.websocket_options.keep_alive_timeout)
 
@@ -242,6 +246,7 @@ class HTTPHandler(WSGIHandler):
             return None
         if isinstance(ex, BadRequest):
             self.log_error(str(ex))
+            discard_queued(self.socket)
             return ex.status[:3], _RESPONSE % ex.status.encode()
         return super()._handle_client_error(ex)  # type: ignore[misc, no-any-return]
 

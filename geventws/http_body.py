@@ -49,8 +49,7 @@ class Body:
     """
 
     __slots__ = (
-        "_awaits_continue", "_left", "_reads_chunks", "_sock", "_timeout", "chunked_input",
-        "content_length", "error", "rfile",
+        "_awaits_continue", "_left", "_reads_chunks", "_sock", "_timeout", "error", "rfile",
     )
 
     def __init__(
@@ -59,8 +58,6 @@ class Body:
     ) -> None:
         #: The connection's file. In ``rfile.raw._sock`` is its socket.
         self.rfile = rfile
-        self.content_length = content_length
-        self.chunked_input = chunked
         #: Why the body cannot be read.
         self.error: BodyError | None = None
         self._sock = sock

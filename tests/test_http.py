@@ -395,3 +395,27 @@ def test_it_is_with_the_middleware_around_another_middleware_too(serve):
             assert (status, json.loads(body)["body"]) == ("200", SMUGGLED.decode())
     finally:
         server.stop(SECONDS)
+
+
+def test_a_refusal_arrives_even_if_much_was_sent_behind_it(serve):
+    server = serve(report)
+    for data in (REFUSED["two hosts"], REFUSED["chunk b'+5'"]):
+        for _ in range(20):
+            with server.client() as client:
+                client.send(data + bytes(300_000))
+                assert client.read_head() == "400"
+
+
+def test_nothing_follows_a_101_of_the_applications_own(serve):
+    paths = []
+
+    def app(environ, start_response):
+        paths.append(environ["PATH_INFO"])
+        start_response("101 Switching Protocols", [("Upgrade", "x"), ("Connection", "upgrade")])
+        return iter([b"done"])
+
+    with serve(app).client() as client:
+        client.send(get(b"Connection: upgrade", b"Upgrade: x") + SMUGGLED)
+        assert client.read_head() == "101"
+        assert client.read_to_end() == b"done"
+    assert paths == ["/first"]

@@ -215,6 +215,26 @@ def test_a_middleware_that_loses_the_close_of_the_body_changes_nothing(tmp_path,
             client.finish()
 
 
+@pytest.mark.parametrize("way", ["gevent", "gevent_pywsgi"])
+def test_a_middleware_that_has_read_some_of_a_body_changes_nothing(tmp_path, way):
+    arguments = arguments_of("gunicorn-gevent")
+    arguments[arguments.index("gevent")] = way
+    arguments[arguments.index("tests.support.serve:application")] = "tests.support.serve:tasted"
+    smuggled = Smuggled()
+    bodies = {
+        "Transfer-Encoding": ("chunked", b"3\r\nabc\r\n0\r\n\r\n"), "Content-Length": ("3", b"abc"),
+    }
+    with serving(arguments, tmp_path / "log") as process:
+        process.connect = process.client
+        for name, (value, body) in bodies.items():
+            for taste in ("hide", "leave"):
+                head = request(method="POST", headers=[(name, value), ("X-Taste", taste)])
+                with process.client() as client:
+                    received = converse(client, head + body + smuggled.request * 50)
+                assert len(re.findall(rb"HTTP/1\.1 [2-5]\d\d", received)) <= 1
+        assert not smuggled.is_served_by(process)
+
+
 # ------------------------------------------------------------------ behind nginx
 
 SITE = """
