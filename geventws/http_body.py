@@ -174,7 +174,7 @@ class Body:
                 name, _value = parse_header_line(line)
             except BadRequest:
                 raise _malformed("a trailer is malformed") from None
-            if name in _NO_TRAILERS:
+            if name.lower() in _NO_TRAILERS:
                 raise _malformed(f"it has the trailer {name}")
         raise _malformed("it has too many trailers")
 

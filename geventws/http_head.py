@@ -20,6 +20,8 @@ HEADER_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\x00-\x08\x0a-\x1f
 HOST = re.compile(r"(?:\[[0-9A-Fa-fv:.]+\]|[0-9A-Za-z\-._~!$&'()*+,;=%]*)(?::[0-9]*)?")
 _ABSOLUTE_FORM = re.compile(r"https?://([^/?]*)(.*)", re.IGNORECASE)
 _LENGTH = re.compile(r"[0-9]{1,18}")
+#: As many as the standard library's parser takes.
+MAX_FIELDS = 100
 #: Those that may be there once, RFC 9110 section 5.3.
 _SINGLE = "host", "content-type", "content-length", "transfer-encoding", "expect"
 
@@ -65,21 +67,23 @@ def parse_request_line(line: str) -> RequestLine:
 
 
 def parse_header_line(line: bytes) -> Field:
-    """The name, in lower case, and the value of a header line, which ends with CRLF.
+    """The name and the value of a header line, which ends with CRLF.
 
     :raises BadRequest: when it is not as RFC 9112 section 5 wants it.
     """
     match = HEADER_LINE.fullmatch(line, 0, len(line) - 2) if line.endswith(b"\r\n") else None
     if match is None:
         raise BadRequest("one of its headers is malformed")
-    return match[1].decode().lower(), match[2].strip(b" \t").decode("latin-1")
+    return match[1].decode(), match[2].strip(b" \t").decode("latin-1")
 
 
 def check_fields(fields: Sequence[Field], version: str) -> None:
-    """Refuse headers that two readers could understand in two ways.
+    """Refuse headers, with names in lower case, that could be understood in two ways.
 
     :raises BadRequest: 400, or 501 and 417 for what is asked for in vain.
     """
+    if len(fields) > MAX_FIELDS:
+        raise BadRequest(f"it has more than {MAX_FIELDS} headers")
     found: dict[str, str] = {}
     for name, value in fields:
         if name in found:

@@ -10,13 +10,12 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from .http_head import HEADER_LINE, HOST
+from .http_head import HEADER_LINE, HOST, MAX_FIELDS
 
 _END = b"\r\n\r\n"
 #: A sign that the request may ask for a WebSocket.
 _WEBSOCKET = re.compile(rb"\nupgrade:[^\r\n]*websocket", re.IGNORECASE)
 _REQUEST_LINE = re.compile(rb"GET (/[\x21\x22\x24-\x7e]*) HTTP/1\.1")
-_MAX_HEADERS = 100  # as many as the standard library's parser takes
 #: Requests that announce a body or wait for a 100 are for the general parser.
 _NOT_PLAIN = {"HTTP_CONTENT_LENGTH", "HTTP_CONTENT_TYPE", "HTTP_EXPECT", "HTTP_TRANSFER_ENCODING"}
 #: Headers that many clients send alike and that hold no secret: parsed once, and kept once.
@@ -43,7 +42,7 @@ def parse_request(data: bytes) -> Request | None:
         return None
     lines = data[:end].split(b"\r\n")
     first = _REQUEST_LINE.fullmatch(lines[0])
-    if first is None or len(lines) > _MAX_HEADERS:
+    if first is None or len(lines) > MAX_FIELDS:
         return None
     target = first[1].decode()
     path, _, query = target.partition("?")
