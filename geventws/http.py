@@ -5,6 +5,7 @@ import errno
 import logging
 import socket
 import struct
+from sys import byteorder
 from typing import Any
 
 from gevent import get_hub
@@ -19,12 +20,48 @@ from .logs import peers, printable
 from .options import Options
 from .sweeper import sweeper_of
 
+try:
+    from fcntl import ioctl
+    from termios import TIOCOUTQ
+except ImportError:
+    pass  # Windows; see _queued()
+
 _RESPONSE = b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 #: What gevent's handler keeps the headers in.
 _Message: Any = type(WSGIHandler.headers)
 _REQUEST_TIMEOUT = "408", _RESPONSE % b"408 Request Timeout"
-#: How much of a response is given to the kernel within send_timeout.
+#: How much of a response is given to the kernel at once.
 _PIECE = 64 << 10
+
+
+def _send_all(sock: Any, data: bytes, seconds: float | None) -> None:
+    """Send, as long as the client takes some of it within each ``seconds``.
+
+    :raises TimeoutError: when it takes nothing.
+    """
+    left = memoryview(data)
+    before = sock.gettimeout()
+    sock.settimeout(seconds)
+    try:
+        while left:
+            queued = _queued(sock)
+            try:
+                left = left[sock.send(left[:_PIECE]):]
+            except TimeoutError:
+                # The kernel says that there is room when a third of its buffer is free, which may
+                # be a megabyte: what counts is whether the client has acknowledged some of it.
+                if _queued(sock) >= queued:
+                    raise
+    finally:
+        sock.settimeout(before)
+
+
+def _queued(sock: Any) -> int:
+    """How many bytes the kernel holds that the peer has not acknowledged; 0 where it cannot say."""
+    try:
+        return int.from_bytes(ioctl(sock.fileno(), TIOCOUTQ, bytes(4)), byteorder)
+    except (NameError, OSError):
+        return 0
 
 
 class _Gone(ValueError):
@@ -188,20 +225,17 @@ class HTTPHandler(WSGIHandler):
         super().finalize_headers()
 
     def _sendall(self, data: bytes) -> None:
-        """Send, as long as the client takes 64 KiB within ``send_timeout`` seconds."""
-        sock: Any = self.socket
-        view = memoryview(data)
-        before = sock.gettimeout()
-        sock.settimeout(self.websocket_options.send_timeout)
+        """What gevent's handler sends with, within ``send_timeout``."""
         try:
-            for start in range(0, len(view), _PIECE):
-                super()._sendall(view[start:start + _PIECE])  # type: ignore[misc]
-        except TimeoutError as problem:
+            _send_all(self.socket, data, self.websocket_options.send_timeout)
+        except OSError as problem:
+            self.status = f"socket error: {problem}"
+            if not isinstance(problem, TimeoutError):
+                raise
             self._drop()
             # gevent ends a connection with this error without a traceback.
             raise BrokenPipeError(errno.EPIPE, "the client does not read") from problem
-        finally:
-            sock.settimeout(before)
+        self.response_length += len(data)
 
     def _drop(self) -> None:
         """Have the kernel forget what it holds for a client that does not read."""

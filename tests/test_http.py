@@ -1,5 +1,6 @@
 """Plain HTTP/1.1 as RFC 9112 wants it, compared with gunicorn's parser in its strict mode."""
 import json
+from random import Random
 
 import pytest
 from gevent.pywsgi import WSGIServer
@@ -254,6 +255,35 @@ def test_what_gunicorn_refuses_is_refused_with_all_that_follows(server, data):
 def test_some_more_is_refused(server, data):
     assert len(gunicorns(data + NEXT)) > 0
     assert ours(server, data + NEXT) == []
+
+
+SCRAPS = [
+    b"\r", b"\n", b"\r\n", b"\0", b" ", b"\t", b":", b",", b";", b"0", b"5", b"a", b"+", b"-", b"_",
+    b"\x0b", b"\x1c", b"\x7f", b"\x85", b"\xa0", b"#", b'"', b"chunked", b"Host: z\r\n",
+    b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"Connection: upgrade\r\n",
+]
+
+
+def mutilated(random: Random) -> bytes:
+    pool = [data for data in (*GOOD.values(), *REFUSED.values()) if len(data) < 500]
+    data = bytearray(random.choice(pool))
+    for _ in range(random.randrange(1, 4)):
+        start = random.randrange(len(data) + 1)
+        end = start + random.choice([0, 0, 1, 2])
+        data[start:end] = random.choice([*SCRAPS, b"", bytes([random.randrange(256)])])
+    return bytes(data)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_found_in_mutilated_requests_gunicorn_finds_too(server, seed):
+    random = Random(seed)
+    for _ in range(100):
+        data = mutilated(random) + NEXT
+        found = ours(server, data)
+        wanted = gunicorns(data)
+        for request in wanted:
+            request["path"] = request["path"] or "/"  # RFC 9110 section 4.2.3: they are the same
+        assert found == wanted[:len(found)], data
 
 
 @pytest.mark.parametrize("app", [report, ignore])

@@ -215,6 +215,24 @@ def test_a_middleware_that_loses_the_close_of_the_body_changes_nothing(tmp_path,
             client.finish()
 
 
+def test_the_worker_with_gevent_websockets_name_serves_nothing_behind_it_either(tmp_path):
+    arguments = arguments_of("gunicorn-worker")
+    worker = "geventws.compat.workers.GeventWebSocketWorker"
+    arguments[arguments.index("geventws.Worker")] = worker
+    with serving(arguments, tmp_path / "log") as process:
+        process.connect = process.client
+        for head in (*HEADS.values(), request() + close_frame(1000), request("/leave")):
+            smuggled = Smuggled()
+            with process.client() as client:
+                received = converse(client, smuggled.at(8192, head) + smuggled.request * 50)
+            assert received.count(b"HTTP/1.1 ") <= 1
+            assert not smuggled.is_served_by(process)
+        with process.client() as client:
+            assert converse(client, b"GET / HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+        process.wait_for(r'"-" 400|" 400 ')
+        assert "AttributeError" not in process.output
+
+
 @pytest.mark.parametrize("way", ["gevent", "gevent_pywsgi"])
 def test_a_middleware_that_has_read_some_of_a_body_changes_nothing(tmp_path, way):
     arguments = arguments_of("gunicorn-gevent")

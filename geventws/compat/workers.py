@@ -20,6 +20,8 @@ class _Handler(WebSocketHandler, PyWSGIHandler):
     def log_request(self) -> None:
         if self.response_headers is None:
             self.response_headers = []  # those of a 101 are not kept
+        if self.environ is None:
+            self.environ = {}  # a request that could not be read has none
         super().log_request()
 
 
