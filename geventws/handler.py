@@ -5,13 +5,13 @@ import socket
 from io import BufferedReader, BytesIO
 from typing import Any
 
-from gevent.pywsgi import Input
 from gevent.ssl import SSLSocket
 
 from . import handshake
 from .drain import OpenWebSockets
 from .hosts import SWITCHING, Pywsgi, StartResponse
 from .http import HTTPHandler
+from .http_body import Body
 from .middleware import Application, serve
 from .request import Request, parse_request
 
@@ -19,7 +19,7 @@ from .request import Request, parse_request
 _PEEK = 8 << 10
 _SWITCHING = SWITCHING.encode()
 #: The body of a WebSocket request: there is none.
-_NO_INPUT = Input(BufferedReader(BytesIO()), 0)
+_NO_INPUT = Body(BufferedReader(BytesIO()))
 
 
 class WebSocketHandler(HTTPHandler):
@@ -92,11 +92,16 @@ class WebSocketHandler(HTTPHandler):
         return environ
 
     def run_application(self) -> None:
-        if handshake.is_websocket_request(self.environ or {}):
-            # Whatever becomes of it: what follows on this connection is not HTTP.
-            self.close_connection = True
+        if self.end_with_websocket_request():
             self.application = self._serve_websocket
         super().run_application()
+
+    def end_with_websocket_request(self) -> bool:
+        """Whether the request is for a WebSocket; if so, no other is read on the connection."""
+        if not handshake.is_websocket_request(self.environ or {}):
+            return False
+        self.close_connection = True
+        return True
 
     def log_request(self) -> None:
         if getattr(self.server, "logs_requests", True):
@@ -132,7 +137,6 @@ class _Host(Pywsgi):
 
     def switch_protocols(self, headers: handshake.Headers) -> tuple[Any, bytes]:
         handler = self.handler
-        early = self.take_early()
         lines = [f"HTTP/1.1 {SWITCHING}", *(f"{name}: {value}" for name, value in headers), "\r\n"]
         head = "\r\n".join(lines).encode("latin-1")
         sent = self.sock.send(head)  # sendall() asks the kernel for its buffer's size first
@@ -150,4 +154,4 @@ class _Host(Pywsgi):
             self.rfile = handler.rfile = None
             handler.wsgi_input = handler.environ["wsgi.input"] = _NO_INPUT
             del handler.headers
-        return self.sock, early
+        return self.sock, self.take_early()

@@ -1,52 +1,82 @@
-"""gevent's handler of HTTP requests, with deadlines, and quiet about what clients do wrong."""
+"""gevent's handler of HTTP requests: strict, with deadlines, and quiet about clients' faults."""
 from __future__ import annotations
 
+import errno
 import logging
 import socket
-from http.client import HTTPException
+import struct
+from sys import byteorder
 from typing import Any
 
 from gevent import get_hub
 from gevent.pywsgi import WSGIHandler
 
+from .handshake import is_websocket_request
+from .headers import has_token
+from .hosts import discard_queued
+from .http_body import Body, BodyError
+from .http_head import BadRequest, check_fields, parse_header_line, parse_request_line
 from .logs import peers, printable
 from .options import Options
 from .sweeper import sweeper_of
 
+try:
+    from fcntl import ioctl
+    from termios import TIOCOUTQ
+except ImportError:
+    pass  # Windows; see _queued()
+
 _RESPONSE = b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+#: What gevent's handler keeps the headers in.
+_Message: Any = type(WSGIHandler.headers)
 _REQUEST_TIMEOUT = "408", _RESPONSE % b"408 Request Timeout"
-_TOO_LARGE = "431", _RESPONSE % b"431 Request Header Fields Too Large"
+#: How much of a response is given to the kernel at once.
+_PIECE = 64 << 10
+
+
+def _send_all(sock: Any, data: bytes, seconds: float | None) -> None:
+    """Send, as long as the client takes some of it within each ``seconds``.
+
+    :raises TimeoutError: when it takes nothing.
+    """
+    left = memoryview(data)
+    before = sock.gettimeout()
+    sock.settimeout(seconds)
+    try:
+        while left:
+            queued = _queued(sock)
+            try:
+                left = left[sock.send(left[:_PIECE]):]
+            except TimeoutError:
+                # The kernel says that there is room when a third of its buffer is free, which may
+                # be a megabyte: what counts is whether the client has acknowledged some of it.
+                if _queued(sock) >= queued:
+                    raise
+    finally:
+        sock.settimeout(before)
+
+
+def _queued(sock: Any) -> int:
+    """How many bytes the kernel holds that the peer has not acknowledged; 0 where it cannot say."""
+    try:
+        return int.from_bytes(ioctl(sock.fileno(), TIOCOUTQ, bytes(4)), byteorder)
+    except (NameError, OSError):
+        return 0
 
 
 class _Gone(ValueError):
     """The client has gone in the middle of its request."""
 
 
-class _TooLarge(ValueError):
-    """The headers of a request are larger than they may be."""
-
-
-class _Head:
-    """The lines of a request's head, up to a size."""
-
-    def __init__(self, rfile: Any, left: int) -> None:
-        self._rfile = rfile
-        self._left = left
-
-    def readline(self, size: int) -> bytes:
-        line: bytes = self._rfile.readline(min(size, self._left + 1))
-        self._left -= len(line)
-        if self._left < 0:
-            raise _TooLarge("its headers are too large")
-        return line
-
-
 class HTTPHandler(WSGIHandler):
-    """Ends connections that do not send the head of a request in time (slow-loris).
+    """Ends connections that do not send a request in time, or do not read the response.
 
-    The time for it begins when the connection is there, or with the end of the response before.
+    The time for the head of a request begins when the connection is there, or with the end of the
+    response before; that for its body and for the response begins anew with everything that comes
+    or goes.
     """
 
+    wsgi_input: Any
     _due: int
     #: Whether the sweeper is asked to look at this connection.
     _is_watched = False
@@ -64,6 +94,15 @@ class HTTPHandler(WSGIHandler):
     def handle_one_response(self) -> None:
         self._unwatch()
         super().handle_one_response()
+        if self.code == 101:
+            self.close_connection = True  # RFC 9110 section 7.8: what follows is not HTTP
+        error = getattr(self.wsgi_input, "error", None)
+        if error is not None:
+            # Nobody knows where the next request begins, whatever the application made of it.
+            self.close_connection = True
+            if error.status is not None:
+                self.log_error(str(error))
+                discard_queued(self.socket)
         if not self.close_connection:
             self._watch(self.websocket_options.keep_alive_timeout)
 
@@ -77,7 +116,7 @@ class HTTPHandler(WSGIHandler):
             options = server.websocket_options = Options.of(type(self), {}, server.application)
         return options
 
-    # --------------------------------------------------------------- deadlines
+    # ------------------------------------------------------- deadline of the head
 
     def _watch(self, seconds: float | None) -> None:
         if seconds is not None:
@@ -102,26 +141,124 @@ class HTTPHandler(WSGIHandler):
     def _abandon(self) -> None:
         """In a child process: gevent's server has both read, and the first one gets it."""
 
+    # ------------------------------------------------------------------ the head
+
+    def read_requestline(self) -> str:
+        line = super().read_requestline()
+        if line == "\r\n":
+            # RFC 9112 section 2.2: "SHOULD ignore at least one empty line".
+            line = super().read_requestline()
+        return line
+
     def read_request(self, raw_requestline: str) -> Any:
         """Parse the head of a request.
 
         :raises ValueError: for a request that is malformed, too late, or not whole.
         """
         try:
-            understood = super().read_request(raw_requestline)
+            understood = self._read_request(raw_requestline)
         except OSError as problem:
             raise _Gone from problem
-        except (HTTPException, LookupError) as problem:
-            # More than 100 headers, HTTP/1 without a minor version.
-            raise ValueError(f"{type(problem).__name__}: {problem}") from problem
         if self._is_late:
             raise _Gone  # what was read is cut off
         return understood
 
+    def _read_request(self, raw_requestline: str) -> Any:
+        if not raw_requestline.endswith("\n"):
+            raise _Gone
+        line = parse_request_line(raw_requestline)
+        self.request_version = line.version
+        understood = super().read_request(raw_requestline)
+        self.path = line.target
+        if line.host is not None:
+            # RFC 9112 section 3.2.2: "MUST ignore the received Host header field".
+            del self.headers["Host"]
+            self.headers["Host"] = line.host
+        connection = self.headers.get_all("Connection", ())
+        if line.method == "CONNECT" or any(has_token(value, "close") for value in connection):
+            # RFC 9112 section 9.3; behind a CONNECT follows what is not HTTP, RFC 9110 9.3.6.
+            self.close_connection = True
+        return understood
+
     def MessageClass(self, rfile: Any, *args: Any) -> Any:  # noqa: N802 - gevent's name for it
-        """Parse the headers."""
-        head: Any = _Head(rfile, self.websocket_options.max_header_size)
-        return super().MessageClass(head, *args)
+        """Read the headers, as what gevent's own parser makes of them; it costs a multiple."""
+        message: Any = _Message()
+        fields = []
+        left = self.websocket_options.max_header_size
+        while True:
+            line = rfile.readline(left + 1)
+            left -= len(line)
+            if left < 0:
+                raise BadRequest("its headers are too large", "431 Request Header Fields Too Large")
+            if line == b"\r\n":
+                break
+            if not line.endswith(b"\n"):
+                raise _Gone  # RFC 9112 section 8: "MUST NOT" be taken for a whole one
+            name, value = parse_header_line(line)
+            fields.append((name.lower(), value))
+            message[name] = value
+        check_fields(fields, self.request_version)  # type: ignore[arg-type]
+        return message
+
+    # ------------------------------------------------------------------ the body
+
+    def get_environ(self) -> dict[str, Any]:
+        environ: dict[str, Any] = super().get_environ()
+        chunked = "HTTP_TRANSFER_ENCODING" in environ
+        expects = "HTTP_EXPECT" in environ and self.request_version != "HTTP/1.0"  # 9110 10.1.1
+        body = self.wsgi_input = Body(
+            self.rfile, self.socket, self.content_length or 0, chunked,
+            self.websocket_options.body_timeout, expects,
+        )
+        has_body = chunked or self.content_length
+        if has_body or self.command != "GET" or not is_websocket_request(environ):
+            # gevent gives out the connection's file for each request with Connection: upgrade,
+            # which nginx can be told to send always. What it reads then is never found again.
+            environ["wsgi.input"] = body
+            environ["wsgi.input_terminated"] = True
+        return environ
+
+    # -------------------------------------------------------------- the response
+
+    def finalize_headers(self) -> None:
+        self.wsgi_input.refuse_continue()
+        super().finalize_headers()
+
+    def _sendall(self, data: bytes) -> None:
+        """What gevent's handler sends with, within ``send_timeout``."""
+        try:
+            _send_all(self.socket, data, self.websocket_options.send_timeout)
+        except OSError as problem:
+            self.status = f"socket error: {problem}"
+            if not isinstance(problem, TimeoutError):
+                raise
+            self._drop()
+            # gevent ends a connection with this error without a traceback.
+            raise BrokenPipeError(errno.EPIPE, "the client does not read") from problem
+        self.response_length += len(data)
+
+    def _drop(self) -> None:
+        """Have the kernel forget what it holds for a client that does not read."""
+        peers.log(logging.INFO, "%s did not read a response in time", self._peer)
+        try:
+            sock: Any = self.socket
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        except OSError:
+            pass  # it has gone by itself
+
+    def handle_error(self, kind: Any, error: Any, traceback: Any) -> None:
+        """Answer what the application has raised; a fault of the client is no error of ours."""
+        if not isinstance(error, BodyError):
+            super().handle_error(kind, error, traceback)
+            return
+        self.close_connection = True
+        if error.status is not None and not self.response_length:
+            headers = [("Connection", "close"), ("Content-Length", "0")]
+            try:
+                self.start_response(error.status, headers)
+                self.write(b"")
+            except OSError:
+                pass  # the client has gone
 
     # --------------------------------------------------------------------- log
 
@@ -132,18 +269,22 @@ class HTTPHandler(WSGIHandler):
             return _REQUEST_TIMEOUT
         if isinstance(ex, _Gone):
             return None
-        if isinstance(ex, _TooLarge):
+        if isinstance(ex, BadRequest):
             self.log_error(str(ex))
-            return _TOO_LARGE
+            discard_queued(self.socket)
+            return ex.status[:3], _RESPONSE % ex.status.encode()
         return super()._handle_client_error(ex)  # type: ignore[misc, no-any-return]
 
     def log_error(self, msg: str, *args: Any) -> None:
         """What gevent has to say of a bad request; by itself it would have no limit."""
-        peer = self.client_address[0] if self.client_address else "peer"
         peers.log(
-            logging.INFO, "Bad request from %s: %s", printable(str(peer)),
+            logging.INFO, "Bad request from %s: %s", self._peer,
             printable(msg % args if args else msg),
         )
+
+    @property
+    def _peer(self) -> str:
+        return printable(str(self.client_address[0])) if self.client_address else "peer"
 
     def format_request(self) -> str:
         return printable(super().format_request(), limit=16 << 10)

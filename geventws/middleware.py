@@ -9,7 +9,7 @@ from . import handshake
 from .drain import OpenWebSockets
 from .exceptions import ConnectionClosed, HandshakeError
 from .frames import CloseCode
-from .hosts import Host, StartResponse, find_host
+from .hosts import Host, StartResponse, find_host, restore_body
 from .logs import logger, peers, printable
 from .options import Options, options_of
 from .totals import Stats
@@ -66,6 +66,7 @@ class WebSocketMiddleware:
                 self._check_options(environ[WEBSOCKET])
             return self.application(environ, start_response)
         if not handshake.is_websocket_request(environ):
+            restore_body(environ, start_response)
             return self.application(environ, start_response)
         host = find_host(environ, start_response)
         return serve(self.application, environ, host, self.options, self.websockets)

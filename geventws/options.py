@@ -22,11 +22,11 @@ _COUNTS = (
 )
 _TIMES = (
     "send_timeout", "ping_interval", "ping_timeout", "close_timeout", "message_timeout",
-    "handshake_timeout", "keep_alive_timeout", "accept_after",
+    "handshake_timeout", "keep_alive_timeout", "body_timeout", "accept_after",
 )
 _MAY_BE_NONE = {
     "accept_after", "max_message_size", "send_timeout", "ping_interval", "message_timeout",
-    "handshake_timeout", "keep_alive_timeout", "max_connections",
+    "handshake_timeout", "keep_alive_timeout", "body_timeout", "max_connections",
 }
 
 
@@ -65,6 +65,11 @@ class Options:
     #: How long a connection on which a plain HTTP request was answered is kept for the next one;
     #: None keeps it for ever. Longer than the proxies that keep connections to us open for reuse.
     keep_alive_timeout: float | None = 100.0
+    #: How long the client of a plain HTTP request may send nothing while its body is read; then it
+    #: gets a 408, or is dropped. A client that goes on sending has as long as it needs. None waits
+    #: for ever. gunicorn has no such limit. A client that does not read a plain response is dropped
+    #: after ``send_timeout``.
+    body_timeout: float | None = 10.0
     #: How long a view may take to accept or refuse its WebSocket; then the ``101`` goes out by
     #: itself, and what the view refuses later is closed with 1008. None waits for ever.
     accept_after: float | None = 3.0

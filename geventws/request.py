@@ -10,13 +10,12 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
+from .http_head import HEADER_LINE, HOST, MAX_FIELDS
+
 _END = b"\r\n\r\n"
 #: A sign that the request may ask for a WebSocket.
 _WEBSOCKET = re.compile(rb"\nupgrade:[^\r\n]*websocket", re.IGNORECASE)
-_REQUEST_LINE = re.compile(rb"GET (/[\x21-\x7e]*) HTTP/1\.1")
-#: A header line as RFC 9112 section 5 wants it, without obsolete folding and stray controls.
-_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\x00-\x08\x0a-\x1f\x7f]*)")
-_MAX_HEADERS = 100  # as many as the standard library's parser takes
+_REQUEST_LINE = re.compile(rb"GET (/[\x21\x22\x24-\x7e]*) HTTP/1\.1")
 #: Requests that announce a body or wait for a 100 are for the general parser.
 _NOT_PLAIN = {"HTTP_CONTENT_LENGTH", "HTTP_CONTENT_TYPE", "HTTP_EXPECT", "HTTP_TRANSFER_ENCODING"}
 #: Headers that many clients send alike and that hold no secret: parsed once, and kept once.
@@ -45,7 +44,7 @@ def parse_request(data: bytes) -> Request | None:
         return None
     lines = data[:end].split(b"\r\n")
     first = _REQUEST_LINE.fullmatch(lines[0])
-    if first is None or len(lines) > _MAX_HEADERS:
+    if first is None or len(lines) > MAX_FIELDS:
         return None
     target = first[1].decode()
     path, _, query = target.partition("?")
@@ -59,10 +58,12 @@ def parse_request(data: bytes) -> Request | None:
             return None
         name, value = field
         if name in variables:
+            if name == "HTTP_HOST":
+                return None
             separator = "; " if "COOKIE" in name else ","
             value = f"{variables[name]}{separator}{value}"
         variables[name] = value
-    if not _NOT_PLAIN.isdisjoint(variables):
+    if not _NOT_PLAIN.isdisjoint(variables) or not HOST.fullmatch(variables.get("HTTP_HOST", "")):
         return None
     # Names with an underscore could pose as another's; gevent's handler ignores them, too.
     variables.pop("", None)
@@ -71,7 +72,7 @@ def parse_request(data: bytes) -> Request | None:
 
 def _parse_line(line: bytes) -> tuple[str, str] | None:
     """Name and value of the variable that a header becomes; None for what is no header."""
-    match = _LINE.fullmatch(line)
+    match = HEADER_LINE.fullmatch(line)
     if match is None:
         return None
     name = match[1]

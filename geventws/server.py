@@ -23,9 +23,8 @@ from .totals import Stats
 #: What gevent's server takes beside a certificate; whoever knows these wants them as they are.
 _OTHER_TLS_OPTIONS = {"ssl_context", "ssl_version", "cert_reqs", "ca_certs", "ciphers"}
 #: What gevent's server takes. It would take everything else for an option of TLS, and turn TLS on.
-_GEVENTS_OPTIONS = _OTHER_TLS_OPTIONS | {
-    "backlog", "spawn", "log", "error_log", "handler_class", "environ", "certfile", "keyfile",
-    "do_handshake_on_connect", "suppress_ragged_eofs", "server_side",
+_TLS_OPTIONS = _OTHER_TLS_OPTIONS | {
+    "certfile", "keyfile", "do_handshake_on_connect", "suppress_ragged_eofs", "server_side",
 }
 
 #: What accept() says when there are too many descriptors or too little memory.
@@ -59,9 +58,10 @@ class WebSocketServer(WSGIServer):
 
     :param listener: an address, a ``host:port`` string or a listening socket, as for gevent.
     :param application: any WSGI application; it finds its :class:`~geventws.WebSocket` in
-        ``environ["wsgi.websocket"]``.
-    :param options: those of :class:`geventws.options.Options`, beside those of gevent's server
-        (``log``, ``spawn``, ``backlog``, ``certfile``, ``keyfile``, ``ssl_context``, ...).
+        ``environ["wsgi.websocket"]``. This and the following parameters are those of gevent's
+        server, in its order.
+    :param options: those of :class:`geventws.options.Options`, beside those of TLS (``certfile``,
+        ``keyfile``, ``ssl_context``, ...).
     :raises TypeError: for an option that neither has.
     """
 
@@ -71,9 +71,13 @@ class WebSocketServer(WSGIServer):
     #: How many seconds :meth:`stop` takes at most.
     stop_timeout = 10
 
-    def __init__(self, listener: Any, application: Application, **options: Any) -> None:
+    def __init__(
+        self, listener: Any, application: Application | None = None, backlog: int | None = None,
+        spawn: Any = "default", log: Any = "default", error_log: Any = "default",
+        handler_class: Any = None, environ: Any = None, **options: Any,
+    ) -> None:
         chosen = Options.take_from(options)
-        for name in options.keys() - _GEVENTS_OPTIONS:
+        for name in options.keys() - _TLS_OPTIONS:
             raise TypeError(f"{type(self).__name__} has no option {name!r}")
         if "certfile" in options and options.keys().isdisjoint(_OTHER_TLS_OPTIONS):
             # The context that gevent makes from a bare certificate is of a deprecated kind.
@@ -81,11 +85,16 @@ class WebSocketServer(WSGIServer):
             context.load_cert_chain(options.pop("certfile"), options.pop("keyfile", None))
             options["ssl_context"] = context
         #: False spares the handler the formatting of lines that nobody reads.
-        self.logs_requests = options.get("log", "default") is not None
-        options.setdefault("spawn", _spawn)
-        super().__init__(listener, application, **options)
+        self.logs_requests = log is not None
+        if spawn == "default":
+            spawn = _spawn
+        super().__init__(
+            listener, application, backlog, spawn, log, error_log, handler_class, environ, **options
+        )
         #: The options of every connection.
-        self.websocket_options = Options.of(self.handler_class, chosen, application)
+        self.websocket_options = Options.of(
+            self.handler_class, chosen, getattr(self, "application", None)
+        )
         #: The WebSockets that views are busy with.
         self.websockets = OpenWebSockets()
         # Looked up for each connection: let all of them have the same bound method.

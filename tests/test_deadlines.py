@@ -4,6 +4,7 @@ import contextlib
 import gevent
 import pytest
 from gevent import socket
+from gevent.event import AsyncResult
 from gevent.pywsgi import WSGIServer
 
 from geventws import ConnectionClosed, WebSocketHandler
@@ -282,3 +283,211 @@ def test_a_peer_that_answers_half_of_the_close_is_cut_off(run):
     assert client.read_close() == (4000, "")
     assert client.read_to_end() == b""
     result.get(timeout=SECONDS)
+
+
+# ------------------------------------------------------- plain requests and responses
+
+BODIES = {
+    "sized": (b"Content-Length: 1000", b"x" * 1000),
+    "chunked": (
+        b"Transfer-Encoding: chunked",
+        b"7d0;x=y\r\n" + b"x" * 2000 + b"\r\n0\r\nA: b\r\n\r\n",
+    ),
+}
+NEXT = b"GET /plain HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+def post(framing, path=b"/upload"):
+    return b"POST " + path + b" HTTP/1.1\r\nHost: h\r\n" + framing + b"\r\n\r\n"
+
+
+@pytest.fixture(params=["server", "handler", "tls"])
+def serve_plain(request, serve, tls):
+    """``serve_plain(app, **options)``: what serves plain HTTP; ``connect()`` it."""
+    started = []
+
+    def start(app, **options):
+        if request.param == "handler":
+            handler = type("Handler", (WebSocketHandler,), options)
+            server = WSGIServer(("127.0.0.1", 0), app, handler_class=handler, log=None)
+            server.start()
+            server.connect = lambda: RawClient(("127.0.0.1", server.server_port))
+            started.append(server)
+            return server
+        context = None
+        if request.param == "tls":
+            options.update(certfile=tls[0], keyfile=tls[1])
+            context = tls[2]
+        server = serve(app, **options)
+        server.connect = lambda: server.client(context=context)
+        return server
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.mark.parametrize("framing", BODIES)
+def test_a_body_that_stops_is_a_408_and_nothing_of_it_a_request(
+    serve_plain, caplog, capfd, framing
+):
+    caplog.set_level("INFO", "geventws")
+    header, body = BODIES[framing]
+    server = serve_plain(site, body_timeout=0.2)
+    for end in (0, 1, 500, -1):
+        caplog.clear()
+        with server.connect() as client:
+            client.send(post(header) + body[:end])
+            assert client.read_head() == "408"
+            assert client.headers["connection"] == "close"
+            with contextlib.suppress(OSError):
+                client.send(NEXT)
+                assert client.read_to_end() == b""
+        (record,) = caplog.records
+        assert record.getMessage() == "Bad request from 127.0.0.1: its body did not come in time"
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("framing", BODIES)
+def test_a_body_that_nobody_reads_has_its_time_too(serve_plain, caplog, capfd, framing):
+    caplog.set_level("INFO", "geventws")
+    header, body = BODIES[framing]
+    with serve_plain(site, body_timeout=0.2).connect() as client:
+        client.send(post(header, b"/plain") + body[:500])
+        assert client.read_response() == ("200", b"plain")
+        with contextlib.suppress(OSError):
+            assert client.read_to_end() == b""
+    (record,) = caplog.records
+    assert record.getMessage() == "Bad request from 127.0.0.1: its body did not come in time"
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("framing", BODIES)
+def test_a_body_that_comes_steadily_has_as_long_as_it_needs(serve_plain, framing):
+    header, body = BODIES[framing]
+    size = "1000" if framing == "sized" else "2000"
+    with serve_plain(site, body_timeout=0.4).connect() as client:
+        client.send(post(header))
+        for i in range(0, len(body), 200):
+            client.send(body[i:i + 200])
+            gevent.sleep(0.1)  # slowness is what this is about
+        assert client.read_response() == ("200", size.encode())
+        client.send(NEXT)
+        assert client.read_response() == ("200", b"plain")
+
+
+def test_a_view_may_take_its_time_before_and_after_it_reads_the_body(serve_plain):
+    def app(environ, start_response):
+        gevent.sleep(0.5)
+        body = environ["wsgi.input"].read()
+        gevent.sleep(0.5)
+        start_response("200 OK", [("Content-Length", "5")])
+        return [body]
+
+    with serve_plain(app, body_timeout=0.2).connect() as client:
+        client.send(post(b"Content-Length: 5") + b"hello")
+        assert client.read_response() == ("200", b"hello")
+
+
+def test_a_view_that_has_begun_its_answer_is_cut_off_with_the_body(serve_plain):
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        yield b"begun"
+        yield environ["wsgi.input"].read()
+
+    with serve_plain(app, body_timeout=0.2).connect() as client:
+        client.send(post(b"Content-Length: 5") + b"hell")
+        assert client.read_head() == "200"
+        with contextlib.suppress(OSError):
+            assert client.read_to_end() == b"5\r\nbegun\r\n"
+
+
+def test_a_view_that_catches_the_error_answers_and_the_connection_ends(serve_plain):
+    def app(environ, start_response):
+        try:
+            environ["wsgi.input"].read()
+        except TimeoutError as problem:
+            start_response("400 Bad Request", [("Content-Type", "text/plain")])
+            return [str(problem).encode()]
+
+    with serve_plain(app, body_timeout=0.2).connect() as client:
+        client.send(post(b"Content-Length: 5") + b"hell")
+        assert client.read_response() == ("400", b"its body did not come in time")
+        with contextlib.suppress(OSError):
+            client.send(NEXT)
+            assert client.read_to_end() == b""
+
+
+def test_a_client_that_leaves_in_its_body_costs_no_line_in_the_log(serve_plain, caplog, capfd):
+    caplog.set_level("INFO", "geventws")
+    begun, ended = AsyncResult(), AsyncResult()
+
+    def app(environ, start_response):
+        begun.set(environ["wsgi.input"].read(1))
+        try:
+            environ["wsgi.input"].read()
+        except OSError as problem:
+            ended.set(problem)
+            raise
+
+    with serve_plain(app).connect() as client:
+        client.send(post(b"Content-Length: 5") + b"hell")
+        assert begun.get(timeout=SECONDS) == b"h"
+        client.vanish()
+    ended.get(timeout=SECONDS)
+    gevent.sleep(0)
+    assert caplog.records == []
+    assert capfd.readouterr().err == ""
+
+
+def test_without_a_limit_a_body_may_take_its_time(serve_plain):
+    with serve_plain(site, body_timeout=None).connect() as client:
+        client.send(post(b"Content-Length: 5") + b"hell")
+        gevent.sleep(0.5)
+        client.send(b"o")
+        assert client.read_response() == ("200", b"5")
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_response_that_nobody_reads_is_given_up(serve_plain, caplog, capfd, chunked):
+    caplog.set_level("INFO", "geventws")
+    ended = AsyncResult()
+
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return Endless() if chunked else [bytes(50_000_000)]
+
+    class Endless:
+        def __iter__(self):
+            while True:
+                yield bytes(100_000)
+
+        def close(self):
+            ended.set(True)
+
+    with serve_plain(app, send_timeout=0.3).connect() as client:
+        client.send(NEXT)
+        wait_until(lambda: caplog.records)
+        (record,) = caplog.records
+        assert record.getMessage() == "127.0.0.1 did not read a response in time"
+        if chunked:
+            assert ended.get(timeout=SECONDS)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_response_that_is_read_slowly_and_steadily_arrives(serve_plain):
+    """The kernel does not say so while a third of its buffer is not free."""
+    size = 8_000_000
+
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Type", "application/octet-stream")])
+        return [bytes(size)]
+
+    with serve_plain(app, send_timeout=0.3).connect() as client:
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 << 10)
+        client.send(NEXT)
+        assert client.read_head() == "200"
+        for _ in range(20):  # in two seconds, less than the kernel waits for
+            client.read(100_000)
+            gevent.sleep(0.1)  # slowness is what this is about
+        assert len(client.read(size - 20 * 100_000)) == size - 20 * 100_000

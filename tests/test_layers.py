@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).parents[1] / "geventws"
 #: From the bottom up; modules of one line may import each other.
 LAYERS = [
     {"exceptions", "memory"},
-    {"frames", "headers", "logs", "request"},
+    {"frames", "headers", "http_head", "logs"},
+    {"http_body", "request"},
     {"deflate"},
     {"permessage_deflate"},
     {"options"},

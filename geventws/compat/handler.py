@@ -49,6 +49,7 @@ class WebSocketHandler(_handler.WebSocketHandler):
     def run_application(self) -> None:
         hook = getattr(self.server, "pre_start_hook", None)
         if hook and hook(self):
+            self.end_with_websocket_request()
             WSGIHandler.run_application(self)
         else:
             super().run_application()

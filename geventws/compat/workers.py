@@ -20,6 +20,9 @@ class _Handler(WebSocketHandler, PyWSGIHandler):
     def log_request(self) -> None:
         if self.response_headers is None:
             self.response_headers = []  # those of a 101 are not kept
+        if self.environ is None:
+            # A request that could not be read has none, and gunicorn wants these.
+            self.environ = dict.fromkeys(("REQUEST_METHOD", "RAW_URI", "SERVER_PROTOCOL"), "-")
         super().log_request()
 
 

@@ -61,6 +61,22 @@ def crash_early(environ, start_response):
     raise ZeroDivisionError("the view's fault")
 
 
+def be_killed(environ, start_response):
+    """What a view meets that is killed while its WebSocket is open."""
+    environ["wsgi.websocket"].send("about to be killed")
+    raise gevent.GreenletExit
+
+
+def be_killed_early(environ, start_response):
+    raise gevent.GreenletExit
+
+
+def fail_in_pieces(environ, start_response):
+    start_response("404 Not Found", PLAIN)
+    yield b"Nothing "
+    raise ZeroDivisionError("the view's fault")
+
+
 def framework_crash(environ, start_response):
     """What Flask and Bottle make of an exception in a view."""
     ws = environ["wsgi.websocket"]
@@ -147,6 +163,7 @@ VIEWS = {
     view.__name__: view
     for view in (
         echo, refuse, redirect, refuse_in_pieces, refuse_by_write, untouched, crash, crash_early,
+        be_killed, be_killed_early, fail_in_pieces,
         framework_crash, close, leave, generator, never_receive, accept, plain, chunked, download,
         upload, wait_then_send, whoami,
     )
