@@ -105,7 +105,8 @@ def _check_request_itself(environ: Mapping[str, Any]) -> None:
     if not has_token(environ.get("HTTP_CONNECTION", ""), "upgrade"):
         raise _bad_request(
             "The header Connection: Upgrade is missing. If there is a proxy in front of the"
-            ' server, it must pass it on: for nginx, proxy_set_header Connection "upgrade".'
+            " server, it must pass it on: for nginx, proxy_set_header Connection"
+            " $connection_upgrade, with the map that nginx's documentation of WebSockets shows."
         )
     if not environ.get("HTTP_HOST"):
         raise _bad_request("The header Host is missing.")

@@ -5,7 +5,6 @@ import errno
 import logging
 import socket
 import struct
-from sys import byteorder
 from typing import Any
 
 from gevent import get_hub
@@ -18,13 +17,8 @@ from .http_body import Body, BodyError
 from .http_head import BadRequest, check_fields, parse_header_line, parse_request_line
 from .logs import peers, printable
 from .options import Options
+from .progress import unacknowledged
 from .sweeper import sweeper_of
-
-try:
-    from fcntl import ioctl
-    from termios import TIOCOUTQ
-except ImportError:
-    pass  # Windows; see _queued()
 
 _RESPONSE = b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 #: What gevent's handler keeps the headers in.
@@ -44,24 +38,16 @@ def _send_all(sock: Any, data: bytes, seconds: float | None) -> None:
     sock.settimeout(seconds)
     try:
         while left:
-            queued = _queued(sock)
+            queued = unacknowledged(sock)
             try:
                 left = left[sock.send(left[:_PIECE]):]
             except TimeoutError:
                 # The kernel says that there is room when a third of its buffer is free, which may
                 # be a megabyte: what counts is whether the client has acknowledged some of it.
-                if _queued(sock) >= queued:
+                if unacknowledged(sock) >= queued:
                     raise
     finally:
         sock.settimeout(before)
-
-
-def _queued(sock: Any) -> int:
-    """How many bytes the kernel holds that the peer has not acknowledged; 0 where it cannot say."""
-    try:
-        return int.from_bytes(ioctl(sock.fileno(), TIOCOUTQ, bytes(4)), byteorder)
-    except (NameError, OSError):
-        return 0
 
 
 class _Gone(ValueError):

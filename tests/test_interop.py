@@ -292,7 +292,7 @@ def test_websocket_client_gets_its_close_frame_back(server):
         ws.send_close(4004, b"bye from websocket-client")
         opcode, payload = ws.recv_data(control_frame=True)
         assert opcode == websocket.ABNF.OPCODE_CLOSE
-        assert parse_close(payload) == (4004, "")
+        assert parse_close(payload) == (4004, "bye from websocket-client")
     server.wait_for("after 0 messages 4004 'bye from websocket-client'")
 
 
@@ -482,7 +482,7 @@ def test_wsproto_fragments_come_back_as_one_message_after_the_pong(wsproto_clien
 
 def test_wsproto_gets_its_close_frame_back_and_then_the_end_of_the_stream(wsproto_client):
     wsproto_client.send(events.CloseConnection(code=4007, reason="bye from wsproto"))
-    assert wsproto_client.next() == events.CloseConnection(code=4007, reason="")
+    assert wsproto_client.next() == events.CloseConnection(code=4007, reason="bye from wsproto")
     assert wsproto_client.sock.recv(1) == b""
 
 
@@ -559,8 +559,8 @@ def test_node_agrees_on_a_subprotocol(node_ws):
     assert node_ws("subprotocol", "/accept") == {"agreed": "chat.v2", "told": "chat.v2"}
 
 
-def test_node_code_and_reason_reach_the_view_and_the_code_comes_back(node_ws, server):
-    assert node_ws("leave", "/farewell") == [4008, ""]
+def test_node_code_and_reason_reach_the_view_and_come_back(node_ws, server):
+    assert node_ws("leave", "/farewell") == [4008, "bye from Node"]
     server.wait_for("after 0 messages 4008 'bye from Node'")
 
 
@@ -714,9 +714,9 @@ def test_chromium_sees_that_a_view_has_failed(chromium):
     assert chromium("open();", "/crash") == [1011, "", True]
 
 
-def test_chromium_code_and_reason_reach_the_view_and_the_code_comes_back(chromium, server):
+def test_chromium_code_and_reason_reach_the_view_and_come_back(chromium, server):
     script = 'const ws = open(); ws.onopen = () => ws.close(4009, "bye from Chromium");'
-    assert chromium(script, "/farewell") == [4009, "", True]
+    assert chromium(script, "/farewell") == [4009, "bye from Chromium", True]
     server.wait_for("after 0 messages 4009 'bye from Chromium'")
 
 

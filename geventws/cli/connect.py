@@ -10,7 +10,7 @@ import threading
 from time import monotonic
 from typing import Any
 
-from gevent import sleep
+from gevent import get_hub, sleep
 
 from ..client import ClientWebSocket
 from ..client import connect as open_websocket
@@ -82,12 +82,21 @@ class _Conversation:
         self._opened = threading.Event()
         self._ended = threading.Event()
         self._leaving = False
+        self._is_over = False
         self._prompt = "> " if sys.stdin.isatty() else ""
 
     def run(self) -> int:
         signal.signal(signal.SIGUSR1, self._on_end)
         listener = threading.Thread(target=self._listen, daemon=True)
         listener.start()
+        try:
+            return self._converse()
+        finally:
+            # A hub that still runs when the interpreter ends can crash it.
+            self._is_over = True
+            listener.join(1)
+
+    def _converse(self) -> int:
         try:
             self._opened.wait()
             if self._failure is not None:
@@ -161,6 +170,14 @@ class _Conversation:
 
     def _listen(self) -> None:
         try:
+            self._receive()
+        finally:
+            while not self._is_over:
+                sleep(_NOTICE)  # this hub still has the other thread's calls to answer
+            get_hub().destroy()
+
+    def _receive(self) -> None:
+        try:
             self._ws = open_from(self._options)
         except UsageError as failure:
             self._failure = failure
@@ -175,8 +192,6 @@ class _Conversation:
         while not self._leaving:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
             sleep(_NOTICE)
-        while True:
-            sleep(60)  # this hub still has the other thread's calls to answer
 
     def _shown(self, message: str | bytes) -> str:
         if isinstance(message, bytes):
