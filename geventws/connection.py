@@ -66,6 +66,8 @@ class Connection(Transport):
     def __init__(self, options: Options, totals: Totals = CLIENTS) -> None:
         super().__init__(totals)
         self._options = options
+        self._sweeper = sweeper_of(self._hub)
+        self._due = 0
 
     def _open(self) -> None:
         """Finish the opening handshake and :meth:`_attach`; called at the first use."""
@@ -102,8 +104,8 @@ class Connection(Transport):
             pass  # a unix socket has no such algorithm
         self._attach_transport(sock, protocol, options.max_send_buffer)
         self._ping_due = monotonic() + (options.ping_interval or 0)
-        self._sweeper = sweeper_of(self._hub)
-        self._sweeper.add(self, options.check_interval)
+        if not self._due:
+            self._sweeper.add(self, options.check_interval)
         self._totals.opened += 1
         if early:
             self._totals.bytes_received += len(early)
@@ -577,11 +579,12 @@ class Connection(Transport):
         if self._ended:
             return
         self._ended = True
-        self._watch_progress()
         if self._paused:
             self._unpause()
         if not self._out:
             self._say_goodbye()
+        if self._attached:
+            self._watch_progress()
         self._wake()
 
     def _say_goodbye(self) -> None:
@@ -650,7 +653,7 @@ class Connection(Transport):
 
     def _drop(self) -> None:
         """End the connection whatever its state; the descriptor stays its owner's to close."""
-        if not self._opened:
+        if not self._opened or (self._shut and not self._attached):
             return
         self._lost()
         if not self._shut:

@@ -104,64 +104,57 @@ def _zlib_compressor(level: int, window_bits: int, memory_level: int) -> Any:
 
 
 class Inflation:
-    """A message that is being inflated, a piece at a time.
+    """A long message that is being inflated, a piece at a time; begun by :func:`inflate`.
 
     Inflating a megabyte takes four milliseconds where a kilobyte stands for it, and as long nobody
     else would be served.
-
-    :param decompressor: of zlib.
-    :param payload: what is to be inflated, with the end that messages leave out.
-    :param max_size: of the message, in bytes.
-    :param keep: called at the end with the decompressor, for the messages that refer to this one;
-        without it the message must be a whole stream.
     """
 
-    __slots__ = ("_blocks", "_decompressor", "_keep", "_max_size", "_pieces", "_rest", "_size")
+    __slots__ = ("_blocks", "_decompressor", "_keep", "_max_size", "_most", "_pieces", "_size")
 
     def __init__(
-        self, decompressor: Any, payload: bytes, max_size: int,
-        keep: Callable[[Any], None] | None = None,
+        self, decompressor: Any, piece: bytes, most: int, max_size: int,
+        keep: Callable[[Any], None] | None,
     ) -> None:
         self._decompressor = decompressor
-        self._rest = payload
+        self._pieces = [piece]
+        self._most = most
+        self._size = len(piece)
         self._max_size = max_size
         self._keep = keep
-        self._pieces: list[bytes] = []
-        self._size = 0
         self._blocks = 0
 
     def advance(self) -> bytes | None:
-        """Inflate one piece; returns the whole message after the last one, else ``None``.
+        """Inflate the next piece; returns the whole message after the last one, else ``None``.
 
         :raises MessageTooBig: as soon as more than ``max_size`` bytes come out.
         :raises InvalidPayload: for what is no whole DEFLATE stream. RFC 7692 names no code; 1007
             is for "data within a message that was not consistent with the type of the message"
             (RFC 6455 section 7.4.1).
         """
-        most = min(_PIECE, self._max_size + 1 - self._size)
-        try:
-            piece: bytes = self._decompressor.decompress(self._rest, most)
-        except zlib.error as problem:
-            raise InvalidPayload("a compressed message that cannot be inflated") from problem
-        self._pieces.append(piece)
-        self._size += len(piece)
+        decompressor = self._decompressor
         if self._size > self._max_size:
             raise MessageTooBig(f"a message of more than {self._max_size} bytes when inflated")
-        self._rest = self._decompressor.unconsumed_tail
-        if self._decompressor.eof and self._decompressor.unused_data:
-            self._begin_block()
-        elif self._decompressor.eof or len(piece) < most:
+        rest = decompressor.unconsumed_tail
+        if decompressor.eof and decompressor.unused_data:
+            rest = decompressor.unused_data
+            decompressor = self._begin_block()
+        elif decompressor.eof or len(self._pieces[-1]) < self._most:
             return self._finish()
+        self._most = min(_PIECE, self._max_size + 1 - self._size)
+        piece = _decompress(decompressor, rest, self._most)
+        self._pieces.append(piece)
+        self._size += len(piece)
         return None
 
-    def _begin_block(self) -> None:
+    def _begin_block(self) -> Any:
         """Go on behind a final block in the message (section 7.2.3.4): zlib's stream ends there."""
         self._blocks += 1
         if self._blocks > _MAX_FINAL_BLOCKS:
             raise InvalidPayload("a compressed message of too many parts")
-        self._rest = self._decompressor.unused_data
         self._pieces = [b"".join(self._pieces)]
         self._decompressor = zlib.decompressobj(-15, zdict=self._pieces[0][-_WINDOW:])
+        return self._decompressor
 
     def _finish(self) -> bytes:
         if self._keep is not None:
@@ -171,17 +164,44 @@ class Inflation:
         return b"".join(self._pieces)
 
 
+def inflate(
+    decompressor: Any, payload: bytes, max_size: int, keep: Callable[[Any], None] | None = None
+) -> bytes | Inflation:
+    """The message, or what is to be advanced until it is there.
+
+    :param payload: what is to be inflated, with the end that messages leave out.
+    :param max_size: of the message, in bytes.
+    :param keep: called at the end with the decompressor, for the messages that refer to this one;
+        without it the message must be a whole stream.
+    """
+    most = _PIECE if max_size >= _PIECE else max_size + 1
+    piece = _decompress(decompressor, payload, most)
+    if keep is None and decompressor.eof and len(piece) < most and not decompressor.unused_data:
+        return piece  # what most messages are
+    return Inflation(decompressor, piece, most, max_size, keep)
+
+
+def _decompress(decompressor: Any, payload: bytes, most: int) -> bytes:
+    try:
+        piece: bytes = decompressor.decompress(payload, most)
+    except zlib.error as problem:
+        raise InvalidPayload("a compressed message that cannot be inflated") from problem
+    return piece
+
+
 class _Decompressor:
     """What inflates messages of either kind."""
 
-    def inflate(self, payload: bytes, max_size: int) -> Inflation:
-        """Begin to inflate a message of at most ``max_size`` bytes."""
+    def inflate(self, payload: bytes, max_size: int) -> bytes | Inflation:
+        """See :func:`inflate`."""
         raise NotImplementedError
 
     def decompress(self, payload: bytes, max_size: int) -> bytes:
         """The message in one go; raises as :meth:`Inflation.advance` does."""
-        inflation = self.inflate(payload, max_size)
-        while (message := inflation.advance()) is None:
+        begun = self.inflate(payload, max_size)
+        if isinstance(begun, bytes):
+            return begun
+        while (message := begun.advance()) is None:
             pass
         return message
 
@@ -189,8 +209,8 @@ class _Decompressor:
 class Decompressor(_Decompressor):
     """Inflates messages that do not refer to each other."""
 
-    def inflate(self, payload: bytes, max_size: int) -> Inflation:
-        return Inflation(zlib.decompressobj(-15), payload + _END, max_size)
+    def inflate(self, payload: bytes, max_size: int) -> bytes | Inflation:
+        return inflate(zlib.decompressobj(-15), payload + _END, max_size)
 
 
 class ContextDecompressor(_Decompressor):
@@ -203,9 +223,9 @@ class ContextDecompressor(_Decompressor):
         self._window_bits = window_bits
         self._decompressor: Any = None
 
-    def inflate(self, payload: bytes, max_size: int) -> Inflation:
+    def inflate(self, payload: bytes, max_size: int) -> bytes | Inflation:
         decompressor = self._decompressor or zlib.decompressobj(-self._window_bits)
-        return Inflation(decompressor, payload + _TAIL, max_size, self._keep)
+        return inflate(decompressor, payload + _TAIL, max_size, self._keep)
 
     def _keep(self, decompressor: Any) -> None:
         self._decompressor = decompressor

@@ -99,6 +99,8 @@ class Body:
     def _discard(self) -> None:
         """Read what the application has left; gevent's handler calls this after the response."""
         self.refuse_continue()
+        if not self._left and not self._reads_chunks:
+            return
         try:
             while self.error is None and self.read(_PIECE):
                 pass

@@ -26,6 +26,7 @@ MANY = 250
 class Swept(Protocol):
     """What is looked after."""
 
+    #: The tick at which it is checked next; 0 if it is not.
     _due: int
 
     def _check(self) -> float | None:
@@ -84,7 +85,10 @@ class Sweeper:
     def add(self, connection: Swept, seconds: float) -> None:
         """Check the connection in so many seconds, rounded up to whole ticks."""
         due = connection._due = self._tick + max(1, ceil(seconds / TICK))
-        self._buckets.setdefault(due, set()).add(connection)
+        bucket = self._buckets.get(due)
+        if bucket is None:
+            bucket = self._buckets[due] = set()
+        bucket.add(connection)
         self._count += 1
         if self._timer is None:
             # It does not keep the loop alive when nothing else does.
@@ -93,12 +97,13 @@ class Sweeper:
 
     def remove(self, connection: Swept) -> None:
         """Forget the connection."""
-        bucket = self._buckets.get(connection._due)
+        due, connection._due = connection._due, 0
+        bucket = self._buckets.get(due) if due else None
         if bucket is not None and connection in bucket:
             bucket.remove(connection)
             self._count -= 1
             if not bucket:
-                del self._buckets[connection._due]
+                del self._buckets[due]
 
     def abandon(self) -> None:
         """Forget all of them, in a child process."""
@@ -114,6 +119,7 @@ class Sweeper:
         due = self._buckets.pop(self._tick, ())
         self._count -= len(due)
         for connection in due:
+            connection._due = 0
             try:
                 seconds = connection._check()
             except Exception:  # noqa: BLE001 - a fault of ours; the others must not suffer for it

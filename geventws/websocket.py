@@ -17,7 +17,6 @@ from .frames import CloseCode
 from .logs import logger, peers, printable
 from .permessage_deflate import Deflate, PerMessageDeflate
 from .protocol import Protocol
-from .sweeper import sweeper_of
 from .threads import call_in_hub, get_ident
 
 if TYPE_CHECKING:
@@ -60,12 +59,10 @@ class WebSocket(Connection):
         self._refused: str | None = None
         self._left = False
         self._id = ""
-        #: While a greenlet sends the 101: what the others wait for.
-        self._accepting: Event | None = None
+        #: Whether a greenlet sends the 101; or what others wait for meanwhile.
+        self._accepting: bool | Event = False
         #: Whether the 101 has been sent because the view did not answer in time.
         self._accepted_late = False
-        self._sweeper = sweeper_of(self._hub)
-        self._due = 0
         #: The greenlet of the view, until it is done.
         self._view: Any = getcurrent()
         #: Asked by the 101 for headers that a framework has gathered until then: its cookies.
@@ -104,12 +101,13 @@ class WebSocket(Connection):
             raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE)
         if self._refused is not None:
             raise WebSocketError(f"the request has been answered already: {self._refused}")
-        accepting = self._accepting = Event()
+        self._accepting = True
         try:
             self._switch_protocols(subprotocol, headers, compression)
         finally:
-            self._accepting = None
-            accepting.set()
+            accepting, self._accepting = self._accepting, False
+            if isinstance(accepting, Event):
+                accepting.set()
 
     def _switch_protocols(
         self, subprotocol: str | None, headers: Iterable[tuple[str, str]],
@@ -132,7 +130,8 @@ class WebSocket(Connection):
             max_message_size=options.max_message_size,
             deflate=PerMessageDeflate.of(agreement, deflate, client=False),
         )
-        self._sweeper.remove(self)
+        if self._options.check_interval < (self._options.accept_after or 0):
+            self._sweeper.remove(self)  # _attach() asks for an earlier check
         try:
             sock, early = self._host.switch_protocols(answer)
             self._attach(sock, protocol, early)
@@ -140,6 +139,7 @@ class WebSocket(Connection):
             # A part of the 101 may be out: whatever it was, there is no connection any more.
             self._refused = "the client has gone"
             self._left = True
+            self._sweeper.remove(self)
             if isinstance(problem, OSError):
                 raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE) from problem
             raise
@@ -150,7 +150,9 @@ class WebSocket(Connection):
 
     def _wait_while_accepting(self) -> None:
         """Block while another greenlet sends the ``101``."""
-        while self._accepting is not None:
+        while self._accepting:
+            if not isinstance(self._accepting, Event):
+                self._accepting = Event()
             self._accepting.wait()
 
     def _open(self) -> None:
@@ -178,7 +180,7 @@ class WebSocket(Connection):
         return None
 
     def _accept_late(self) -> None:
-        if self._opened or self._accepting is not None or self._refused is not None:
+        if self._opened or self._accepting or self._refused is not None:
             return
         peers.log(
             logging.WARNING,

@@ -311,12 +311,16 @@ cdef class FrameReader:
         return self.parse()
 
     cdef object parse(self):
+        # An except clause would save the state of exceptions for every message.
+        cdef bint failed = True
         try:
-            return self.parse_frames()
-        except BaseException:
-            self.discard_input()
-            self.connection_lost()
-            raise
+            message = self.parse_frames()
+            failed = False
+        finally:
+            if failed:
+                self.discard_input()
+                self.connection_lost()
+        return message
 
     cdef object parse_frames(self):
         cdef uint8_t* at
@@ -486,15 +490,16 @@ cdef class FrameReader:
         self.fin = first & FIN
         return self.continue_frame()
 
-    cdef int make_room(self, Py_ssize_t size) except -1:
-        """Have room for ``size`` bytes more, at most twice as much as has arrived.
+    cdef int make_room(self, Py_ssize_t size, Py_ssize_t arrived) except -1:
+        """Have room for ``size`` bytes more.
 
-        What the header of the frame claims is an upper bound only.
+        Reserves up to eight times as much as has arrived. What the header of the frame claims is an
+        upper bound only.
         """
         cdef Py_ssize_t capacity = self.used + size
         if capacity <= self.capacity:
             return 0
-        capacity = max(capacity, min(max(2 * self.used, FIRST_CAPACITY), self.used + self.left))
+        capacity = max(capacity, min(max(8 * arrived, FIRST_CAPACITY), self.used + self.left))
         if self.message == NULL:
             self.message = new_message(self.is_str, capacity)
         else:
@@ -535,7 +540,7 @@ cdef class FrameReader:
             return self.continue_inflating()
         size = min(self.left, self.end - self.at)
         if size:
-            self.make_room(size)
+            self.make_room(size, self.used + size)
             out = self.data + self.used
             ascii = apply_mask_to_ascii(out, self.at, size, self.mask)
             self.mask = turn_mask(self.mask, size)
@@ -569,8 +574,7 @@ cdef class FrameReader:
         if self.compressed:
             message = (<char*>self.data)[:self.used]
             self.drop_message()
-            self.inflation = self.deflate.inflate(message, self.max_message_size)
-            return self.inflate()
+            return self.inflate(message)
         self.opcode = 0
         if not self.used:
             return "" if is_text else b""
@@ -583,12 +587,17 @@ cdef class FrameReader:
         self.drop_message()
         return message
 
-    cdef object inflate(self):
+    cdef object inflate(self, payload):
         """Inflate the next piece of the message; None if that was not the last one."""
         cdef bint is_text = self.opcode == TEXT
         cdef object message
         try:
-            message = self.inflation.advance()
+            if payload is not None:
+                message = self.deflate.inflate(payload, self.max_message_size)
+                if type(message) is not bytes:
+                    self.inflation = message
+            if self.inflation is not None:
+                message = self.inflation.advance()
             if message is None:
                 # To be called again, the frame lacks a byte, which is not looked at.
                 self.left = 1
@@ -614,7 +623,7 @@ cdef class FrameReader:
         self.left = 0
         self.at += 1
         if self.state is OPEN:
-            return self.inflate()
+            return self.inflate(None)
         self.opcode = 0
         self.inflation = None
         return None
@@ -721,15 +730,16 @@ cdef class Shared:
             Py_DECREF(connection)
         return 0
 
-    cdef Transport owner_of(self, uint64_t label):
+    cdef PyObject* owner_of(self, uint64_t label) noexcept:
         """The connection that the kernel was told this label of, if it is still watched."""
-        cdef Transport connection
+        cdef PyObject* owner
         cdef Py_ssize_t fd = <Py_ssize_t>(label & 0xFFFFFFFF)
-        if fd < self.capacity and self.connections[fd] != NULL:
-            connection = <Transport>self.connections[fd]
-            if connection.ticket == label >> 32 and connection.is_watched:
-                return connection
-        return None
+        if fd >= self.capacity:
+            return NULL
+        owner = self.connections[fd]
+        if owner == NULL or (<Transport>owner).ticket != label >> 32:
+            return NULL
+        return owner if (<Transport>owner).is_watched else NULL
 
     cdef int watch(self, Transport connection) except -1:
         """Read from it whenever there is something."""
@@ -759,20 +769,22 @@ cdef class Shared:
 
     def read(self):
         """Read from those that have something to be read; in the hub."""
-        cdef Transport connection, following
+        cdef Transport connection
+        cdef PyObject* owner
         cdef int i, count = poll_ready(self.set, self.ready)
         cdef bint is_out_of_date = False
         for i in range(count):
-            connection = self.owner_of(self.ready[i])
             if i + 1 < count:
-                following = self.owner_of(self.ready[i + 1])
-                if following is not None:
-                    following.prefetch()
-            if connection is None:
+                owner = self.owner_of(self.ready[i + 1])
+                if owner != NULL:
+                    (<Transport>owner).prefetch()
+            owner = self.owner_of(self.ready[i])
+            if owner == NULL:
                 # Either one has ended another just now, or the kernel will say so again.
                 is_out_of_date |= self.ready[i] == self.stale
                 self.stale = self.ready[i]
                 continue
+            connection = <Transport>owner
             try:
                 connection.on_readable()
             except BaseException:
@@ -1251,11 +1263,13 @@ cdef class Transport:
         self.on_readable()
 
     cdef int on_readable(self) except -1:
+        cdef bint failed = True
         try:
             self.read()
-        except BaseException:
-            self._abort()
-            raise
+            failed = False
+        finally:
+            if failed:
+                self._abort()
         return 0
 
     cdef int read(self) except -1:
@@ -1272,7 +1286,7 @@ cdef class Transport:
         if self.fd >= 0 and protocol.left >= BUFFER_SIZE and protocol.at == protocol.end:
             # Straight to where it belongs, to be unmasked in place.
             room = min(protocol.left, LARGE_READ, max(protocol.used, BUFFER_SIZE))
-            protocol.make_room(room)
+            protocol.make_room(room, protocol.used)
             buffer = protocol.data + protocol.used
             size = direct_recv(self.fd, buffer, room)
             if size < 0 and would_block():

@@ -393,8 +393,9 @@ class FrameReader:
             self._decoder.decode(b"", True)
         # After our own Close frame messages are discarded: they are not inflated any more.
         if self.deflate is not None and self._compressed and self.state is _OPEN:
-            self._inflation = self.deflate.inflate(bytes(self._fragments), self._max_message_size)
-            return self._inflate()
+            return self._inflate(
+                self.deflate.inflate(bytes(self._fragments), self._max_message_size)
+            )
         message: str | bytes | None = None
         if self.state is _OPEN:
             is_text = self._decoder is not None
@@ -408,10 +409,11 @@ class FrameReader:
         self._inflation = None
         self._fragments = bytearray()
 
-    def _inflate(self) -> str | bytes | None:
+    def _inflate(self, begun: bytes | Inflation) -> str | bytes | None:
         """Inflate the next piece of the message; None if that was not the last one."""
-        message = self._inflation.advance() if self._inflation is not None else None
-        if message is None:
+        message = begun if isinstance(begun, bytes) else begun.advance()
+        if message is None and not isinstance(begun, bytes):
+            self._inflation = begun
             # To be called again, the frame lacks a byte, which is not looked at.
             self._left = 1
             if self._position < self._end:
@@ -423,13 +425,13 @@ class FrameReader:
             return None
         opcode = self._opcode
         self._end_message()
-        return message.decode() if opcode == _TEXT else message
+        return message.decode() if message is not None and opcode == _TEXT else message
 
     def _continue_inflating(self) -> str | bytes | None:
         self._left = 0
         self._position += 1
-        if self.state is _OPEN:
-            return self._inflate()
+        if self._inflation is not None and self.state is _OPEN:
+            return self._inflate(self._inflation)
         self._end_message()
         return None
 

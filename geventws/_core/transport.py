@@ -299,7 +299,11 @@ class Transport:
         if protocol.state is not _OPEN:
             raise self._closed_error()
         if binary is None and type(data) is str:
-            opcode, payload = _TEXT, encode_text(data)
+            opcode = _TEXT
+            try:
+                payload = data.encode()
+            except UnicodeEncodeError:
+                payload = encode_text(data)  # says what is wrong
         else:
             opcode, payload = _message(data, binary)
         if self._out_size >= self._max_send_buffer:
