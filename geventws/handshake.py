@@ -42,8 +42,9 @@ _MAX_SIZES = {
     "Host": 1024, "Origin": 1024, "Upgrade": 1024, "Connection": 1024,
     "Sec-WebSocket-Extensions": MAX_EXTENSIONS, "Sec-WebSocket-Protocol": 16 << 10,
 }
-_LONGEST = {f"HTTP_{name.upper().replace('-', '_')}": (name, size) for name, size in
-            _MAX_SIZES.items()}
+_LIMITS = [
+    (f"HTTP_{name.upper().replace('-', '_')}", size, name) for name, size in _MAX_SIZES.items()
+]
 #: The longest origin that is compared, whichever header it is from.
 _MAX_ORIGIN = 2 * _MAX_SIZES["Host"]
 _MAX_SUBPROTOCOLS = 100
@@ -73,22 +74,24 @@ def check_request(environ: Mapping[str, Any], options: Options) -> None:
     _check_sizes(environ)
     _check_request_itself(environ)
     _check_origin(environ, options)
-    subprotocols = requested_subprotocols(environ)
-    if len(subprotocols) > _MAX_SUBPROTOCOLS or not all(map(is_token, subprotocols)):
-        raise _bad_request(
-            "The header Sec-WebSocket-Protocol is not a list of tokens, or of more than"
-            f" {_MAX_SUBPROTOCOLS}."
-        )
-    try:
-        parse_extensions(environ.get("HTTP_SEC_WEBSOCKET_EXTENSIONS", ""))
-    except ValueError:
-        raise _bad_request("The header Sec-WebSocket-Extensions is malformed.") from None
+    if "HTTP_SEC_WEBSOCKET_PROTOCOL" in environ:
+        subprotocols = requested_subprotocols(environ)
+        if len(subprotocols) > _MAX_SUBPROTOCOLS or not all(map(is_token, subprotocols)):
+            raise _bad_request(
+                "The header Sec-WebSocket-Protocol is not a list of tokens, or of more than"
+                f" {_MAX_SUBPROTOCOLS}."
+            )
+    if "HTTP_SEC_WEBSOCKET_EXTENSIONS" in environ:
+        try:
+            parse_extensions(environ["HTTP_SEC_WEBSOCKET_EXTENSIONS"])
+        except ValueError:
+            raise _bad_request("The header Sec-WebSocket-Extensions is malformed.") from None
 
 
 def _check_sizes(environ: Mapping[str, Any]) -> None:
     """Refuse headers that no client sends, before they cost the time to parse them."""
-    for variable, (name, size) in _LONGEST.items():
-        if len(environ.get(variable, "")) > size:
+    for variable, size, name in _LIMITS:
+        if variable in environ and len(environ[variable]) > size:
             raise _bad_request(f"The header {name} is longer than {size:,} bytes.")
 
 

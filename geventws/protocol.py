@@ -73,19 +73,21 @@ class Protocol(FrameReader):
 
     def take_output(self) -> bytes:
         """The protocol's own frames that are to be sent, in order, each only once."""
-        self._answer_pings()
+        if self._pings is not None:
+            self._answer_pings()
         frames, self._output = self._output, None
         return b"".join(frames) if frames else b""
 
     def _say(self, opcode: int, payload: bytes) -> None:
-        self._answer_pings()
+        if self._pings is not None:
+            self._answer_pings()
         if self._output is None:
             self._output = []
         self._output.append(self.encode(opcode, payload))
 
     def _answer_pings(self) -> None:
-        pings, self._pings = self._pings, None
-        for payload in pings or ():
+        pings, self._pings = self._pings or (), None
+        for payload in pings:
             self._say(Opcode.PONG, payload)
 
     def _control(self, opcode: int, payload: bytes) -> None:

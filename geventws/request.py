@@ -63,7 +63,7 @@ def parse_request(data: bytes) -> Request | None:
             separator = "; " if "COOKIE" in name else ","
             value = f"{variables[name]}{separator}{value}"
         variables[name] = value
-    if not _NOT_PLAIN.isdisjoint(variables) or not HOST.fullmatch(variables.get("HTTP_HOST", "")):
+    if not _NOT_PLAIN.isdisjoint(variables):
         return None
     # Names with an underscore could pose as another's; gevent's handler ignores them, too.
     variables.pop("", None)
@@ -77,7 +77,10 @@ def _parse_line(line: bytes) -> tuple[str, str] | None:
         return None
     name = match[1]
     variable = _variable(name) if len(name) <= _MAX_NAME else _make_variable(name)
-    return variable, match[2].strip(b" \t").decode("latin-1")
+    value = match[2].strip(b" \t").decode("latin-1")
+    if variable == "HTTP_HOST" and not HOST.fullmatch(value):
+        return None
+    return variable, value
 
 
 _parse_alike = lru_cache(maxsize=256)(_parse_line)

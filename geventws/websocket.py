@@ -59,8 +59,8 @@ class WebSocket(Connection):
         self._refused: str | None = None
         self._left = False
         self._id = ""
-        #: Whether a greenlet sends the 101; or what others wait for meanwhile.
-        self._accepting: bool | Event = False
+        #: True while a greenlet sends the 101, or the Event that others wait for meanwhile.
+        self._accepting: Any = False
         #: Whether the 101 has been sent because the view did not answer in time.
         self._accepted_late = False
         #: The greenlet of the view, until it is done.

@@ -30,7 +30,7 @@ from gevent import get_hub
 from gevent.exceptions import BlockingSwitchOutError, ConcurrentObjectUseError
 from gevent.ssl import SSLSocket
 
-from geventws._core.reader import MAX_STEPS, compression_overhead, limit_of
+from geventws._core.reader import MAX_STEPS, NO_LIMIT as MOST, compression_overhead
 from geventws._core.transport import MAX_RECORD, NOT_HERE, WOULD_BLOCK, _message, drop_watchers
 from geventws.exceptions import InvalidPayload, MessageTooBig, ProtocolError
 from geventws.frames import State, encode_text
@@ -93,6 +93,7 @@ PyGreenlet_Import()
 cdef object OPEN = State.OPEN
 cdef object CLOSED = State.CLOSED
 cdef int MOST_STEPS = MAX_STEPS
+cdef Py_ssize_t NO_LIMIT = MOST
 cdef uint8_t NOT_LOOKED_AT[1]
 
 cdef enum:
@@ -199,7 +200,9 @@ cdef class FrameReader:
     def __init__(self, bint client, max_message_size, deflate=None):
         self.is_client = client
         self.state = OPEN
-        self.max_message_size = limit_of(max_message_size)
+        self.max_message_size = (
+            NO_LIMIT if max_message_size is None else min(max_message_size, NO_LIMIT)
+        )
         self.deflate = deflate
         if deflate is not None:
             self.min_deflate = deflate.min_size

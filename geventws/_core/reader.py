@@ -44,8 +44,8 @@ _SHORT_HEADS = [[bytes((_FIN | opcode, size)) for opcode in range(16)] for size 
 
 _new_utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
-#: More than any message can have.
-_NO_LIMIT = 1 << 62
+#: More bytes than any message has; with compression_overhead() it is still a Py_ssize_t.
+NO_LIMIT = 1 << 62
 #: How many control frames and fragments one call of :meth:`FrameReader.next_message` takes at most,
 #: so that a peer that sends nothing else does not keep the other connections waiting.
 MAX_STEPS = 128
@@ -79,11 +79,6 @@ def encode_frame(
     if mask is None:
         return head + payload
     return head + mask + apply_mask(payload, mask)
-
-
-def limit_of(max_message_size: int | None) -> int:
-    """A limit in bytes that still leaves room for :func:`compression_overhead` in 64 bits."""
-    return _NO_LIMIT if max_message_size is None else min(max_message_size, _NO_LIMIT)
 
 
 def compression_overhead(size: int) -> int:
@@ -121,7 +116,9 @@ class FrameReader:
         #: permessage-deflate, if that was agreed on.
         self.deflate = deflate
         self._must_mask = 0 if client else _MASKED
-        self._max_message_size = limit_of(max_message_size)
+        self._max_message_size = (
+            NO_LIMIT if max_message_size is None else min(max_message_size, NO_LIMIT)
+        )
         # Input: the bytes from _position to _end of _buffer.
         self._buffer: bytes | bytearray = b""
         self._borrowed = False
