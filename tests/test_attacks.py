@@ -44,6 +44,14 @@ def test_a_page_of_another_origin_is_refused(serve, origin):
         assert client.read_head() == "403"
 
 
+def test_a_rebound_name_is_refused_only_if_the_pages_are_named(serve):
+    rebound = request(headers=[("Origin", "http://evil.example"), ("Host", "evil.example")])
+    for options, status in (({}, "101"), ({"allowed_origins": ["http://test.example"]}, "403")):
+        with serve(echo, **options).client() as client:
+            client.send(rebound)
+            assert client.read_head() == status
+
+
 FORWARDED = [
     ("Origin", "https://public.example"), ("X-Forwarded-Proto", "https"),
     ("X-Forwarded-Host", "public.example"),

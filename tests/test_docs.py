@@ -91,6 +91,13 @@ def test_links_into_the_repository_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
+def test_every_promise_of_security_names_a_test_that_exists():
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (ROOT / "SECURITY.md").read_text())
+    assert len(named) > 40
+    for file, name in named:
+        assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(), (file, name)
+
+
 def test_every_make_target_and_every_extra_that_is_named_exists():
     text = "\n".join(page.read_text() for page in PAGES)
     targets = set(re.findall(r"(?m)(?:^ *|`)make ([a-z]+)\b(?! [a-z])", text))

@@ -449,12 +449,16 @@ COMPRESSED = 0x40
 HELLO = b"\xf2\x48\xcd\xc9\xc9\x07\x00"  # section 7.2.3.1
 
 
-@pytest.fixture
-def deflating():
+def deflating_up_to(size):
     """A server's side that has agreed on permessage-deflate, and compresses from 400 bytes on."""
-    return Protocol(max_message_size=1000, deflate=PerMessageDeflate.of(
+    return Protocol(max_message_size=size, deflate=PerMessageDeflate.of(
         Agreement(True, True), Deflate(), client=False
     ))
+
+
+@pytest.fixture
+def deflating():
+    return deflating_up_to(1000)
 
 
 def squeezed(payload):
@@ -494,6 +498,54 @@ def test_rsv1_belongs_to_the_first_frame_of_a_message_alone(deflating, data):
 def test_a_compressed_message_that_nobody_agreed_on_closes_with_1002(server):
     assert feed(server, frame(TEXT | COMPRESSED, HELLO)) == []
     assert server.error.close_code == CloseCode.PROTOCOL_ERROR
+
+
+SIZES = [(128 << 10) - 1, 128 << 10, (128 << 10) + 1, 1 << 20]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("first", [TEXT, BINARY], ids=["text", "binary"])
+@pytest.mark.parametrize("borrowed", [True, False])
+def test_a_large_message_is_inflated_in_pieces(first, size, borrowed):
+    server = deflating_up_to(size)
+    data = frame(first | COMPRESSED, squeezed(b"x" * size)) + frame(TEXT, "behind it")
+    if borrowed:
+        server.borrow(bytearray(data), len(data))
+    else:
+        server.receive_data(data)
+    interruptions = 0
+    while (message := server.next_message()) is None:
+        if borrowed:
+            server.keep()
+        assert server.interrupted
+        assert server.has_input
+        assert server.unfinished()
+        server.interrupted = False
+        interruptions += 1
+    assert message == ("x" * size if first == TEXT else b"x" * size)
+    assert size >> 17 <= interruptions <= (size >> 17) + 1
+    assert server.next_message() == "behind it"
+    assert server.error is None
+
+
+def test_a_message_that_is_too_large_in_its_last_piece_closes_with_1009():
+    server = deflating_up_to((1 << 20) - 1)
+    assert feed(server, frame(TEXT | COMPRESSED, squeezed(bytes(1 << 20)))) == []
+    assert type(server.error) is MessageTooBig
+    assert not server.interrupted
+
+
+def test_nothing_is_inflated_once_this_side_has_closed():
+    server = deflating_up_to(1 << 20)
+    bomb = frame(BINARY | COMPRESSED, squeezed(bytes(1 << 20)))
+    server.receive_data(bomb)
+    assert server.next_message() is None
+    assert server.interrupted
+    server.interrupted = False
+    server.close()
+    assert feed(server, bomb, frame(BINARY | COMPRESSED, b"\xff"), close_frame(1000)) == []
+    assert server.close_received
+    assert server.error is None
 
 
 @pytest.mark.parametrize("data", [

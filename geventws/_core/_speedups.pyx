@@ -591,44 +591,58 @@ cdef class FrameReader:
         return message
 
     cdef object inflate(self, payload):
-        """Inflate the next piece of the message; None if that was not the last one."""
-        cdef bint is_text = self.opcode == TEXT
-        cdef object message
+        """Inflate the first piece of a message."""
+        cdef object begun
         try:
-            if payload is not None:
-                message = self.deflate.inflate(payload, self.max_message_size)
-                if type(message) is not bytes:
-                    self.inflation = message
-            if self.inflation is not None:
-                message = self.inflation.advance()
-            if message is None:
-                # To be called again, the frame lacks a byte, which is not looked at.
-                self.left = 1
-                if self.at < self.end:
-                    self.at -= 1
-                else:
-                    self.owner = None
-                    self.borrowed = False
-                    self.at = NOT_LOOKED_AT
-                    self.end = NOT_LOOKED_AT + 1
-                self.interrupt()
-                return None
-            self.opcode = 0
-            self.inflation = None
-            return message.decode() if is_text else message
-        except UnicodeDecodeError:
-            self.bad_text()
+            begun = self.deflate.inflate(payload, self.max_message_size)
         except ProtocolError as problem:
             self._fail(problem)
+            return None
+        if type(begun) is bytes:
+            return self.take_inflated(begun)
+        self.inflation = begun
+        self.wait_for_inflation()
         return None
 
     cdef object continue_inflating(self):
+        """Inflate the next piece of a message, unless the connection is no longer open."""
+        cdef object message
         self.left = 0
         self.at += 1
-        if self.state is OPEN:
-            return self.inflate(None)
-        self.opcode = 0
+        if self.state is not OPEN:
+            self.opcode = 0
+            self.inflation = None
+            return None
+        try:
+            message = self.inflation.advance()
+        except ProtocolError as problem:
+            self._fail(problem)
+            return None
+        if message is None:
+            self.wait_for_inflation()
+            return None
         self.inflation = None
+        return self.take_inflated(message)
+
+    cdef void wait_for_inflation(self) noexcept:
+        """Be called again: the frame lacks a byte, which is not looked at."""
+        self.left = 1
+        if self.at < self.end:
+            self.at -= 1
+        else:
+            self.owner = None
+            self.borrowed = False
+            self.at = NOT_LOOKED_AT
+            self.end = NOT_LOOKED_AT + 1
+        self.interrupt()
+
+    cdef object take_inflated(self, message):
+        cdef bint is_text = self.opcode == TEXT
+        self.opcode = 0
+        try:
+            return message.decode() if is_text else message
+        except UnicodeDecodeError:
+            self.bad_text()
         return None
 
     def encode_message(self, int opcode, payload, bint compress=True):

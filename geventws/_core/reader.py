@@ -364,7 +364,7 @@ class FrameReader:
     def _continue_frame(self) -> str | bytes | None:
         """Add what is there of the current frame's payload to the message."""
         if self._inflation is not None:
-            return self._continue_inflating()
+            return self._continue_inflating(self._inflation)
         position = self._position
         size = min(self._left, self._end - position)
         if size:
@@ -390,9 +390,12 @@ class FrameReader:
             self._decoder.decode(b"", True)
         # After our own Close frame messages are discarded: they are not inflated any more.
         if self.deflate is not None and self._compressed and self.state is _OPEN:
-            return self._inflate(
-                self.deflate.inflate(bytes(self._fragments), self._max_message_size)
-            )
+            begun = self.deflate.inflate(bytes(self._fragments), self._max_message_size)
+            if not isinstance(begun, bytes):
+                self._inflation = begun
+                self._wait_for_inflation()
+                return None
+            return self._take_inflated(begun)
         message: str | bytes | None = None
         if self.state is _OPEN:
             is_text = self._decoder is not None
@@ -406,31 +409,33 @@ class FrameReader:
         self._inflation = None
         self._fragments = bytearray()
 
-    def _inflate(self, begun: bytes | Inflation) -> str | bytes | None:
-        """Inflate the next piece of the message; None if that was not the last one."""
-        message = begun if isinstance(begun, bytes) else begun.advance()
-        if message is None and not isinstance(begun, bytes):
-            self._inflation = begun
-            # To be called again, the frame lacks a byte, which is not looked at.
-            self._left = 1
-            if self._position < self._end:
-                self._position -= 1
-            else:
-                self._buffer, self._borrowed = b"\0", False
-                self._position, self._end = 0, 1
-            self._interrupt()
-            return None
-        opcode = self._opcode
-        self._end_message()
-        return message.decode() if message is not None and opcode == _TEXT else message
-
-    def _continue_inflating(self) -> str | bytes | None:
+    def _continue_inflating(self, inflation: Inflation) -> str | bytes | None:
+        """Inflate the next piece of a message, unless the connection is no longer open."""
         self._left = 0
         self._position += 1
-        if self._inflation is not None and self.state is _OPEN:
-            return self._inflate(self._inflation)
+        if self.state is not _OPEN:
+            self._end_message()
+            return None
+        message = inflation.advance()
+        if message is None:
+            self._wait_for_inflation()
+            return None
+        return self._take_inflated(message)
+
+    def _wait_for_inflation(self) -> None:
+        """Be called again: the frame lacks a byte, which is not looked at."""
+        self._left = 1
+        if self._position < self._end:
+            self._position -= 1
+        else:
+            self._buffer, self._borrowed = b"\0", False
+            self._position, self._end = 0, 1
+        self._interrupt()
+
+    def _take_inflated(self, message: bytes) -> str | bytes:
+        is_text = self._opcode == _TEXT
         self._end_message()
-        return None
+        return message.decode() if is_text else message
 
     def connection_lost(self) -> None:
         """The connection has ended without a Close frame."""
