@@ -57,7 +57,7 @@ class Stats:
     #: Peers that were dropped because they did not read what they were sent, whether after
     #: ``send_timeout`` or by a :class:`~geventws.Broadcast`.
     slow_consumers_dropped: int = 0
-    #: Received messages that wait for their views, and their size in bytes or characters.
+    #: Received messages that wait for their views, and the bytes of memory that they take.
     receive_queue: int = 0
     receive_queue_size: int = 0
     #: Bytes that wait for their peers to read, and the most of them that wait for one peer.
