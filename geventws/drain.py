@@ -110,8 +110,8 @@ def _happened(totals: Totals) -> Stats:
     """What has been counted."""
     return Stats(
         connections_opened=totals.opened,
-        connections_closed=totals.closed.copy(),
-        connections_refused=totals.refused.copy(),
+        connections_closed=dict(totals.closed),
+        connections_refused=dict(totals.refused),
         messages_received=totals.messages_received,
         messages_sent=totals.messages_sent,
         bytes_received=totals.bytes_received,

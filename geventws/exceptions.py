@@ -16,6 +16,8 @@ the view's ``receive()`` returns ``None``. A wait that ends too late raises the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 
 class BroadcastError(OSError):
@@ -35,10 +37,14 @@ class ConnectionClosed(WebSocketError):
     """
 
     def __init__(self, code: int, reason: str = "", *, by_peer: bool = True) -> None:
-        super().__init__(code, reason, by_peer)
+        # Of several arguments OSError would take the first for an errno.
+        super().__init__(reason)
         self.code = code
         self.reason = reason
         self.by_peer = by_peer
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), by_peer=self.by_peer), (self.code, self.reason)
 
     def __str__(self) -> str:
         side = "by the peer" if self.by_peer else "by this side"
@@ -49,7 +55,8 @@ class ConnectionClosed(WebSocketError):
 class HandshakeError(WebSocketError):
     """The opening handshake ends without a WebSocket.
 
-    :ivar status: the HTTP status, such as ``"400 Bad Request"``.
+    :ivar status: the HTTP status, such as ``"400 Bad Request"``; empty if there was no answer.
+    :ivar status_code: the same as a number, such as 400; 0 if there was no answer.
     :ivar headers: the response's headers, pairs of strings.
     :ivar body: the response's body in bytes.
     """
@@ -57,10 +64,14 @@ class HandshakeError(WebSocketError):
     def __init__(
         self, status: str, body: str | bytes = b"", headers: Sequence[tuple[str, str]] = ()
     ) -> None:
-        super().__init__(status, body, headers)
+        super().__init__(status)
         self.status = status
+        self.status_code = int(status[:3]) if status[:3].isdecimal() else 0
         self.headers = list(headers)
         self.body = body.encode() if isinstance(body, str) else body
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.status, self.body, self.headers)
 
     def __str__(self) -> str:
         return f"{self.status}: {self.body.decode(errors='replace').strip()}"

@@ -95,7 +95,7 @@ def serve(
         handshake.check_request(environ, options)
         _check_capacity(websockets, options)
     except HandshakeError as refusal:
-        websockets.totals.refused[int(refusal.status[:3])] += 1
+        websockets.totals.refused[refusal.status_code] += 1
         _log_refusal(environ, refusal, options)
         length = ("Content-Length", str(len(refusal.body)))
         host.start_response(refusal.status, [*refusal.headers, length, ("Connection", "close")])

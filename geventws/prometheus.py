@@ -78,7 +78,7 @@ class _Metrics:
         for name, counter in self._counters.items():
             counter.inc(getattr(now, name) - getattr(told, name))
         for name, family in self._by_code.items():
-            news: Counts[int] = getattr(now, name) - getattr(told, name)
+            news = Counts[int](getattr(now, name)) - Counts[int](getattr(told, name))
             for code, count in news.items():
                 family.labels(self._label(int(code))).inc(count)
         for name, gauge in self._gauges.items():

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from typing import Any
 
 from ._core import Counters
 
@@ -30,7 +31,9 @@ CLIENTS = Totals()
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """The WebSockets of a server, or of a process, at one moment. ``dataclasses.asdict()`` works.
+    """The WebSockets of a server, or of a process, at one moment.
+
+    For JSON: ``json.dumps(dataclasses.asdict(stats))``.
 
     All but the first and the last four only grow as long as the process lives.
     """
@@ -40,9 +43,9 @@ class Stats:
     #: WebSockets that have been opened.
     connections_opened: int = 0
     #: WebSockets that have ended, by close code; 1006 for those that were lost.
-    connections_closed: Counter[int] = dataclasses.field(default_factory=Counter)
+    connections_closed: dict[int, int] = dataclasses.field(default_factory=dict)
     #: Requests for a WebSocket that were answered otherwise, by HTTP status.
-    connections_refused: Counter[int] = dataclasses.field(default_factory=Counter)
+    connections_refused: dict[int, int] = dataclasses.field(default_factory=dict)
     #: Messages that were handed to a view, or wait for it.
     messages_received: int = 0
     #: Messages that were handed to the kernel, or wait for it to have room.
@@ -67,8 +70,13 @@ class Stats:
     def __add__(self, other: Stats) -> Stats:
         """Of both together."""
         values = {
-            field.name: getattr(self, field.name) + getattr(other, field.name)
+            field.name: _sum(getattr(self, field.name), getattr(other, field.name))
             for field in dataclasses.fields(self)
         }
         values["send_buffer_size_max"] = max(self.send_buffer_size_max, other.send_buffer_size_max)
         return Stats(**values)
+
+
+def _sum(one: Any, other: Any) -> Any:
+    """Two numbers, or two dictionaries of numbers, added up."""
+    return dict(Counter(one) + Counter(other)) if isinstance(one, dict) else one + other

@@ -211,6 +211,11 @@ class WebSocket(Connection):
         """Whether a :exc:`ConnectionClosed` that leaves a view may be this one's, a normal end."""
         return self._left or (self._opened and self._has_ended)
 
+    @property
+    def accepted(self) -> bool:
+        """Whether the ``101`` has been sent; looking at it does not send it."""
+        return self._opened
+
     # ------------------------------------------------------------- the request
 
     @property

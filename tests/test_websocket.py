@@ -1005,3 +1005,19 @@ def test_an_extension_header_that_is_malformed_is_a_400(serve):
     assert status == "400"
     assert b"Sec-WebSocket-Extensions" in body
     client.sock.close()
+
+
+def test_accepted_tells_without_sending_the_101(serve):
+    seen = []
+
+    def application(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        seen.append(ws.accepted)
+        ws.send("x")
+        seen.append(ws.accepted)
+        return []
+
+    with serve(application).client().open() as client:
+        assert client.read_frame() == (TEXT, b"x")
+        client.read_close()
+    assert seen == [False, True]
