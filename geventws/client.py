@@ -26,6 +26,11 @@ from .threads import is_running
 #: refusal, as it is transferred.
 _MAX_HEAD = 64 << 10
 _MAX_BODY = 1 << 20
+#: The options that mean nothing to a client.
+_OF_SERVERS = {
+    "accept_after", "allowed_origins", "body_timeout", "handshake_timeout", "keep_alive_timeout",
+    "max_connections", "max_header_size", "trusted_proxies",
+}
 #: How many bytes of a body are read at once: 2 ms of work if its chunks have one byte each.
 _PIECE = 4096
 #: For how many seconds a body is read without a pause for other greenlets, and for how many the
@@ -362,7 +367,9 @@ def options_for(subprotocols: Sequence[str], options: dict[str, Any]) -> Options
 
     :raises TypeError: for one that only a server has.
     """
-    for name in ("allowed_origins", "trusted_proxies"):
-        if name in options:
+    for name in options:
+        if name in _OF_SERVERS:
             raise TypeError(f"{name} is an option of servers")
+        if name not in Options.__dataclass_fields__:
+            raise TypeError(f"connect() has no option {name!r}")
     return Options(subprotocols=subprotocols, **options)

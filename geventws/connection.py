@@ -555,8 +555,9 @@ class Connection(Transport):
 
     def _give_up_closing(self) -> None:
         """Drop a peer that has not answered our Close frame in time."""
-        if self._out and self._fault is None:
-            self._fault = (
+        if self._out:
+            self._totals.slow_consumers_dropped += 1
+            self._fault = self._fault or (
                 f"did not read for {self._options.close_timeout:g} seconds while closing;"
                 f" {self._out_size} bytes were not delivered"
             )

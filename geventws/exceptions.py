@@ -19,6 +19,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+#: How much of a refusal's body goes into the text of its error, in bytes.
+_MAX_TEXT = 200
+
 
 class BroadcastError(OSError):
     """What carries a broadcast does not answer, or answers with an error."""
@@ -45,6 +48,9 @@ class ConnectionClosed(WebSocketError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(type(self), by_peer=self.by_peer), (self.code, self.reason)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.code}, {self.reason!r}, by_peer={self.by_peer})"
 
     def __str__(self) -> str:
         side = "by the peer" if self.by_peer else "by this side"
@@ -74,7 +80,12 @@ class HandshakeError(WebSocketError):
         return type(self), (self.status, self.body, self.headers)
 
     def __str__(self) -> str:
-        return f"{self.status}: {self.body.decode(errors='replace').strip()}"
+        text = self.body[:_MAX_TEXT].decode(errors="replace").strip()
+        if len(self.body) > _MAX_TEXT:
+            text += "..."
+        location = [value for name, value in self.headers if name.lower() == "location"]
+        parts = [self.status, *location, text]
+        return ": ".join(part for part in parts if part)
 
 
 class ProtocolError(WebSocketError):

@@ -22,13 +22,14 @@ from weakref import WeakSet
 from flask import Blueprint, Flask, current_app, request
 from flask.ctx import RequestContext
 from flask.globals import request_ctx
-from werkzeug.exceptions import BadRequest, HTTPException
+from werkzeug.exceptions import BadRequest, HTTPException, RequestTimeout
 from werkzeug.routing.exceptions import WebsocketMismatch
 
 from .drain import OpenWebSockets
 from .exceptions import ConnectionClosed
 from .frames import CloseCode
 from .handshake import Headers
+from .http_body import BodyError, BodyTimeoutError
 from .middleware import WEBSOCKET, WebSocketMiddleware
 from .options import Options
 from .websocket import WebSocket
@@ -94,6 +95,7 @@ class Sockets:
             middleware = app.extensions[_EXTENSION] = _Middleware(app)
             app.wsgi_app = middleware  # type: ignore[method-assign]
             app.register_error_handler(WebsocketMismatch, _answer_mismatch)
+            app.register_error_handler(BodyError, _answer_body_error)
         self._apps.add(app)
         for rule, endpoint, view, options in self._rules:
             app.add_url_rule(rule, endpoint, view, **options)
@@ -263,6 +265,12 @@ def _options_in(app: Flask) -> dict[str, Any]:
 def _answer_mismatch(mismatch: WebsocketMismatch) -> Any:
     """A plain request for a WebSocket's address, or the other way round."""
     problem = BadRequest() if WEBSOCKET in request.environ else UpgradeRequired()
+    return current_app.handle_http_exception(problem)
+
+
+def _answer_body_error(error: BodyError) -> Any:
+    """Answer a client whose body is malformed, cut off or late, without a traceback."""
+    problem = RequestTimeout() if isinstance(error, BodyTimeoutError) else BadRequest()
     return current_app.handle_http_exception(problem)
 
 

@@ -13,6 +13,7 @@ from .hosts import SWITCHING, Pywsgi, StartResponse
 from .http import HTTPHandler
 from .http_body import Body
 from .middleware import Application, serve
+from .options import Options
 from .request import Request, parse_request
 
 #: How far a request is looked into before it is read. Longer ones are read by gevent's handler.
@@ -31,12 +32,18 @@ class WebSocketHandler(HTTPHandler):
 
         class Handler(WebSocketHandler):
             max_message_size = 10 << 20
+
+    :raises ValueError: when the subclass is made, for an option that has no sensible value.
     """
 
     client_address: Any
     rfile: Any
     #: The request, if it is a WebSocket's and came in the first bytes of the connection.
     _request: Request | None = None
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        Options.of(cls, {})
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
         # As the inherited one, but for the buffered file: 8 KiB that a WebSocket does not need.

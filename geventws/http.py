@@ -206,6 +206,13 @@ class HTTPHandler(WSGIHandler):
 
     # -------------------------------------------------------------- the response
 
+    def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
+        """Start the response, PEP 3333."""
+        error = getattr(self.wsgi_input, "error", None)
+        if error is not None and error.status is not None and status.startswith("5"):
+            status = error.status  # the application blames itself for a fault of the client
+        return super().start_response(status, headers, exc_info)
+
     def finalize_headers(self) -> None:
         self.wsgi_input.refuse_continue()
         super().finalize_headers()

@@ -124,7 +124,7 @@ def _check_capacity(websockets: OpenWebSockets, options: Options) -> None:
     if websockets.draining:
         raise handshake.unavailable("The server is about to stop.")
     if options.max_connections is not None and len(websockets) >= options.max_connections:
-        raise handshake.unavailable("The server has as many WebSockets as it may have.")
+        raise handshake.unavailable("Too many WebSockets are open (max_connections).")
 
 
 class _Exchange:
@@ -227,7 +227,7 @@ class _Exchange:
         """The view is done, and the conversation with it."""
         ws = self.ws
         try:
-            ws.close(self.close_code())
+            ws.close(*self.close_arguments())
         except ConnectionClosed:
             return  # the client has gone before it was accepted
         complaint = ws._complaint
@@ -238,21 +238,24 @@ class _Exchange:
             )
 
 
-    def close_code(self) -> CloseCode:
-        """What the status that the view has given means for an open WebSocket."""
+    def close_arguments(self) -> tuple[CloseCode, str]:
+        """The code and the reason for an open WebSocket whose view has given a status."""
         ws = self.ws
-        if self.status[:1] == "5":
-            return CloseCode.INTERNAL_ERROR  # a framework has caught and logged the exception
-        if ws._accepted_late and self.status[:1] in {"3", "4"}:
-            peers.log(
-                logging.WARNING,
-                "The view of %s answered %s after its WebSocket had been accepted, since it took"
-                " more than %g seconds (accept_after): closed with 1008 [%s]",
-                printable(ws.path), printable(self.status), ws._options.accept_after, ws.id,
-                extra={"connection_id": ws.id},
-            )
-            return CloseCode.POLICY_VIOLATION
-        return CloseCode.NORMAL_CLOSURE
+        # A 5xx: a framework has caught and logged the exception.
+        code = CloseCode.INTERNAL_ERROR if self.status[:1] == "5" else CloseCode.NORMAL_CLOSURE
+        if not ws._accepted_late or self.status[:1] not in {"3", "4", "5"}:
+            return code, ""
+        if code is CloseCode.NORMAL_CLOSURE:
+            code = CloseCode.POLICY_VIOLATION
+        status = printable(self.status, limit=100)
+        peers.log(
+            logging.WARNING,
+            "The view of %s answered %s after its WebSocket had been accepted (accept_after, %g"
+            " seconds): closed with %d [%s]",
+            printable(ws.path), status, ws._options.accept_after, code, ws.id,
+            extra={"connection_id": ws.id},
+        )
+        return code, status
 
 
 class _Body:

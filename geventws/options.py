@@ -16,6 +16,8 @@ _DEFLATE = Deflate()
 #: A hundred years, in seconds: timers would overflow with much more.
 _LONGEST = 3_155_760_000
 
+#: What allowed_origins may have beside origins; browsers send null for pages without an origin.
+_WORDS = {"self", "null"}
 _COUNTS = (
     "max_message_size", "max_queue", "max_queue_size", "max_send_buffer", "max_header_size",
     "max_connections",
@@ -97,7 +99,7 @@ class Options:
             value = getattr(self, name)
             if name in _MAY_BE_NONE and value is None:
                 continue
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
             if value > sys.maxsize:
                 raise ValueError(f"{name} must be at most {sys.maxsize}, not {value!r}")
@@ -105,16 +107,27 @@ class Options:
             value = getattr(self, name)
             if name in _MAY_BE_NONE and value is None:
                 continue
-            if not isinstance(value, (int, float)) or not value > 0:
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not is_number or not value > 0:
                 raise ValueError(f"{name} must be a positive number of seconds, not {value!r}")
             if value > _LONGEST:
                 raise ValueError(f"{name} must be at most {_LONGEST} seconds, not {value!r}")
         for name in ("allowed_origins", "trusted_proxies", "subprotocols"):
             if isinstance(getattr(self, name), (str, bytes)):
                 raise TypeError(f"{name} must be a list of strings, not one string")
+        for origin in self.allowed_origins or ():
+            is_str = isinstance(origin, str)
+            if not is_str or (origin not in _WORDS and "://" not in origin and "*" not in origin):
+                raise ValueError(
+                    f"allowed_origins: {origin!r} is not an origin such as 'https://example.com',"
+                    " and not 'self'"
+                )
         for proxy in self.trusted_proxies:
-            if proxy != "*":
-                ipaddress.ip_network(proxy)
+            try:
+                if proxy != "*":
+                    ipaddress.ip_network(proxy)
+            except ValueError as problem:
+                raise ValueError(f"trusted_proxies: {problem}") from None
         for subprotocol in self.subprotocols:
             if not is_token(subprotocol):
                 raise ValueError(f"{subprotocol!r} cannot be the name of a subprotocol")

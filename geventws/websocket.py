@@ -44,8 +44,8 @@ class WebSocket(Connection):
     """
 
     __slots__ = (
-        "__dict__", "_accepted_late", "_accepting", "_environ", "_extensions", "_host", "_id",
-        "_left", "_more_headers", "_refused", "_subprotocol", "_view",
+        "__dict__", "_accept_called", "_accepted_late", "_accepting", "_environ", "_extensions",
+        "_host", "_id", "_left", "_more_headers", "_refused", "_subprotocol", "_view",
     )
 
     def __init__(
@@ -61,8 +61,10 @@ class WebSocket(Connection):
         self._id = ""
         #: True while a greenlet sends the 101, or the Event that others wait for meanwhile.
         self._accepting: Any = False
-        #: Whether the 101 has been sent because the view did not answer in time.
+        #: Whether the 101 has been sent because the view did not answer in time; and whether the
+        #: view has called accept() since.
         self._accepted_late = False
+        self._accept_called = False
         #: The greenlet of the view, until it is done.
         self._view: Any = getcurrent()
         #: Asked by the 101 for headers that a framework has gathered until then: its cookies.
@@ -95,6 +97,16 @@ class WebSocket(Connection):
             call_in_hub(self._hub, self.accept, subprotocol, headers, compression)
             return
         self._wait_while_accepting()
+        headers = list(headers)
+        if self._accepted_late and not self._accept_called:
+            self._accept_called = True
+            if subprotocol is None and not headers and compression is None:
+                return
+            raise WebSocketError(
+                f"the WebSocket was accepted after {self._options.accept_after:g} seconds"
+                " (accept_after), before accept() was called: call it earlier, or raise"
+                " accept_after"
+            )
         if self._opened:
             raise WebSocketError("the WebSocket has been accepted already")
         if self._left:
@@ -184,14 +196,15 @@ class WebSocket(Connection):
             return
         peers.log(
             logging.WARNING,
-            "The view of %s has not answered for %g seconds: its WebSocket is accepted now. Call"
-            " ws.accept() in the view, or set the option accept_after [%s]",
+            "The view of %s has neither accepted nor refused its WebSocket for %g seconds"
+            " (accept_after): it is accepted now. Call ws.accept() earlier in the view, or raise"
+            " accept_after [%s]",
             printable(self.path), self._options.accept_after, self.id,
             extra={"connection_id": self.id},
         )
-        self._accepted_late = True
         try:
             self.accept()
+            self._accepted_late = True
         except ConnectionClosed:
             pass  # the client has gone; the view learns it at its first use of the WebSocket
         except Exception:  # noqa: BLE001 - of the view's own hooks; nobody else would see it

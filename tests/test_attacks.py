@@ -208,7 +208,7 @@ def test_one_websocket_more_than_may_be_is_a_503_and_room_is_used_again(serve, c
         with server.client() as third:
             third.send(request())
             status, body = third.read_response()
-            assert (status, body) == ("503", b"The server has as many WebSockets as it may have.\n")
+            assert (status, body) == ("503", b"Too many WebSockets are open (max_connections).\n")
             assert third.headers["retry-after"] == "5"
             assert third.read_to_end() == b""
         with server.client() as plain:

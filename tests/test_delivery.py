@@ -7,7 +7,7 @@ from gevent import socket
 from gevent.event import Event
 
 import geventws
-from geventws import ConnectionClosed
+from geventws import ConnectionClosed, WebSocketError
 from tests.support.apps import echo
 from tests.support.client import BINARY, CLOSE, PING, TEXT, RawClient, close_frame, frame, request
 from tests.support.servers import SECONDS, wait_until
@@ -122,6 +122,7 @@ def test_a_peer_that_stops_reading_while_closing_is_let_go_with_a_line_in_the_lo
     (record,) = caplog.records
     assert "did not read for 0.3 seconds while closing" in record.getMessage()
     assert "bytes were not delivered" in record.getMessage()
+    assert server.stats().slow_consumers_dropped == 1
 
 
 def test_send_waits_as_long_as_the_peer_reads(serve_view, slow_client):
@@ -281,7 +282,7 @@ def test_a_view_that_waits_first_is_accepted_by_itself(serve, caplog):
         client.send(request())
         assert client.read_head() == "101"
         (record,) = caplog.records
-        assert "The view of /echo has not answered for 0.25 seconds" in record.getMessage()
+        assert "The view of /echo has neither accepted nor refused" in record.getMessage()
         assert "ws.accept()" in record.getMessage()
         application.go.set()
         assert client.read_frame() == (TEXT, b"at last")
@@ -298,9 +299,41 @@ def test_what_such_a_view_answers_later_becomes_a_close_code(serve, caplog, stat
         client.send(request())
         assert client.read_head() == "101"
         application.go.set()
-        assert client.read_close() == (code, "")
+        assert client.read_close() == (code, "" if code == 1000 else status)
     messages = [record.getMessage() for record in caplog.records]
-    assert any(status in message and "1008" in message for message in messages) == (code == 1008)
+    is_logged = any(status in message and str(code) in message for message in messages)
+    assert is_logged == (code != 1000)
+
+
+def test_accept_is_not_an_error_after_the_101_has_gone_out_by_itself(serve):
+    def answer(ws, start_response):
+        ws.accept()
+        with pytest.raises(WebSocketError, match="accepted already"):
+            ws.accept()
+        ws.send("fine")
+        return []
+
+    application = late_view(answer)
+    with serve(application, accept_after=0.25).client() as client:
+        client.send(request())
+        assert client.read_head() == "101"
+        application.go.set()
+        assert client.read_frame() == (TEXT, b"fine")
+
+
+def test_headers_for_a_101_that_has_gone_out_by_itself_are_an_error_that_says_why(serve):
+    def answer(ws, start_response):
+        with pytest.raises(WebSocketError, match="raise accept_after"):
+            ws.accept(headers=[("X-Too", "late")])
+        ws.send("fine")
+        return []
+
+    application = late_view(answer)
+    with serve(application, accept_after=0.25).client() as client:
+        client.send(request())
+        assert client.read_head() == "101"
+        application.go.set()
+        assert client.read_frame() == (TEXT, b"fine")
 
 
 def test_a_view_that_answers_in_time_is_not_accepted(serve, caplog):
@@ -352,4 +385,4 @@ def test_the_late_101_works_on_every_way_in(way_in):
         assert client.read_frame() == (TEXT, b"at last")
         first, _ = client.read_frame()
         assert first == CLOSE
-    way_in.wait_for("The view of /wait-then-send has not answered for 3 seconds")
+    way_in.wait_for("The view of /wait-then-send has neither accepted nor refused")

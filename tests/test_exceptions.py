@@ -28,3 +28,17 @@ def test_errors_can_be_copied(error, copied):
     assert type(twin) is type(error)
     assert vars(twin) == vars(error)
     assert str(twin) == str(error)
+
+
+@pytest.mark.parametrize(("error", "text"), [
+    (HandshakeError("", "the server closed the connection without an answer"),
+     "the server closed the connection without an answer"),
+    (HandshakeError("302 Found", b"", [("Location", "/login")]), "302 Found: /login"),
+    (HandshakeError("500 Oops", b"x" * 1000), "500 Oops: " + "x" * 200 + "..."),
+])
+def test_the_text_of_a_refusal_is_short_and_names_what_matters(error, text):
+    assert str(error) == text
+
+
+def test_the_representation_of_a_close_has_its_code():
+    assert repr(CLOSED) == "ConnectionClosed(1000, 'bye', by_peer=False)"

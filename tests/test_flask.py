@@ -581,3 +581,22 @@ def test_herokus_chat_runs_with_one_import_changed(open_window, node_modules, tm
         for view in ("inbox", "outbox"):
             process.wait_for(f"the {view} has ended")
         assert "Traceback" not in process.output
+
+
+@pytest.mark.parametrize("extension", [True, False], ids=["extension", "no extension"])
+def test_a_stalled_upload_is_a_408_and_no_traceback_with_the_extension(serve, caplog, extension):
+    app = flask.Flask(__name__)
+    if extension:
+        Sockets(app)
+
+    @app.post("/upload")
+    def upload():
+        return str(len(flask.request.form))
+
+    with serve(app, body_timeout=0.2).client() as client:
+        client.send(
+            b"POST /upload HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n"
+            b"Content-Type: application/x-www-form-urlencoded\r\n\r\na=1"
+        )
+        assert client.read_head() == "408"
+    assert any(record.exc_info for record in caplog.records) is not extension

@@ -15,15 +15,21 @@ from tests.support.client import TEXT, RawClient, frame
         {"max_message_size": 0}, {"max_message_size": 1 << 64}, {"max_queue": 1.5},
         {"max_queue_size": -1}, {"max_send_buffer": "1"}, {"send_timeout": 0},
         {"close_timeout": None}, {"ping_interval": float("inf")}, {"ping_timeout": float("nan")},
-        {"handshake_timeout": 1e300},
+        {"handshake_timeout": 1e300}, {"max_queue": True}, {"accept_after": True},
+        {"allowed_origins": ["example.com"]}, {"allowed_origins": [None]},
         {"ping_interval": 0}, {"ping_timeout": None}, {"close_timeout": -1},
         {"trusted_proxies": ["proxy.example"]},
         {"subprotocols": ["a b"]},
     ],
 )
 def test_a_wrong_value_is_refused_at_once(wrong):
-    with pytest.raises(ValueError, match=r"must be|cannot be|does not appear"):
+    with pytest.raises(ValueError, match=r"must be|cannot be|does not appear|not an origin"):
         Options(**wrong)
+
+
+def test_a_wrong_attribute_of_a_handler_is_refused_when_its_class_is_made():
+    with pytest.raises(ValueError, match="accept_after must be a positive number"):
+        type("Handler", (WebSocketHandler,), {"accept_after": "3"})
 
 
 @pytest.mark.parametrize("name", ["allowed_origins", "trusted_proxies", "subprotocols"])
