@@ -21,7 +21,10 @@ def printable(text: str, limit: int = 200) -> str:
 class Throttle:
     """Passes so many lines of each kind on; the next one tells how many there were in between."""
 
-    def __init__(self, burst: int = BURST, rate: float = RATE) -> None:
+    def __init__(
+        self, burst: int = BURST, rate: float = RATE, target: logging.Logger = logger
+    ) -> None:
+        self._target = target
         self._burst = burst
         self._rate = rate
         # By kind: how many lines may pass, since when, and how many have not passed.
@@ -29,13 +32,14 @@ class Throttle:
 
     def log(
         self, level: int, message: str, *arguments: object,
-        extra: Mapping[str, object] | None = None,
+        extra: Mapping[str, object] | None = None, exc_info: bool = False,
     ) -> None:
         """Log what a peer is to blame for; the message, without its arguments, is the kind.
 
         :param extra: attributes of the record, for logs that are more than text.
+        :param exc_info: whether the traceback of the exception that is handled belongs to it.
         """
-        if not logger.isEnabledFor(level):
+        if not self._target.isEnabledFor(level):
             return
         now = monotonic()
         left, since, held_back = self._kinds.get(message, (self._burst, now, 0))
@@ -46,7 +50,7 @@ class Throttle:
         self._kinds[message] = left - 1, now, 0
         if held_back:
             message, arguments = f"{message} (and %d more)", (*arguments, held_back)
-        logger.log(level, message, *arguments, extra=extra)
+        self._target.log(level, message, *arguments, extra=extra, exc_info=exc_info)
 
     def reset(self) -> None:
         """Forget what was logged."""

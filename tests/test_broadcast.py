@@ -574,6 +574,14 @@ def test_a_limit_of_the_histories_that_is_none_is_refused(query):
         Broadcast(f"memory://?{query}")
 
 
+def test_an_envelope_that_always_fails_cannot_fill_the_log(make_room, caplog):
+    room = make_room(Broadcast(envelope=lambda message, id_: 1 / 0))
+    room.join()
+    for _ in range(200):
+        room.broadcast.publish("room", "x")
+    assert 0 < len(caplog.records) <= 12
+
+
 def test_an_envelope_that_fails_is_logged_and_harms_nobody(make_room, caplog):
     def envelope(message, id_):
         return {"good": "fine"}[message]
@@ -584,7 +592,7 @@ def test_an_envelope_that_fails_is_logged_and_harms_nobody(make_room, caplog):
     room.broadcast.publish("room", "good")
     assert texts(client, 1) == ["fine"]
     assert [record.getMessage() for record in caplog.records] == [
-        "A message of 'room' could not be sent"
+        "A message of 'room' cannot be sent and was dropped"
     ]
 
 

@@ -295,5 +295,5 @@ def test_an_envelope_that_cannot_be_sent_is_left_out_of_a_replay_as_it_is_live(r
     received = [client.read_frame() for _ in range(3)]
     assert received == [(TEXT, b"a"), (BINARY, b"b"), (TEXT, b"c")]
     assert [record.getMessage() for record in caplog.records] == [
-        "A message of 'room' could not be sent"
+        "A message of 'room' cannot be sent and was dropped"
     ] * 2

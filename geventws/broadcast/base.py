@@ -23,8 +23,18 @@ from urllib.parse import urlsplit
 from gevent.event import Event
 
 from ..frames import encode_text
+from ..logs import Throttle
 
 logger = logging.getLogger("geventws.broadcast")
+#: For messages that an envelope spoils: clients may choose how many there are.
+_spoiled = Throttle(target=logger)
+
+
+def log_spoiled(channel: str) -> None:
+    """Log, with the exception that is handled, that a message has been dropped."""
+    _spoiled.log(
+        logging.ERROR, "A message of %.200r cannot be sent and was dropped", channel, exc_info=True
+    )
 
 ENTRY_POINTS = "geventws.broadcast"
 _REDIS = "geventws.broadcast.redis:RedisBackend"

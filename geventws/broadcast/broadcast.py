@@ -1,7 +1,6 @@
 """The application's side: publish, subscribe."""
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +11,12 @@ from .._core import fan_out
 from ..exceptions import BroadcastError
 from ..frames import CloseCode, encode_text
 from ..threads import call_in_hub
-from .base import Backend, Message, backend_for, check_channel
+from .base import Backend, Message, backend_for, check_channel, log_spoiled
 from .local import Channel, Listener, SharedQueue, Subscription, stop
 
 if TYPE_CHECKING:
     from ..connection import Connection
 
-logger = logging.getLogger("geventws.broadcast")
 
 _thread_ident = get_original("_thread", "get_ident")
 #: How long to wait, in seconds, before the history is asked for again.
@@ -345,8 +343,8 @@ class Broadcast:
         try:
             data = self._write(message)
             left_out: list[Any] = fan_out(place.live, data)
-        except Exception:
-            logger.exception("A message of %r could not be sent", message.channel)
+        except Exception:  # noqa: BLE001 - the application's, in its envelope; it is logged
+            log_spoiled(message.channel)
             return
         for ws in left_out:
             self._left_out(message.channel, ws)

@@ -1,7 +1,6 @@
 """Who listens in this process: sockets, and the process itself."""
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,7 +10,7 @@ from gevent.event import Event
 from gevent.monkey import get_original
 
 from ..exceptions import ConnectionClosed
-from .base import size_of
+from .base import log_spoiled, size_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from ..connection import Connection
     from .base import Message
 
-logger = logging.getLogger("geventws.broadcast")
 
 #: The interpreter's own: no greenlet switches while it is held.
 _Lock: Callable[[], Any] = get_original("_thread", "allocate_lock")
@@ -178,8 +176,8 @@ class Subscription(_Place):
             self.ws.send(write(message))
         except ConnectionClosed:
             raise
-        except Exception:
-            logger.exception("A message of %r could not be sent", self.channel)
+        except Exception:  # noqa: BLE001 - the application's, in its envelope; it is logged
+            log_spoiled(self.channel)
 
 
 class Listener(_Place):

@@ -14,6 +14,7 @@ import pytest
 from gevent.event import AsyncResult
 
 from geventws import WebSocketServer, logs
+from geventws.broadcast import base
 from tests.support.client import RawClient
 
 ROOT = Path(__file__).parents[2]
@@ -163,6 +164,7 @@ def wait_until(condition, what="it"):
 def unthrottled() -> None:
     """What one test has logged holds nothing back in the next."""
     logs.peers.reset()
+    base._spoiled.reset()
 
 
 class LocalServer(WebSocketServer):
