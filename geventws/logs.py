@@ -32,7 +32,7 @@ class Throttle:
 
     def log(
         self, level: int, message: str, *arguments: object,
-        extra: Mapping[str, object] | None = None, exc_info: bool = False,
+        extra: Mapping[str, object] | None = None, exc_info: bool | None = None,
     ) -> None:
         """Log what a peer is to blame for; the message, without its arguments, is the kind.
 
