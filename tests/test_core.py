@@ -54,3 +54,13 @@ def test_the_twins_have_the_same_methods(speedups, module, name):
         "_number_rest", "_read", "_take_inflated", "_wait", "_wait_for_inflation", "_write",
     }
     assert plain - compiled <= provided_by_subclasses | steps_in_between
+
+
+PUBLIC = ["receive", "send", "__iter__"]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_twins_explain_what_is_public_alike(speedups, name):
+    plain = inspect.getdoc(getattr(transport.Transport, name))
+    compiled = inspect.getdoc(getattr(speedups.Transport, name))
+    assert compiled.partition("\n\n")[2] == plain  # Cython puts the signature in front

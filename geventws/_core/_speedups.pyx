@@ -310,7 +310,14 @@ cdef class FrameReader:
         )
 
     def next_message(self):
-        """Parse the input up to the end of the next message and return it; see the twin."""
+        """Parse the input up to the end of the next message and return it.
+
+        ``None`` means that there is none yet, that the connection is no longer open (messages are
+        then skipped in search of the peer's Close frame), or that :attr:`interrupted` is set.
+
+        After an exception, such as MemoryError, the state is CLOSED and the input is discarded: the
+        next byte may be anywhere inside of a frame.
+        """
         return self.parse()
 
     cdef object parse(self):
@@ -989,7 +996,20 @@ cdef class Transport:
     # ------------------------------------------------------------------------------- receiving
 
     def receive(self, timeout=None):
-        """Block until the next message and return it; the contract is that of the twin."""
+        """Block until the next message and return it: ``str`` for text, ``bytes`` for binary.
+
+        Returns ``None`` once when the connection has ended, by either side or by its loss; what
+        arrived before is returned first. Whatever is thrown in meanwhile (``gevent.Timeout``,
+        ``kill()``), no message is lost and the WebSocket stays usable.
+
+        :param timeout: in seconds; ``None`` waits for ever.
+        :raises TimeoutError: when no message came in time.
+        :raises ConnectionClosed: when the end has been returned already.
+        :raises gevent.exceptions.ConcurrentObjectUseError: when another greenlet is receiving.
+        :raises gevent.exceptions.BlockingSwitchOutError: in a callback of the event loop, which
+            must not wait.
+        :raises RuntimeError: in another thread than the view's, where it cannot wait.
+        """
         cdef object message
         if timeout is not None:
             return self._receive_within(timeout)
@@ -1064,7 +1084,27 @@ cdef class Transport:
     # --------------------------------------------------------------------------------- sending
 
     def send(self, data, binary=None, bint compress=True):
-        """Send one message: ``str`` as text, bytes-like as binary; the contract is the twin's."""
+        """Send one message: ``str`` as text, bytes-like as binary.
+
+        Returns when the message is in the kernel, or in a buffer that holds less than
+        ``max_send_buffer`` bytes. While the buffer holds more, blocks as long as the peer reads;
+        when the peer has not read anything for ``send_timeout`` seconds, the connection is dropped
+        (1011). Messages are never torn or mixed, whichever greenlets send them. Bytes are copied: a
+        buffer may be used again at once. In another thread than the view's it does the same, and
+        blocks that thread until the hub of the view's has sent the message.
+
+        :param binary: overrides the type: ``True`` sends a ``str`` in UTF-8 as binary, ``False``
+            sends bytes, which must be UTF-8, as text.
+        :param compress: ``False`` for what is compressed already, such as an image. It matters
+            only where permessage-deflate was agreed on.
+        :raises ConnectionClosed: when the connection has ended, whatever ``data`` is: the ``None``
+            of :meth:`receive` may be sent back. A loss that nobody knows of yet shows only at a
+            later call.
+        :raises TypeError: for what is neither ``str`` nor bytes-like.
+        :raises ValueError: for bytes that are sent as text and are not UTF-8, and for a ``str``
+            with a lone surrogate, which UTF-8 cannot encode. Nothing is sent then.
+        :raises TimeoutError: in another thread, when something blocks the view's for 30 seconds.
+        """
         cdef const uint8_t* payload
         cdef Py_ssize_t size
         cdef int opcode
@@ -1413,7 +1453,11 @@ cdef class Messages:
 
 
 def fan_out(connections, data):
-    """Send one message to many connections; the contract is the twin's."""
+    """Send one message to many connections; returns those that it was not sent to.
+
+    These have ended, or their send buffer is full. A frame is made once, and compressed once, for
+    all that can have the same. No greenlet switch happens on the way: nobody waits for a slow peer.
+    """
     cdef Transport connection
     cdef FrameReader protocol
     cdef bytes payload
