@@ -76,7 +76,8 @@ def _server(listener: Any, application: Any, settings: Settings) -> WebSocketSer
             why = problem.strerror or str(problem)
         raise UsageError(f"cannot use the certificate {files}: {why}") from problem
     except ValueError as problem:
-        raise UsageError(f"--forwarded-allow-ips: {problem}") from problem
+        why = str(problem).removeprefix("trusted_proxies: ")
+        raise UsageError(f"--forwarded-allow-ips: {why}") from problem
 
 
 def _run(servers: list[WebSocketServer], patience: float) -> None:
