@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 # Tests of what surrounds the core, whichever it is: once is enough.
-ONCE   := browsers cli cli_client deploy docs prometheus sites
+ONCE   := browsers cli cli_client deploy dialling docs gevents_own http prometheus sites smuggling
 
 .DEFAULT_GOAL := help
 .PHONY: help chat votes test lint compliance refcounts fuzz sanitize bounds fairness soak bench fanout docs screenshots dist clean
