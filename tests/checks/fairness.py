@@ -86,6 +86,8 @@ def flood(port: int, name: str, seconds: float) -> None:
             rest = rest[sock.send(rest):] or memoryview(again)
         except BlockingIOError:
             time.sleep(0.0005)
+        except OSError:
+            return
         try:
             sock.recv(MIB)
         except BlockingIOError:
