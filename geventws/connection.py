@@ -427,11 +427,17 @@ class Connection(Transport):
         if self._protocol.has_input:
             try:
                 self._dispatch()
+                self._resume_pending()
             except BaseException:
                 self._abort()
                 raise
         elif self._is_tls:
             self._on_readable()
+
+    def _resume_pending(self) -> None:
+        """Read on soon if OpenSSL holds bytes back: these make no descriptor readable."""
+        if self._is_tls and self._attached and not self._paused and self._sock.pending():
+            self._resume_later()
 
     def _pause(self) -> None:
         """Stop reading: what the peer sends now stays in the kernel, and then with the peer."""

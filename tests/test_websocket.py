@@ -2,6 +2,7 @@
 import contextlib
 import gc
 import random
+import ssl
 import zlib
 
 import gevent
@@ -14,6 +15,7 @@ from gevent.event import AsyncResult, Event
 from gevent.exceptions import ConcurrentObjectUseError
 
 from geventws import ConnectionClosed, Deflate, WebSocket, WebSocketError
+from tests.support.apps import echo
 from tests.support.client import (
     BINARY,
     CLOSE,
@@ -1021,3 +1023,34 @@ def test_accepted_tells_without_sending_the_101(serve):
         assert client.read_frame() == (TEXT, b"x")
         client.read_close()
     assert seen == [False, True]
+
+
+def test_what_openssl_holds_back_is_read_after_a_flood_was_interrupted(serve, tls):
+    certificate, key, context = tls
+    server = serve(echo, certfile=certificate, keyfile=key)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sock = gevent.socket.create_connection(("127.0.0.1", server.server_port), timeout=SECONDS)
+    client = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+
+    def read_with(function, *arguments):
+        while True:
+            try:
+                return function(*arguments)
+            except ssl.SSLWantReadError:
+                sock.sendall(outgoing.read())
+                incoming.write(sock.recv(65536))
+
+    read_with(client.do_handshake)
+    client.write(request("/"))
+    assert read_with(client.read).startswith(b"HTTP/1.1 101")
+    # A small record and four full ones, in one segment: more than is read at once.
+    client.write(frame(BINARY, b"a" * 94))
+    pings = frame(PING) * 200
+    data = memoryview(pings + frame(BINARY, b"b" * (65536 - len(pings) - 14)))
+    while data:
+        data = data[client.write(data):]
+    sock.sendall(outgoing.read())
+    received = b""
+    while b"b" * 1000 not in received:
+        received += read_with(client.read)
+    sock.close()

@@ -1366,9 +1366,8 @@ cdef class Transport:
         self._totals.bytes_received += size
         protocol.borrow_at(buffer, size)
         self.dispatch()
-        if self._is_tls and self._attached and not self._paused and self._sock.pending():
-            # What OpenSSL holds back makes no descriptor readable.
-            self._resume_later()
+        if self._is_tls:
+            self._resume_pending()
         return 0
 
     cdef Py_ssize_t read_from_python(self) except -3:
