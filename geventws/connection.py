@@ -181,7 +181,7 @@ class Connection(Transport):
         if not self._opened:
             self._open()
         protocol = self._protocol
-        payload = encode_text(data, "a Ping") if isinstance(data, str) else bytes(data)
+        payload = encode_text(data, "a Ping") if isinstance(data, str) else bytes(memoryview(data))
         if len(payload) > MAX_CONTROL_PAYLOAD:
             raise ValueError(f"a Ping carries at most {MAX_CONTROL_PAYLOAD} bytes")
         if protocol.state is not _OPEN:
@@ -240,8 +240,8 @@ class Connection(Transport):
     def _check_life(self) -> float | None:
         """Keepalive: whatever comes from the peer is a sign of life, and silence is asked about."""
         options = self._options
-        if self._heard or self._paused:
-            # Of a peer that is not read from nothing can be heard.
+        if self._heard or (self._paused and self._pinged and not unacknowledged(self._sock)):
+            # The Pong of a peer that is not read from is not seen, but that it has got the Ping.
             self._heard = self._pinged = False
             return options.ping_interval
         if not self._pinged:
@@ -623,6 +623,13 @@ class Connection(Transport):
 
     def _receive_eof(self) -> None:
         """The peer has shut its side down: it sends nothing more."""
+        if self._out and self._protocol.close_received:
+            self._stop_reading()  # it may still read what was sent before its Close frame
+            return
+        if self._out:
+            self._fault = self._fault or (
+                f"closed the connection; {self._out_size} bytes were not delivered"
+            )
         if self._is_tls:
             self._send_close_notify()
         self._lost()

@@ -29,6 +29,8 @@ _END = _TAIL + b"\x03\x00"
 _MAX_FINAL_BLOCKS = 8
 #: How much of a message is inflated at a time: at most half a millisecond's work.
 _PIECE = 128 << 10
+#: How much of a compressed message is given to zlib at a time.
+_FEED = 64 << 10
 #: As far as a message may refer back.
 _WINDOW = 1 << 15
 #: Up to this level ISA-L is used; who asks for a higher one wants zlib's ratio.
@@ -110,13 +112,16 @@ class Inflation:
     else would be served.
     """
 
-    __slots__ = ("_blocks", "_decompressor", "_keep", "_max_size", "_most", "_pieces", "_size")
+    __slots__ = (
+        "_blocks", "_decompressor", "_input", "_keep", "_max_size", "_most", "_pieces", "_size",
+    )
 
     def __init__(
-        self, decompressor: Any, piece: bytes, most: int, max_size: int,
+        self, decompressor: Any, rest: memoryview, piece: bytes, most: int, max_size: int,
         keep: Callable[[Any], None] | None,
     ) -> None:
         self._decompressor = decompressor
+        self._input = rest
         self._pieces = [piece]
         self._most = most
         self._size = len(piece)
@@ -135,11 +140,13 @@ class Inflation:
         decompressor = self._decompressor
         if self._size > self._max_size:
             raise MessageTooBig(f"a message of more than {self._max_size} bytes when inflated")
-        rest = decompressor.unconsumed_tail
-        if decompressor.eof and decompressor.unused_data:
-            rest = decompressor.unused_data
+        rest = decompressor.unused_data if decompressor.eof else decompressor.unconsumed_tail
+        if not rest:
+            # zlib copies what it leaves of its input, so it gets no more than it may need.
+            rest, self._input = self._input[:_FEED], self._input[_FEED:]
+        if rest and decompressor.eof:
             decompressor = self._begin_block()
-        elif decompressor.eof or len(self._pieces[-1]) < self._most:
+        elif not rest and (decompressor.eof or len(self._pieces[-1]) < self._most):
             return self._finish()
         self._most = min(_PIECE, self._max_size + 1 - self._size)
         piece = _decompress(decompressor, rest, self._most)
@@ -175,13 +182,16 @@ def inflate(
         without it the message must be a whole stream.
     """
     most = _PIECE if max_size >= _PIECE else max_size + 1
-    piece = _decompress(decompressor, payload, most)
-    if keep is None and decompressor.eof and len(piece) < most and not decompressor.unused_data:
+    is_short = len(payload) <= _FEED
+    rest = memoryview(payload)[_FEED:]
+    piece = _decompress(decompressor, payload if is_short else payload[:_FEED], most)
+    is_whole = is_short and decompressor.eof and len(piece) < most
+    if keep is None and is_whole and not decompressor.unused_data:
         return piece  # what most messages are
-    return Inflation(decompressor, piece, most, max_size, keep)
+    return Inflation(decompressor, rest, piece, most, max_size, keep)
 
 
-def _decompress(decompressor: Any, payload: bytes, most: int) -> bytes:
+def _decompress(decompressor: Any, payload: bytes | memoryview, most: int) -> bytes:
     try:
         piece: bytes = decompressor.decompress(payload, most)
     except zlib.error as problem:

@@ -68,8 +68,9 @@ class WebSocketHandler(HTTPHandler):
             request = parse_request(self.socket.recv(_PEEK, socket.MSG_PEEK))
         except OSError:
             return None  # the next read fails likewise, and whoever reads handles it
-        if request is not None:
-            self.socket.recv(request.size)
+        if request is None or request.size > self.websocket_options.max_header_size:
+            return None
+        self.socket.recv(request.size)
         return request
 
     def _handle_websocket_request(self) -> None:

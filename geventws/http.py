@@ -5,6 +5,7 @@ import errno
 import logging
 import socket
 import struct
+from ssl import SSLError
 from typing import Any
 
 from gevent import get_hub
@@ -223,6 +224,9 @@ class HTTPHandler(WSGIHandler):
             _send_all(self.socket, data, self.websocket_options.send_timeout)
         except OSError as problem:
             self.status = f"socket error: {problem}"
+            if isinstance(problem, SSLError):
+                # gevent would log a traceback of it.
+                raise BrokenPipeError(errno.EPIPE, "the client has gone") from problem
             if not isinstance(problem, TimeoutError):
                 raise
             self._drop()

@@ -62,10 +62,11 @@ class Sweeper:
         The loop's own callbacks, and so ``sleep(0)``, go on among themselves for five milliseconds
         before it looks.
         """
-        self._turns.append(function)
-        if len(self._turns) == 1:
+        if not self._turns:
+            # Before the append: if this raises, the next call tries again.
             timer = self._loop.timer(0)
             timer.start(self._take_turns, timer)
+        self._turns.append(function)
 
     def _take_turns(self, timer: Any) -> None:
         timer.close()

@@ -100,13 +100,16 @@ class WebSocket(Connection):
         headers = list(headers)
         if self._accepted_late and not self._accept_called:
             self._accept_called = True
-            if subprotocol is None and not headers and compression is None:
-                return
-            raise WebSocketError(
-                f"the WebSocket was accepted after {self._options.accept_after:g} seconds"
-                " (accept_after), before accept() was called: call it earlier, or raise"
-                " accept_after"
-            )
+            if headers or subprotocol not in {None, self._subprotocol}:
+                peers.log(
+                    logging.WARNING,
+                    "The view of %s called accept() with headers or a subprotocol after its"
+                    " WebSocket had been accepted (accept_after, %g seconds): they are not sent."
+                    " Call it earlier, or raise accept_after [%s]",
+                    printable(self.path), self._options.accept_after, self.id,
+                    extra={"connection_id": self.id},
+                )
+            return
         if self._opened:
             raise WebSocketError("the WebSocket has been accepted already")
         if self._left:

@@ -237,6 +237,12 @@ def test_a_thousand_headers_and_endless_lines_are_refused(serve):
             assert not received or received[9:12] in {b"400", b"414", b"431"}
 
 
+def test_the_headers_of_a_websocket_request_are_limited_too(serve):
+    with serve(site, max_header_size=1024).client() as client:
+        client.send(request(headers=[("X", "y" * 5000)]))
+        assert client.read_head() == "431"
+
+
 def test_headers_are_limited_in_their_sum(serve):
     server = serve(site, max_header_size=2000)
     fields = [(f"X-{i}", "y" * 90) for i in range(30)]

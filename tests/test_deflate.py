@@ -131,6 +131,12 @@ def test_a_message_of_exactly_the_limit_passes_and_one_byte_more_does_not(decomp
         decompressor.decompress(compressed(bytes(1001)), 1000)
 
 
+@pytest.mark.parametrize("size", [65_000, 65_536, 200_000, 3_000_000])
+def test_what_hardly_shrinks_is_inflated_in_pieces_of_what_came(decompressor, size):
+    message = random.Random(size).randbytes(size)
+    assert decompressor.decompress(compressed(message), 4 * MIB) == message
+
+
 def test_a_bomb_takes_no_more_memory_than_the_limit(decompressor):
     import tracemalloc
 

@@ -1,4 +1,5 @@
 """What send() has accepted arrives as long as the peer reads: deadlines count progress."""
+import contextlib
 import time
 
 import gevent
@@ -321,10 +322,10 @@ def test_accept_is_not_an_error_after_the_101_has_gone_out_by_itself(serve):
         assert client.read_frame() == (TEXT, b"fine")
 
 
-def test_headers_for_a_101_that_has_gone_out_by_itself_are_an_error_that_says_why(serve):
+def test_headers_for_a_101_that_has_gone_out_by_itself_are_a_line_in_the_log(serve, caplog):
     def answer(ws, start_response):
-        with pytest.raises(WebSocketError, match="raise accept_after"):
-            ws.accept(headers=[("X-Too", "late")])
+        ws.accept(headers=[("X-Too", "late")])
+        assert "they are not sent" in caplog.records[-1].getMessage()
         ws.send("fine")
         return []
 
@@ -386,3 +387,37 @@ def test_the_late_101_works_on_every_way_in(way_in):
         first, _ = client.read_frame()
         assert first == CLOSE
     way_in.wait_for("The view of /wait-then-send has neither accepted nor refused")
+
+
+def test_a_peer_that_closes_and_shuts_down_its_side_still_gets_what_was_sent(serve, slow_client):
+    def application(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        ws.accept()
+        ws._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 << 10)
+        ws.send(LARGE)
+        return []
+
+    client = slow_client(serve(application, max_send_buffer=4 << 20))
+    client.send(close_frame(1001))
+    client.sock.shutdown(socket.SHUT_WR)
+    assert read_message_slowly(client) == (BINARY, LARGE)
+    assert client.read_close()[0] in {1000, 1001}
+
+
+def test_a_peer_that_goes_before_it_has_everything_is_a_line_in_the_log(serve, caplog):
+    caplog.set_level("INFO", "geventws")
+
+    def application(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        ws.accept()
+        ws._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 << 10)
+        with contextlib.suppress(ConnectionClosed):
+            ws.send(LARGE * 8)
+        return []
+
+    server = serve(application)
+    with server.client().open() as client:
+        client.sock.shutdown(socket.SHUT_WR)
+        wait_until(server.is_idle)
+    (record,) = caplog.records
+    assert "bytes were not delivered" in record.getMessage()

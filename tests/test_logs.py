@@ -181,3 +181,15 @@ def test_a_server_without_descriptors_waits_and_says_so_without_a_traceback(tmp_
         for client in clients:
             client.sock.close()
         process.stop(signal.SIGKILL)
+
+
+def test_a_tls_client_that_goes_before_its_response_is_no_traceback(serve, tls, capfd):
+    certificate, key, context = tls
+    server = serve(site, certfile=certificate, keyfile=key)
+    for path in ("/plain", "/refuse"):
+        for _ in range(5):
+            with server.client(context=context) as client:
+                client.send(request(path, without="Upgrade" if path == "/plain" else ""))
+                client.vanish()
+    wait_until(server.is_idle)
+    assert "Traceback" not in capfd.readouterr().err

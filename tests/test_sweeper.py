@@ -91,3 +91,20 @@ def test_memory_goes_back_to_the_system_when_many_connections_have_gone(sweeper)
     assert process.memory_info().rss < before - (20 << 20)
     for connection in connections:
         sweeper.remove(connection)
+
+
+def test_a_turn_that_cannot_be_begun_does_not_stop_those_after_it(sweeper):
+    class Loop:
+        def __init__(self, loop):
+            self.loop = loop
+
+        def timer(self, *arguments, **options):
+            sweeper._loop = self.loop
+            raise MemoryError
+
+    sweeper._loop = Loop(sweeper._loop)
+    with pytest.raises(MemoryError):
+        sweeper.next_turn(Event().set)
+    taken = Event()
+    sweeper.next_turn(taken.set)
+    assert taken.wait(10)
