@@ -4,7 +4,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 # Tests of what surrounds the core, whichever it is: once is enough.
-ONCE   := browsers cli cli_client deploy dialling docs gevents_own http prometheus sites smuggling
+ONCE   := test_browsers cli/test_cli cli/test_client test_deploy client/test_dialling test_docs server/test_gevents_own \
+          server/test_http_handler test_prometheus test_sites server/test_smuggling
 
 .DEFAULT_GOAL := help
 .PHONY: help chat votes test lint compliance refcounts fuzz sanitize bounds fairness soak bench fanout docs screenshots dist clean
@@ -12,7 +13,7 @@ ONCE   := browsers cli cli_client deploy dialling docs gevents_own http promethe
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
-$(READY): setup.cfg setup.py pyproject.toml geventws/_core/_speedups.pyx geventws/_core/speedups.h
+$(READY): setup.cfg setup.py pyproject.toml $(wildcard geventws/*/*.pyx geventws/*/*.pxd geventws/*/*.h)
 	@echo "Setting everything up in $(VENV); the first time this takes a minute."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint]'
@@ -26,7 +27,7 @@ votes: $(READY)  ## serve the Flask votes on port 8080 (PORT=… for another)
 
 test: $(READY)  ## run the tests, with the compiled core and with the plain one
 	$(BIN)/python -m pytest $(ARGS)
-	GEVENTWS_PURE_PYTHON=1 $(BIN)/python -m pytest $(or $(ARGS),tests $(ONCE:%=--ignore=tests/test_%.py))
+	GEVENTWS_PURE_PYTHON=1 $(BIN)/python -m pytest $(or $(ARGS),tests $(ONCE:%=--ignore=tests/%.py))
 
 lint: $(READY)  ## check style and types
 	$(BIN)/ruff check .

@@ -1,8 +1,9 @@
-"""Builds the compiled core; everything else is in setup.cfg.
+"""Builds the compiled twins; all other metadata is in setup.cfg.
 
-Without a C compiler the package installs all the same and runs its plain Python core, unless
-GEVENTWS_REQUIRE_EXTENSION=1 says that this is a failure.
+Without a C compiler the package is installed with its Python twins only, unless
+GEVENTWS_REQUIRE_EXTENSION=1 is set.
 """
+
 import os
 import sys
 from pathlib import Path
@@ -12,33 +13,51 @@ from setuptools.command.build_ext import build_ext
 
 REQUIRED = os.environ.get("GEVENTWS_REQUIRE_EXTENSION") == "1"
 FLAGS = [] if sys.platform == "win32" else ["-O3", "-Wno-unused-function"]
+PROTOCOL = "geventws/protocol"
+CONNECTION = "geventws/connection"
 
 
 class OptionalBuild(build_ext):
-    """Says in one line what a missing compiler means, instead of failing."""
+    """Reports in one line what a missing compiler means, instead of failing."""
 
     def run(self):
         try:
-            import greenlet  # noqa: PLC0415 - for its header; without it there is the plain core
+            import greenlet  # noqa: PLC0415 - for its header; the Python twins do not need it
 
             self.include_dirs.append(str(Path(greenlet.__file__).parent.parent))
             super().run()
         except Exception as problem:
             if REQUIRED:
                 raise
-            # Whatever it is, the plain core works.
+            # The compiled twins work only together.
+            for output in self.get_outputs():
+                Path(output).unlink(missing_ok=True)
             print(f"geventws: installed without its compiled core: {problem}", file=sys.stderr)
+
+
+def extension(name, *headers):
+    """A compiled twin: its module, and the headers that it depends on."""
+    return Extension(
+        name,
+        [name.replace(".", "/") + ".pyx"],
+        depends=[
+            *headers,
+            f"{PROTOCOL}/_frames.pxd",
+            f"{PROTOCOL}/_reader.pxd",
+            f"{CONNECTION}/_epoll.pxd",
+        ],
+        include_dirs=[PROTOCOL, CONNECTION],
+        extra_compile_args=FLAGS,
+    )
 
 
 setup(
     cmdclass={"build_ext": OptionalBuild},
     ext_modules=[
-        Extension(
-            "geventws._core._speedups",
-            ["geventws/_core/_speedups.pyx"],
-            depends=["geventws/_core/speedups.h"],
-            include_dirs=["geventws/_core"],
-            extra_compile_args=FLAGS,
-        )
+        extension("geventws.protocol._reader", f"{PROTOCOL}/frames.h"),
+        extension("geventws.connection._epoll", f"{CONNECTION}/system.h"),
+        extension(
+            "geventws.connection._transport", f"{PROTOCOL}/frames.h", f"{CONNECTION}/system.h"
+        ),
     ],
 )

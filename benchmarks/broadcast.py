@@ -60,7 +60,8 @@ def main() -> None:
             middle = Sample(*(median(figures) for figures in zip(*samples, strict=True)))
             print(
                 f"| {workers} | {subscribers:,} | {middle.deliveries:,.0f}"
-                f" | {middle.worker_us:.2f} | {middle.redis_us:.0f} |", flush=True,
+                f" | {middle.worker_us:.2f} | {middle.redis_us:.0f} |",
+                flush=True,
             )
 
 
@@ -87,8 +88,11 @@ def measure(workers: int, subscribers: int, seconds: float) -> Sample:
 
 
 def publish(
-    broadcast: Broadcast, audience: Audience, workers: Sequence[psutil.Process],
-    redis: psutil.Process, seconds: float,
+    broadcast: Broadcast,
+    audience: Audience,
+    workers: Sequence[psutil.Process],
+    redis: psutil.Process,
+    seconds: float,
 ) -> Sample:
     message = bytes(SIZE)
     published = 0
@@ -182,10 +186,26 @@ def running_workers(count: int, url: str) -> Iterator[tuple[tuple[str, int], psu
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     command = [
-        sys.executable, "-m", "gunicorn", "-k", "geventws.Worker", "-w", str(count),
-        "-b", f"127.0.0.1:{port}", "--worker-connections", "100000", "--backlog", "4096",
-        "--log-level", "error", "--graceful-timeout", "1",
-        "--chdir", str(lab.HERE / "servers"), "broadcast_geventws:app",
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "-k",
+        "geventws.Worker",
+        "-w",
+        str(count),
+        "-b",
+        f"127.0.0.1:{port}",
+        "--worker-connections",
+        "100000",
+        "--backlog",
+        "4096",
+        "--log-level",
+        "error",
+        "--graceful-timeout",
+        "1",
+        "--chdir",
+        str(lab.HERE / "servers"),
+        "broadcast_geventws:app",
     ]
     process = subprocess.Popen(command, env=os.environ | {"BROADCAST_URL": url})
     try:

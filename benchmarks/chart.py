@@ -69,7 +69,7 @@ def draw(results: Results) -> str:
     for i in range(lines):
         top = HEADER + i * panel_height
         parts += _draw_labels(results, top + TITLE)
-        for j, scenario in enumerate(ordered[i * COLUMNS:(i + 1) * COLUMNS]):
+        for j, scenario in enumerate(ordered[i * COLUMNS : (i + 1) * COLUMNS]):
             parts += _draw_panel(results, scenario, MARGIN + LABELS + j * PANEL, top)
     parts += _draw_footer(results, height - FOOTER)
     return "\n".join([*parts, "</svg>", ""])
@@ -83,8 +83,11 @@ def _draw_header(results: Results) -> Iterator[str]:
     unit = f"{results.reference.name} is 1, longer is faster"
     yield _text(MARGIN, 30, f"Speed of WebSocket echo servers: {unit}", "head")
     yield _text(
-        MARGIN, 49, "By the server's CPU time for a message or a handshake. Bars are medians,"
-        f" lines the spread. Rounds: {results.rounds}.", "faint",
+        MARGIN,
+        49,
+        "By the server's CPU time for a message or a handshake. Bars are medians,"
+        f" lines the spread. Rounds: {results.rounds}.",
+        "faint",
     )
 
 
@@ -126,9 +129,7 @@ def _kind_of(peer: Peer) -> str:
     return "second" if peer.environ else "first"
 
 
-def _draw_bar(
-    figure: Figure | None, x: float, y: float, scale: float, kind: str
-) -> Iterator[str]:
+def _draw_bar(figure: Figure | None, x: float, y: float, scale: float, kind: str) -> Iterator[str]:
     if figure is None:
         yield _text(x, y + THICK - 1, "failed", "faint small")
         return

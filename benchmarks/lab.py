@@ -110,7 +110,11 @@ def _run(*command: str | Path, environ: Mapping[str, str] | None = None) -> str:
     """Return what a command prints."""
     try:
         done = subprocess.run(
-            command, check=False, capture_output=True, env=environ, text=True,
+            command,
+            check=False,
+            capture_output=True,
+            env=environ,
+            text=True,
             timeout=INSTALL_SECONDS,
         )
     except (OSError, subprocess.TimeoutExpired) as problem:

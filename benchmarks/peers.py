@@ -36,11 +36,16 @@ class Peer:
 PEERS = [
     Peer("geventws", "compiled core, its own server", "echo_geventws.py", "geventws"),
     Peer(
-        "geventws-python", "plain Python core, its own server", "echo_geventws.py", "geventws",
+        "geventws-python",
+        "plain Python core, its own server",
+        "echo_geventws.py",
+        "geventws",
         {"GEVENTWS_PURE_PYTHON": "1"},
     ),
     Peer(
-        "gevent-websocket", "`gevent.pywsgi`, with wsaccel", "echo_gevent_websocket.py",
+        "gevent-websocket",
+        "`gevent.pywsgi`, with wsaccel",
+        "echo_gevent_websocket.py",
         "gevent-websocket",
     ),
     Peer(
@@ -48,9 +53,7 @@ PEERS = [
     ),
     Peer("websockets", "asyncio server, uvloop", "echo_websockets.py", "websockets"),
     Peer("aiohttp", "uvloop", "echo_aiohttp.py", "aiohttp"),
-    Peer(
-        "uvicorn", "ASGI; websockets-sansio, uvloop, httptools", "echo_uvicorn.py", "uvicorn"
-    ),
+    Peer("uvicorn", "ASGI; websockets-sansio, uvloop, httptools", "echo_uvicorn.py", "uvicorn"),
     Peer("picows", "callbacks on frames, uvloop", "echo_picows.py", "picows"),
 ]
 
@@ -86,7 +89,11 @@ def running(peer: Peer, python: Path, core: int) -> Iterator[Server]:
     environ = peers_environ() | peer.environ
     with log.open("w") as output, on_core(core):
         process = subprocess.Popen(
-            command, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            command,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
         )
     try:

@@ -56,10 +56,13 @@ class Results:
         """How many times as fast as the reference of the same round."""
         own = self.samples[scenario.name, peer.name]
         reference = self.samples[scenario.name, self.reference.name]
-        return Figure.of([
-            scenario.cost(other) / scenario.cost(sample)
-            for sample, other in zip(own, reference, strict=True) if sample and other
-        ])
+        return Figure.of(
+            [
+                scenario.cost(other) / scenario.cost(sample)
+                for sample, other in zip(own, reference, strict=True)
+                if sample and other
+            ]
+        )
 
     def rates(self, scenario: Scenario, peer: Peer) -> Figure | None:
         samples = self.samples[scenario.name, peer.name]
@@ -99,7 +102,8 @@ def _write_machine(results: Results) -> str:
     machine = results.machine
     lines = [
         f"- {machine.cpu}, {machine.cores} cores, {machine.kernel}",
-        f"- {machine.python}; " + ", ".join(
+        f"- {machine.python}; "
+        + ", ".join(
             f"{name} {machine.versions[name]}" for name in ("gevent", "gunicorn", "uvloop")
         ),
         f"- {machine.day}, rounds: {results.rounds}, each measure {results.seconds:g} s",
@@ -109,7 +113,8 @@ def _write_machine(results: Results) -> str:
 
 
 def _write_table(
-    results: Results, scenarios: list[Scenario],
+    results: Results,
+    scenarios: list[Scenario],
     figure_of: Callable[[Scenario, Peer], Figure | None],
 ) -> str:
     heads = [f"{scenario.title}<br>{scenario.subtitle}" for scenario in scenarios]

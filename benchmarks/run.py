@@ -52,17 +52,23 @@ def parse_arguments() -> argparse.Namespace:
     peers = [peer.name for peer in PEERS]
     scenarios = [scenario.name for scenario in SCENARIOS]
     parser.add_argument(
-        "--servers", nargs="+", choices=peers, default=peers, metavar="SERVER",
+        "--servers",
+        nargs="+",
+        choices=peers,
+        default=peers,
+        metavar="SERVER",
         help=f"some of {', '.join(peers)}; {REFERENCE} is always measured, for comparison",
     )
     parser.add_argument(
-        "--scenarios", nargs="+", choices=scenarios, default=scenarios, metavar="SCENARIO",
+        "--scenarios",
+        nargs="+",
+        choices=scenarios,
+        default=scenarios,
+        metavar="SCENARIO",
         help=f"some of {', '.join(scenarios)}",
     )
     parser.add_argument("--rounds", type=int, default=5, help="how many (%(default)s)")
-    parser.add_argument(
-        "--seconds", type=float, default=0.5, help="for each measure (%(default)s)"
-    )
+    parser.add_argument("--seconds", type=float, default=0.5, help="for each measure (%(default)s)")
     options = parser.parse_args()
     if options.rounds < 1 or not 0.05 <= options.seconds <= 60:
         parser.error("at least 1 round, and 0.05 to 60 seconds")
@@ -86,14 +92,16 @@ def run(options: argparse.Namespace) -> Results:
         run_round(peers, scenarios, samples, python, program, options.seconds)
     print(f"{time.monotonic() - begun:.0f} s")
     reference = next(peer for peer in peers if peer.name == REFERENCE)
-    return Results(
-        machine, peers, scenarios, reference, options.rounds, options.seconds, samples
-    )
+    return Results(machine, peers, scenarios, reference, options.rounds, options.seconds, samples)
 
 
 def run_round(
-    peers: Sequence[Peer], scenarios: Sequence[Scenario], samples: Samples, python: Path,
-    program: Path, seconds: float,
+    peers: Sequence[Peer],
+    scenarios: Sequence[Scenario],
+    samples: Samples,
+    python: Path,
+    program: Path,
+    seconds: float,
 ) -> None:
     """Start every server afresh, then let one after the other do the same, so that what else the
     machine does in these seconds meets all of them."""

@@ -1,4 +1,5 @@
 """Settings for `gunicorn -c gunicorn.conf.py app:app`; the command line goes before them."""
+
 import os
 
 worker_class = "geventws.Worker"

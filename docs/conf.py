@@ -1,4 +1,5 @@
 """Sphinx reads this; `make docs` runs it, and a warning is an error."""
+
 import os
 
 os.environ["GEVENTWS_PURE_PYTHON"] = "1"  # where the docstrings are

@@ -1,4 +1,5 @@
 """``make screenshots``: takes the pictures of the examples, which are in ``images``, anew."""
+
 import base64
 import tempfile
 from pathlib import Path
@@ -51,7 +52,9 @@ def votes(folder: Path, open_window: OpenWindow) -> None:
     example = ROOT / "examples" / "flask_votes"
     url = f"http://127.0.0.1:{(port := free_port())}/"
     environment = {
-        "PORT": str(port), "VOTES": str(folder / "votes.sqlite3"), "PRESENTER_TOKEN": "token",
+        "PORT": str(port),
+        "VOTES": str(folder / "votes.sqlite3"),
+        "PRESENTER_TOKEN": "token",
         "PUBLIC_URL": "http://192.168.1.57:8080",
     }
     with serving(["votes.py"], folder / "votes", cwd=example, ready="present", **environment):

@@ -1,12 +1,11 @@
 """WebSockets for WSGI applications on gevent."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ._core import CORE
 from .broadcast import Broadcast
-from .client import ClientWebSocket, connect
-from .drain import stats
+from .client.client import ClientWebSocket, connect
 from .exceptions import (
     BroadcastError,
     ConnectionClosed,
@@ -16,16 +15,18 @@ from .exceptions import (
     ProtocolError,
     WebSocketError,
 )
-from .frames import CloseCode, Opcode
-from .handler import WebSocketHandler
-from .middleware import WebSocketMiddleware
-from .permessage_deflate import Deflate
-from .server import WebSocketServer
-from .totals import Stats
-from .websocket import WebSocket
+from .protocol.frames import CloseCode, Opcode
+from .protocol.permessage_deflate import Deflate
+from .protocol.reader import CORE
+from .server.handler import WebSocketHandler
+from .server.middleware import WebSocketMiddleware
+from .server.registry import stats
+from .server.server import WebSocketServer
+from .server.stats import Stats
+from .server.websocket import WebSocket
 
 if TYPE_CHECKING:
-    from .worker import Worker
+    from .server.worker import Worker
 
 __version__ = "0.1.0"
 #: Which core runs: "compiled" or "python".
@@ -60,7 +61,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "Worker":
         # On first use only: gunicorn is optional.
-        from .worker import Worker  # noqa: PLC0415
+        from .server.worker import Worker  # noqa: PLC0415
 
         return Worker
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

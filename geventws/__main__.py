@@ -1,4 +1,5 @@
 """``python -m geventws``: the command line, see :mod:`geventws.cli`."""
+
 from __future__ import annotations
 
 import sys

@@ -1,12 +1,13 @@
 """WebSockets in Bottle, by the names of bottle-websocket::
 
-    @app.get("/echo", apply=[websocket])
-    def echo(ws):
-        for message in ws:
-            ws.send(message)
+@app.get("/echo", apply=[websocket])
+def echo(ws):
+    for message in ws:
+        ws.send(message)
 
-    app.run(server=GeventWebSocketServer)
+app.run(server=GeventWebSocketServer)
 """
+
 from __future__ import annotations
 
 import functools
@@ -19,11 +20,11 @@ import gevent
 from bottle import HTTPError, ServerAdapter, request, response
 from gevent.local import local
 
-from .exceptions import ConnectionClosed
-from .handshake import Headers
-from .middleware import WEBSOCKET, Application
-from .server import WebSocketServer
-from .websocket import WebSocket
+from .integration import run_view
+from .server.exchange import WEBSOCKET
+from .server.server import WebSocketServer
+from .server.websocket import WebSocket
+from .typing import Application, Headers
 
 __all__ = ["GeventWebSocketServer", "websocket"]
 
@@ -37,27 +38,23 @@ def websocket(callback: Callable[..., Any]) -> Callable[..., Any]:
     that is dropped; without it, it is the response, or, if it is ``None``, the WebSocket is closed
     with 1000. A plain request gets 426.
     """
+
     @functools.wraps(callback)
     def view(*args: Any, **kwargs: Any) -> Any:
         ws: WebSocket | None = request.environ.get(WEBSOCKET)
         if ws is None:
             # RFC 9110 section 15.5.22: "MUST send an Upgrade header field", and 7.8
             raise HTTPError(
-                426, "This address speaks WebSocket, and your request is a plain one.",
-                Upgrade="websocket", Connection="Upgrade",
+                426,
+                "This address speaks WebSocket, and your request is a plain one.",
+                Upgrade="websocket",
+                Connection="Upgrade",
             )
-        ws._more_headers = functools.partial(
-            _gathered_headers, gevent.getcurrent(), _response_headers()
+        return run_view(
+            ws,
+            functools.partial(callback, ws, *args, **kwargs),
+            functools.partial(_gathered_headers, gevent.getcurrent(), _response_headers()),
         )
-        result = None
-        try:
-            result = callback(ws, *args, **kwargs)
-            if result is None and not ws._opened:
-                ws.accept()
-        except ConnectionClosed:
-            if not ws._is_over:
-                raise  # from another connection: a fault
-        return result if not ws._opened or ws._accepted_late else None
 
     return view
 

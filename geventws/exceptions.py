@@ -13,6 +13,7 @@
 the view's ``receive()`` returns ``None``. A wait that ends too late raises the builtin
 ``TimeoutError``; a wrong argument raises ``TypeError`` or ``ValueError``.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -10,6 +10,7 @@
         for message in ws:
             ws.send(message)
 """
+
 from __future__ import annotations
 
 import functools
@@ -25,14 +26,15 @@ from flask.globals import request_ctx
 from werkzeug.exceptions import BadRequest, HTTPException, RequestTimeout
 from werkzeug.routing.exceptions import WebsocketMismatch
 
-from .drain import OpenWebSockets
-from .exceptions import ConnectionClosed
-from .frames import CloseCode
-from .handshake import Headers
-from .http_body import BodyError, BodyTimeoutError
-from .middleware import WEBSOCKET, WebSocketMiddleware
+from .integration import run_view
 from .options import Options
-from .websocket import WebSocket
+from .protocol.frames import CloseCode
+from .server.exchange import WEBSOCKET
+from .server.middleware import WebSocketMiddleware
+from .server.registry import OpenWebSockets
+from .server.request_body import BodyError, BodyTimeoutError
+from .server.websocket import WebSocket
+from .typing import Headers
 
 __all__ = ["Sock", "Sockets", "UpgradeRequired"]
 
@@ -88,10 +90,9 @@ class Sockets:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Add to an application the views there are, and those that will be; any number of times.
-        """
+        """Add all views to an application, those that are defined later too."""
         if _EXTENSION not in app.extensions:
-            app.websocket_options = functools.partial(_options_in, app)  # type: ignore[attr-defined]
+            app.geventws_options = functools.partial(_options_in, app)  # type: ignore[attr-defined]
             middleware = app.extensions[_EXTENSION] = _Middleware(app)
             app.wsgi_app = middleware  # type: ignore[method-assign]
             app.register_error_handler(WebsocketMismatch, _answer_mismatch)
@@ -112,6 +113,7 @@ class Sockets:
             registered with Flask as usual.
         :param options: more of :meth:`flask.Flask.route`, such as ``endpoint``.
         """
+
         def decorate(view: View) -> View:
             if bp is None:
                 self.add_url_rule(rule, options.pop("endpoint", None), view, **options)
@@ -142,24 +144,19 @@ class Sockets:
 
     def _flask_view(self, view: Callable[..., Any]) -> Callable[..., Any]:
         """A view as Flask wants it: no argument of its own, and a response in the end."""
+
         @functools.wraps(view)
         def socket_view(**values: Any) -> Any:
             ws: WebSocket = request.environ[WEBSOCKET]
             context = request_ctx._get_current_object()  # type: ignore[attr-defined]
-            # A greenlet without these contexts may be the first to use the WebSocket.
-            ws._more_headers = functools.partial(copy_context().run, _gathered_headers, context)
-            response = None
-            try:
-                response = view(self._adapt(ws), **values)
-                if response is None and not ws._opened:
-                    ws.accept()
-            except ConnectionClosed:
-                if not ws._is_over:
-                    raise  # from another connection: a fault
-            if response is not None and (not ws._opened or ws._accepted_late):
-                return response
-            # Once it is a WebSocket, what matters of a response is that Flask gets one.
-            return current_app.response_class()
+            response = run_view(
+                ws,
+                functools.partial(view, self._adapt(ws), **values),
+                # A greenlet without these contexts may be the first to use the WebSocket.
+                functools.partial(copy_context().run, _gathered_headers, context),
+            )
+            # Flask needs a response, though nobody reads it after the 101.
+            return current_app.response_class() if response is None else response
 
         return socket_view
 
@@ -228,7 +225,7 @@ class _Middleware(WebSocketMiddleware):
     def options(self) -> Options:  # type: ignore[override]
         return Options(**_options_in(self._app))
 
-    def websocket_options(self) -> dict[str, Any]:
+    def geventws_options(self) -> dict[str, Any]:
         return _options_in(self._app)
 
 
@@ -243,8 +240,11 @@ class _ForSockets:
         return getattr(self._app, name)
 
     def add_url_rule(
-        self, rule: str, endpoint: str | None = None,
-        view_func: Callable[..., Any] | None = None, **options: Any,
+        self,
+        rule: str,
+        endpoint: str | None = None,
+        view_func: Callable[..., Any] | None = None,
+        **options: Any,
     ) -> None:
         if view_func is None:
             raise TypeError(f"the route {rule} of a WebSocket blueprint has no view")
@@ -292,7 +292,7 @@ def _gathered_headers(context: RequestContext) -> Headers:
 def __getattr__(name: str) -> Any:
     if name in {"Worker", "worker"}:
         # flask-sockets has it for ``gunicorn -k flask_sockets.worker``.
-        from .worker import Worker  # noqa: PLC0415 - gunicorn is optional
+        from .server.worker import Worker  # noqa: PLC0415 - gunicorn is optional
 
         return Worker
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,15 +1,15 @@
-"""What can be set, once for every way in: server, handler, middleware and worker take the same."""
+"""The options of a connection: server, handler, middleware, worker and client take the same."""
+
 from __future__ import annotations
 
 import dataclasses
 import ipaddress
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .headers import is_token
-from .logs import logger
-from .permessage_deflate import Deflate
+from .protocol.headers import is_token
+from .protocol.permessage_deflate import Deflate
 
 _DEFLATE = Deflate()
 
@@ -19,16 +19,36 @@ _LONGEST = 3_155_760_000
 #: What allowed_origins may have beside origins; browsers send null for pages without an origin.
 _WORDS = {"self", "null"}
 _COUNTS = (
-    "max_message_size", "max_queue", "max_queue_size", "max_send_buffer", "max_header_size",
+    "max_message_size",
+    "max_queued_messages",
+    "max_queued_bytes",
+    "max_send_buffer",
+    "max_header_size",
     "max_connections",
 )
 _TIMES = (
-    "send_timeout", "ping_interval", "ping_timeout", "close_timeout", "message_timeout",
-    "handshake_timeout", "keep_alive_timeout", "body_timeout", "accept_after",
+    "send_timeout",
+    "ping_interval",
+    "ping_timeout",
+    "close_timeout",
+    "message_timeout",
+    "handshake_timeout",
+    "keep_alive_timeout",
+    "body_timeout",
+    "accept_after",
+    "stop_timeout",
 )
 _MAY_BE_NONE = {
-    "accept_after", "max_message_size", "send_timeout", "ping_interval", "message_timeout",
-    "handshake_timeout", "keep_alive_timeout", "body_timeout", "max_connections",
+    "accept_after",
+    "max_message_size",
+    "send_timeout",
+    "ping_interval",
+    "message_timeout",
+    "handshake_timeout",
+    "keep_alive_timeout",
+    "body_timeout",
+    "max_connections",
+    "stop_timeout",
 }
 
 
@@ -40,10 +60,10 @@ class Options:
     #: None sets no limit.
     max_message_size: int | None = 1 << 20
     #: How many received messages wait for ``receive()`` before reading from the peer stops.
-    max_queue: int = 32
+    max_queued_messages: int = 32
     #: How many bytes of memory the received messages that wait may take before reading from the
     #: peer stops.
-    max_queue_size: int = 64 << 10
+    max_queued_bytes: int = 64 << 10
     #: How much may wait for the peer to read it before ``send()`` blocks.
     max_send_buffer: int = 256 << 10
     #: For how long the peer may read nothing while ``send()`` blocks; then the connection is
@@ -75,18 +95,21 @@ class Options:
     #: How long a view may take to accept or refuse its WebSocket; then the ``101`` goes out by
     #: itself, and what the view refuses later is closed with 1008. None waits for ever.
     accept_after: float | None = 3.0
+    #: How many seconds the server waits for the views when it stops; then it kills them. None
+    #: waits without a limit. For gunicorn it is ``--graceful-timeout``.
+    stop_timeout: float | None = 10.0
     #: How much the headers of a request may be, together; gunicorn has limits of its own.
     max_header_size: int = 64 << 10
     #: How many WebSockets are open at once; who asks for another gets a 503 with Retry-After.
     #: None sets no limit.
     max_connections: int | None = 20_000
-    #: From which pages browsers may connect: None for every page, a list such as
-    #: ``["https://example.com", "https://*.example.com"]``, or by default the server's own origin.
-    #: With None, any web page can act in the name of a user who is logged in with a cookie
-    #: (cross-site WebSocket hijacking).
-    allowed_origins: Sequence[str] | None = ("self",)
-    #: Addresses and networks of proxies whose X-Forwarded-Proto and X-Forwarded-Host are believed;
-    #: ``["*"]`` believes everybody, which is safe only if nobody but the proxy can connect.
+    #: Pages that browsers may connect from: a list such as
+    #: ``["https://example.com", "https://*.example.com"]``; by default the server's own origin.
+    #: ``"*"`` allows every page. Then any web page can act in the name of a user who is logged in
+    #: with a cookie (cross-site WebSocket hijacking).
+    allowed_origins: Sequence[str] = ("self",)
+    #: Addresses and networks of proxies whose X-Forwarded-Proto and X-Forwarded-Host are used.
+    #: ``"*"`` trusts every peer, which is safe only if nobody but the proxy can connect.
     trusted_proxies: Sequence[str] = ()
     #: The subprotocols that are spoken, the preferred one first.
     subprotocols: Sequence[str] = ()
@@ -113,9 +136,12 @@ class Options:
             if value > _LONGEST:
                 raise ValueError(f"{name} must be at most {_LONGEST} seconds, not {value!r}")
         for name in ("allowed_origins", "trusted_proxies", "subprotocols"):
-            if isinstance(getattr(self, name), (str, bytes)):
-                raise TypeError(f"{name} must be a list of strings, not one string")
-        for origin in self.allowed_origins or ():
+            value = getattr(self, name)
+            if value == "*" and name != "subprotocols":
+                object.__setattr__(self, name, ("*",))
+            elif isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+                raise TypeError(f"{name} must be a list of strings, not {value!r}")
+        for origin in self.allowed_origins:
             is_str = isinstance(origin, str)
             if not is_str or (origin not in _WORDS and "://" not in origin and "*" not in origin):
                 raise ValueError(
@@ -138,8 +164,8 @@ class Options:
             )
 
     @property
-    def deflate(self) -> Deflate | None:
-        """How messages are compressed; None for not at all."""
+    def compression_parameters(self) -> Deflate | None:
+        """Parameters of permessage-deflate; None without compression."""
         return _DEFLATE if self.compression is True else self.compression or None
 
     @property
@@ -152,36 +178,3 @@ class Options:
         """Remove the options from ``keywords`` and return them."""
         names = {field.name for field in dataclasses.fields(cls)}
         return {name: keywords.pop(name) for name in names & keywords.keys()}
-
-    @classmethod
-    def of(
-        cls, holder: object, overrides: Mapping[str, Any], application: object = None
-    ) -> Options:
-        """The options that a class or an object holds as attributes, with some overridden.
-
-        Those that the application asks for go before all of them; where both say something, and
-        not the same, the log tells.
-        """
-        held = {
-            field.name: getattr(holder, field.name)
-            for field in dataclasses.fields(cls) if hasattr(holder, field.name)
-        }
-        held.update(overrides)
-        own = options_of(application)
-        for name in held.keys() & own.keys():
-            if held[name] != own[name]:
-                logger.warning(
-                    "The application asks for %s=%r, the server for %r; the application's holds",
-                    name, own[name], held[name],
-                )
-        return cls(**{**held, **own})
-
-
-def options_of(application: object) -> dict[str, Any]:
-    """What an application asks for by itself: what its ``websocket_options()`` returns, if any.
-
-    :class:`geventws.WebSocketMiddleware` has it from its keywords, and
-    :class:`geventws.flask.Sockets` from the configuration.
-    """
-    ask = getattr(application, "websocket_options", None)
-    return dict(ask()) if callable(ask) else {}

@@ -2,6 +2,7 @@
 
 ``make_wsgi_app()`` shows them.
 """
+
 from __future__ import annotations
 
 import atexit
@@ -16,8 +17,8 @@ from gevent import get_hub
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from .drain import stats
-from .totals import Stats
+from .server.registry import stats
+from .server.stats import Stats
 
 #: How often, in seconds, the metrics are brought up to date.
 _INTERVAL = 1.0

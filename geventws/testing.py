@@ -1,12 +1,13 @@
 """Test views without a port, without a thread, with the real handler::
 
-    from geventws.testing import connect
+from geventws.testing import connect
 
-    def test_echo():
-        with connect(app, "/echo") as ws:
-            ws.send("hello")
-            assert ws.receive() == "hello"
+def test_echo():
+    with connect(app, "/echo") as ws:
+        ws.send("hello")
+        assert ws.receive() == "hello"
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,20 +17,22 @@ import gevent
 from gevent import socket
 from gevent.timeout import Timeout
 
-from .client import ClientWebSocket, open_on, options_for
-from .client_handshake import Target, parse_url
+from .client.client import ClientWebSocket, open_on, options_for
 from .exceptions import ConnectionClosed, HandshakeError
-from .hosts import StartResponse
-from .middleware import Application
-from .options import Options, options_of
-from .server import WebSocketServer
+from .options import Options
+from .protocol.urls import Target, parse_url
+from .server.configuration import application_options
+from .server.server import WebSocketServer
+from .typing import Application, Environ, StartResponse
 
 #: Who the view sees as its client.
 _ADDRESS = ("127.0.0.1", 50000)
 
 
 def connect(
-    app: Application, path: str = "/", *,
+    app: Application,
+    path: str = "/",
+    *,
     headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
     cookies: Mapping[str, str] | None = None,
     origin: str | None = None,
@@ -105,7 +108,7 @@ class TestedWebSocket(ClientWebSocket):
         return message
 
     def __iter__(self) -> Iterator[str | bytes]:
-        while not self._end_told and (message := self.receive()) is not None:
+        while not self._end_reported and (message := self.receive()) is not None:
             yield message
 
     def __exit__(self, *exc_info: object) -> None:
@@ -139,13 +142,11 @@ class _Run:
         finally:
             sock.close()
 
-    def websocket_options(self) -> dict[str, Any]:
+    def geventws_options(self) -> dict[str, Any]:
         """The application's own."""
-        return options_of(self._app)
+        return application_options(self._app)
 
-    def __call__(
-        self, environ: dict[str, Any], start_response: StartResponse
-    ) -> Iterable[bytes]:
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         try:
             result = self._app(environ, start_response)
         except ConnectionClosed:

@@ -1,4 +1,5 @@
 """``geventws.bottle``: Bottle's views with a WebSocket as their argument."""
+
 import os
 import shutil
 import signal
@@ -212,8 +213,13 @@ def test_a_program_that_is_not_patched_is_told_so(tmp_path):
     program = Path(tmp_path) / "program.py"
     program.write_text(lines)
     done = subprocess.run(
-        [sys.executable, program, str(free_port()), "once"], cwd=ROOT, capture_output=True,
-        text=True, timeout=30, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, program, str(free_port()), "once"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 1
     assert "RuntimeError: Bottle needs gevent.monkey.patch_all()" in done.stderr

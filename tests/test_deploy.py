@@ -1,4 +1,5 @@
 """The files of ``deploy/``, with the real programs."""
+
 import contextlib
 import re
 import shlex
@@ -83,8 +84,9 @@ def test_a_proxy_ends_tls_in_front_of_two_workers_and_other_sites_stay_out(behin
         client.sock.close()
     for _ in range(20):
         with behind.client() as client:
-            client.send(request("/whoami", [*behind.headers(), ("Connection", "close")],
-                                without="Upgrade"))
+            client.send(
+                request("/whoami", [*behind.headers(), ("Connection", "close")], without="Upgrade")
+            )
             workers.add(client.read_response()[1])
     assert len(workers) == 2
     for worker in behind.workers:
@@ -101,8 +103,10 @@ def test_a_proxy_is_believed_only_if_it_is_named(behind, name):
     with behind.client() as client:
         client.send(request("/echo", behind.headers()))
         assert client.read_head() == "403"
-    assert any(f"its Origin is '{behind.origin}', and this server is 'http://" in worker.output
-               for worker in behind.workers)
+    assert any(
+        f"its Origin is '{behind.origin}', and this server is 'http://" in worker.output
+        for worker in behind.workers
+    )
 
 
 @pytest.mark.parametrize("name", IMPATIENT)
@@ -153,7 +157,9 @@ def test_heroku(tmp_path):
     (tmp_path / "app.py").write_text("from tests.support.apps import site as app\n")
     port = proxies.free_port()
     environment = {
-        "PORT": str(port), "WEB_CONCURRENCY": "2", "FORWARDED_ALLOW_IPS": "*",
+        "PORT": str(port),
+        "WEB_CONCURRENCY": "2",
+        "FORWARDED_ALLOW_IPS": "*",
         "PYTHONPATH": str(ROOT),
     }
     ready = rf"http://0\.0\.0\.0:{port}"
@@ -175,7 +181,10 @@ def test_systemd_finds_no_fault_with_its_units(tmp_path):
         (tmp_path / unit.name).write_text(text)
     units = [str(path) for path in tmp_path.iterdir()]
     done = subprocess.run(
-        [analyze, "verify", "--man=no", *units], capture_output=True, text=True, check=False,
+        [analyze, "verify", "--man=no", *units],
+        capture_output=True,
+        text=True,
+        check=False,
         timeout=30,
     )
     complaints = [line for line in done.stderr.splitlines() if str(tmp_path) in line]
@@ -186,12 +195,14 @@ def test_systemds_socket_is_gunicorns(tmp_path):
     activate = need("systemd-socket-activate", "apt-get install systemd")
     port = proxies.free_port()
     command = [
-        activate, f"--listen=127.0.0.1:{port}", sys.executable, *GUNICORN, "tests.support.apps:site"
+        activate,
+        f"--listen=127.0.0.1:{port}",
+        sys.executable,
+        *GUNICORN,
+        "tests.support.apps:site",
     ]
     arguments = ["-c", "import os, sys; os.execv(sys.argv[1], sys.argv[1:])", *command]
     with serving(arguments, tmp_path / "log", ready="Listening on") as process:
         with RawClient(("127.0.0.1", port)).open() as client:  # this starts it
             client.finish()
         process.wait_for(rf"Listening at: http://127\.0\.0\.1:{port}")
-
-

@@ -1,4 +1,5 @@
 """What the documentation shows: every snippet is Python, and what the tutorials make works."""
+
 import configparser
 import re
 import subprocess
@@ -15,7 +16,8 @@ from tests.support.servers import serving
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
-    page for folder in (".", "benchmarks", "compliance", "docs", "examples/*")
+    page
+    for folder in (".", "benchmarks", "compliance", "docs", "examples/*")
     for page in ROOT.glob(f"{folder}/*.md")
 )
 TUTORIALS = ["tutorial-flask.md", "tutorial-bottle.md"]
@@ -47,7 +49,11 @@ def test_the_tests_of_a_tutorial_pass_for_its_last_program(tutorial, tmp_path):
     follow(tutorial, tmp_path)
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_app.py"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert "1 passed" in run.stdout, run.stdout + run.stderr
 
@@ -80,7 +86,9 @@ def test_every_program_of_a_tutorial_can_be_imported(tutorial, tmp_path):
             (tmp_path / f"app{i}.py").write_text(snippet)
             subprocess.run(
                 [sys.executable, "-c", f"import app{i}; assert callable(app{i}.app)"],
-                cwd=tmp_path, check=True, timeout=60,
+                cwd=tmp_path,
+                check=True,
+                timeout=60,
             )
 
 
@@ -104,7 +112,8 @@ def test_every_make_target_and_every_extra_that_is_named_exists():
     assert targets <= set(re.findall(r"(?m)^([a-z]+):", (ROOT / "Makefile").read_text()))
     setup = configparser.ConfigParser(interpolation=None)
     setup.read(ROOT / "setup.cfg")
-    extras = {extra for some in re.findall(r"geventws\[([a-z,]+)\]", text)
-              for extra in some.split(",")}
+    extras = {
+        extra for some in re.findall(r"geventws\[([a-z,]+)\]", text) for extra in some.split(",")
+    }
     assert extras
     assert extras <= set(setup["options.extras_require"])

@@ -1,4 +1,5 @@
 """Socket.IO on geventws: python-socketio and Flask-SocketIO with the JavaScript client."""
+
 import json
 import re
 import socket
@@ -43,7 +44,10 @@ def javascript(node_modules):
     def run(scenario: str, site: Process):
         done = subprocess.run(
             [node, NODE / "socketio_client.cjs", scenario, f"http://127.0.0.1:{site.address[1]}"],
-            capture_output=True, timeout=30, text=True, check=False,
+            capture_output=True,
+            timeout=30,
+            text=True,
+            check=False,
         )
         assert (done.returncode, done.stderr) == (0, ""), site.output
         return json.loads(done.stdout)
@@ -52,7 +56,10 @@ def javascript(node_modules):
 
 
 TOLD = {
-    "transport": "websocket", "sum": 5, "text": "hcid ßürg", "binary": [255, 2, 1],
+    "transport": "websocket",
+    "sum": 5,
+    "text": "hcid ßürg",
+    "binary": [255, 2, 1],
     "big": 2 << 20,
 }
 

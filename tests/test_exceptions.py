@@ -1,4 +1,5 @@
 """What the exceptions tell, and that they survive copying."""
+
 import copy
 import pickle
 
@@ -30,12 +31,17 @@ def test_errors_can_be_copied(error, copied):
     assert str(twin) == str(error)
 
 
-@pytest.mark.parametrize(("error", "text"), [
-    (HandshakeError("", "the server closed the connection without an answer"),
-     "the server closed the connection without an answer"),
-    (HandshakeError("302 Found", b"", [("Location", "/login")]), "302 Found: /login"),
-    (HandshakeError("500 Oops", b"x" * 1000), "500 Oops: " + "x" * 200 + "..."),
-])
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            HandshakeError("", "the server closed the connection without an answer"),
+            "the server closed the connection without an answer",
+        ),
+        (HandshakeError("302 Found", b"", [("Location", "/login")]), "302 Found: /login"),
+        (HandshakeError("500 Oops", b"x" * 1000), "500 Oops: " + "x" * 200 + "..."),
+    ],
+)
 def test_the_text_of_a_refusal_is_short_and_names_what_matters(error, text):
     assert str(error) == text
 

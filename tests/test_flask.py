@@ -1,4 +1,5 @@
 """``geventws.flask``: Flask's views with a WebSocket as their argument."""
+
 import contextlib
 import logging
 import subprocess
@@ -380,9 +381,7 @@ def test_a_peer_that_leaves_is_no_error_in_the_log(app, sockets, serve, caplog):
     assert not caplog.records
 
 
-def test_a_fault_after_the_upgrade_closes_with_1011_and_is_logged_once(
-    app, sockets, serve, caplog
-):
+def test_a_fault_after_the_upgrade_closes_with_1011_and_is_logged_once(app, sockets, serve, caplog):
     @sockets.route("/crash")
     def crash(ws):
         ws.send("about to fail")
@@ -432,9 +431,7 @@ def test_an_option_that_does_not_exist_is_an_error_when_the_server_starts(app, s
         serve(app)
 
 
-def test_options_that_middleware_hides_from_the_server_are_a_warning(
-    app, sockets, serve, caplog
-):
+def test_options_that_middleware_hides_from_the_server_are_a_warning(app, sockets, serve, caplog):
     sockets.route("/echo")(echo)
     app.config["GEVENTWS_MAX_MESSAGE_SIZE"] = 5
     server = serve(ProxyFix(app))
@@ -526,11 +523,14 @@ def test_flask_socks_close_has_a_reason_and_a_message(app, serve, arguments, exp
 
 def test_flask_socks_options_are_obeyed(app, serve):
     app.config["SOCK_SERVER_OPTIONS"] = {
-        "ping_interval": 25, "max_message_size": 5, "receive_bytes": 100, "subprotocols": None,
+        "ping_interval": 25,
+        "max_message_size": 5,
+        "receive_bytes": 100,
+        "subprotocols": None,
     }
     Sock(app).route("/echo")(echo)
     server = serve(app)
-    assert server.websocket_options.ping_interval == 25
+    assert server.options.ping_interval == 25
     with server.client().open("/echo") as client:
         client.send(frame(TEXT, "123456"))
         assert client.read_close()[0] == 1009

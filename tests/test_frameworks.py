@@ -1,4 +1,5 @@
 """What users of Flask and Bottle meet with nothing but ``environ["wsgi.websocket"]``."""
+
 import http.client
 import re
 from collections.abc import Iterator
@@ -24,10 +25,15 @@ def run(server: str, application: str, directory) -> Iterator[Process]:
     with serving(arguments, directory / "log") as process:
         yield process
     failures = set(re.findall(r"(?m)^[\w.]+(?:Error|Closed|Exception)\b.*", process.output))
-    assert failures <= {f"ZeroDivisionError: {fault}" for fault in (
-        "the fault of Flask's view", "the early fault of Flask's view",
-        "the fault of Bottle's view", "the early fault of Bottle's view",
-    )}
+    assert failures <= {
+        f"ZeroDivisionError: {fault}"
+        for fault in (
+            "the fault of Flask's view",
+            "the early fault of Flask's view",
+            "the fault of Bottle's view",
+            "the early fault of Bottle's view",
+        )
+    }
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -63,7 +69,9 @@ def stack(request, tmp_path_factory) -> Iterator[Process]:
 
 def dial(server: Process, path: str, **headers: str):
     return connect(
-        f"ws://127.0.0.1:{server.address[1]}{path}", proxy=None, close_timeout=PATIENCE,
+        f"ws://127.0.0.1:{server.address[1]}{path}",
+        proxy=None,
+        close_timeout=PATIENCE,
         additional_headers={name.replace("_", "-"): value for name, value in headers.items()},
     )
 
@@ -210,7 +218,8 @@ def test_bottle_answers_a_websocket_request_for_a_page_with_the_page(bottle_site
 
 def test_proxy_fix_tells_the_view_who_the_client_is(stack):
     headers = {
-        "X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https",
+        "X-Forwarded-For": "203.0.113.7",
+        "X-Forwarded-Proto": "https",
         "X-Forwarded-Host": "chat.example",
     }
     with dial(stack, "/who", **headers) as ws:

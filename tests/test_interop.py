@@ -1,4 +1,5 @@
 """Clients that nobody here wrote, talking to a server in a process of its own."""
+
 import asyncio
 import contextlib
 import json
@@ -315,7 +316,9 @@ def test_websocket_client_with_callbacks_runs_from_open_to_close(server):
         app.close(status=4005, reason=b"bye from the callbacks")
 
     app = websocket.WebSocketApp(
-        at(server, "/echo"), on_open=opened, on_message=received,
+        at(server, "/echo"),
+        on_open=opened,
+        on_message=received,
         on_error=lambda app, error: calls.append(error),
         on_close=lambda app, code, reason: calls.append("close"),
     )
@@ -331,6 +334,7 @@ def test_websocket_client_with_callbacks_runs_from_open_to_close(server):
 
 def in_session(server: Process, path: str, talk, **options):
     """What ``talk(ws)`` returns, ``ws`` being a WebSocket of aiohttp's."""
+
     async def conversation():
         async with (
             aiohttp.ClientSession() as session,
@@ -348,13 +352,13 @@ def test_aiohttp_gets_text_bytes_and_a_mebibyte_back(server):
         await ws.send_json({"n": 1})
         await ws.send_bytes(bytes(MEBIBYTE))
         return (
-            await ws.receive_str(), await ws.receive_bytes(), await ws.receive_json(),
+            await ws.receive_str(),
+            await ws.receive_bytes(),
+            await ws.receive_json(),
             await ws.receive_bytes(),
         )
 
-    assert in_session(server, "/echo", talk) == (
-        "grüß dich", b"\0\xff", {"n": 1}, bytes(MEBIBYTE)
-    )
+    assert in_session(server, "/echo", talk) == ("grüß dich", b"\0\xff", {"n": 1}, bytes(MEBIBYTE))
 
 
 def test_aiohttp_offers_compression_and_gets_its_messages_back(server):
@@ -389,9 +393,7 @@ def test_aiohttp_sees_the_close_of_the_server(server):
         message = await ws.receive()
         return message.type, message.data, message.extra, ws.close_code
 
-    assert in_session(server, "/close", talk) == (
-        aiohttp.WSMsgType.CLOSE, 4001, "not you", 4001
-    )
+    assert in_session(server, "/close", talk) == (aiohttp.WSMsgType.CLOSE, 4001, "not you", 4001)
 
 
 def test_aiohttp_closes_and_its_code_and_reason_reach_the_view(server):
@@ -525,7 +527,10 @@ def node_ws(node_modules, server):
     def run_scenario(scenario: str, path: str = "/echo"):
         done = subprocess.run(
             [node, NODE / "ws_client.cjs", scenario, at(server, path)],
-            capture_output=True, timeout=2 * PATIENCE, text=True, check=False,
+            capture_output=True,
+            timeout=2 * PATIENCE,
+            text=True,
+            check=False,
         )
         assert (done.returncode, done.stderr) == (0, "")
         return json.loads(done.stdout)
@@ -551,7 +556,8 @@ def test_node_answers_the_pings_of_the_server(node_ws):
 
 def test_node_and_the_server_exchange_compressed_messages(node_ws):
     assert node_ws("deflate") == {
-        "extensions": "permessage-deflate", "answers": ["a" * 5000, "", MEBIBYTE],
+        "extensions": "permessage-deflate",
+        "answers": ["a" * 5000, "", MEBIBYTE],
     }
 
 
@@ -583,7 +589,9 @@ def test_node_sees_the_status_and_the_body_of_a_refusal(node_ws):
 # ----------------------------------------------------------------------- curl
 
 UPGRADE = (
-    "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
     f"Sec-WebSocket-Key: {KEY}",
 )
 
@@ -592,8 +600,17 @@ def curl_command(server: Process, path: str, *headers: str) -> list[str]:
     curl = need("curl", "apt-get install curl")
     given = [argument for header in headers for argument in ("-H", header)]
     return [
-        curl, "--silent", "--http1.1", "-i", "-N", "--noproxy", "*", "--max-time", str(PATIENCE),
-        *given, at(server, path, "http"),
+        curl,
+        "--silent",
+        "--http1.1",
+        "-i",
+        "-N",
+        "--noproxy",
+        "*",
+        "--max-time",
+        str(PATIENCE),
+        *given,
+        at(server, path, "http"),
     ]
 
 
@@ -626,7 +643,8 @@ def test_curl_shows_the_101_and_the_frames_behind_it(server):
     lines = output.removesuffix(end).decode().split("\r\n")
     assert lines[0] == "HTTP/1.1 101 Switching Protocols"
     assert {
-        "Upgrade: websocket", "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
         "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=",
     } <= set(lines)
     assert not [line for line in lines if line.lower().startswith(("content-", "transfer-"))]
@@ -725,10 +743,13 @@ def test_chromium_sees_a_refused_upgrade_as_an_error(chromium):
 
 
 def test_chromium_agrees_on_a_subprotocol(chromium):
-    assert chromium("""
+    assert chromium(
+        """
         const ws = open(["chat.v1", "chat.v2"]);
         ws.onmessage = ({data}) => { told.push(ws.protocol, data); };
-    """, "/accept") == ["chat.v2", "chat.v2", 1000, "", True]
+    """,
+        "/accept",
+    ) == ["chat.v2", "chat.v2", 1000, "", True]
 
 
 def test_chromium_cannot_connect_from_the_page_of_another_origin(open_window, server):
@@ -741,9 +762,12 @@ def test_chromium_cannot_connect_from_the_page_of_another_origin(open_window, se
 
 def test_chromium_ends_the_view_when_its_window_is_closed(open_window, server):
     window = open_window(at(server, "/plain", "http"))
-    assert window.execute_async_script(
-        OPENING + "const ws = open(); ws.onopen = () => { ws.send('one'); done('open'); };",
-        at(server, "/farewell"),
-    ) == "open"
+    assert (
+        window.execute_async_script(
+            OPENING + "const ws = open(); ws.onopen = () => { ws.send('one'); done('open'); };",
+            at(server, "/farewell"),
+        )
+        == "open"
+    )
     window.quit()
     server.wait_for("after 1 messages 1001 ''")

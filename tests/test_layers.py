@@ -1,4 +1,5 @@
 """The architecture: a layer imports only from those below it."""
+
 import ast
 import sys
 from pathlib import Path
@@ -41,8 +42,13 @@ LAYERS = [
     {"cli.serve"},
     {"cli", ""},
     {"__main__"},
-    {"compat.exceptions", "compat.logs", "compat.protocols", "compat.python",
-     "compat.utf8validator"},
+    {
+        "compat.exceptions",
+        "compat.logs",
+        "compat.protocols",
+        "compat.python",
+        "compat.utf8validator",
+    },
     {"compat.resource", "compat.websocket"},
     {"compat.handler"},
     {"compat.server", "compat.workers"},
@@ -80,7 +86,7 @@ def imports_of(module):
         elif isinstance(node, ast.ImportFrom) and not node.level:
             outside.add(node.module)
         elif isinstance(node, ast.ImportFrom):
-            base = parent[:len(parent) - node.level + 1]
+            base = parent[: len(parent) - node.level + 1]
             if node.module:
                 inside.add(".".join([*base, node.module]))
             else:

@@ -1,10 +1,12 @@
 """Which values options may have, and whose hold when several have a say."""
+
 import pytest
 from gevent.pywsgi import WSGIServer
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from geventws import WebSocketHandler, WebSocketMiddleware
 from geventws.options import Options
+from geventws.server.configuration import combine_options, take_options
 from tests.support.apps import site
 from tests.support.client import TEXT, RawClient, frame
 
@@ -12,12 +14,23 @@ from tests.support.client import TEXT, RawClient, frame
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"max_message_size": 0}, {"max_message_size": 1 << 64}, {"max_queue": 1.5},
-        {"max_queue_size": -1}, {"max_send_buffer": "1"}, {"send_timeout": 0},
-        {"close_timeout": None}, {"ping_interval": float("inf")}, {"ping_timeout": float("nan")},
-        {"handshake_timeout": 1e300}, {"max_queue": True}, {"accept_after": True},
-        {"allowed_origins": ["example.com"]}, {"allowed_origins": [None]},
-        {"ping_interval": 0}, {"ping_timeout": None}, {"close_timeout": -1},
+        {"max_message_size": 0},
+        {"max_message_size": 1 << 64},
+        {"max_queued_messages": 1.5},
+        {"max_queued_bytes": -1},
+        {"max_send_buffer": "1"},
+        {"send_timeout": 0},
+        {"close_timeout": None},
+        {"ping_interval": float("inf")},
+        {"ping_timeout": float("nan")},
+        {"handshake_timeout": 1e300},
+        {"max_queued_messages": True},
+        {"accept_after": True},
+        {"allowed_origins": ["example.com"]},
+        {"allowed_origins": [None]},
+        {"ping_interval": 0},
+        {"ping_timeout": None},
+        {"close_timeout": -1},
         {"trusted_proxies": ["proxy.example"]},
         {"subprotocols": ["a b"]},
     ],
@@ -51,7 +64,7 @@ def test_an_unknown_option_is_refused():
 
 def test_options_are_taken_out_of_other_keywords():
     keywords = {"max_message_size": 5, "backlog": 7}
-    assert Options.take_from(keywords) == {"max_message_size": 5}
+    assert take_options(keywords) == {"max_message_size": 5}
     assert keywords == {"backlog": 7}
 
 
@@ -60,7 +73,7 @@ def test_keywords_override_the_attributes_of_a_class():
         max_message_size = 5
         subprotocols = ("chat",)
 
-    options = Options.of(Handler, {"max_message_size": 6})
+    options = combine_options(Handler, {"max_message_size": 6})
     assert (options.max_message_size, options.subprotocols) == (6, ("chat",))
 
 
@@ -116,7 +129,7 @@ def test_the_options_of_the_application_hold_and_the_log_says_so(serve_with_opti
     wrapped = WebSocketMiddleware(site, max_message_size=5, ping_interval=9)
     assert refuses(serve_with_options(wrapped), 6, "server")
     assert [record.getMessage() for record in caplog.records] == [
-        "The application asks for max_message_size=5, the server for 7; the application's holds"
+        "The application asks for max_message_size=5, the server for 7: the former is used"
     ]
 
 

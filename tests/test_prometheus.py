@@ -1,4 +1,5 @@
 """``geventws.prometheus``: the figures of one process, and of gunicorn's several."""
+
 import os
 import re
 import signal
@@ -80,8 +81,18 @@ def test_the_workers_of_gunicorn_are_summed_up_also_when_they_have_ended(tmp_pat
     shared.mkdir()
     shared.joinpath("counter_1.db").touch()  # as a process leaves it that is just beginning
     arguments = [
-        "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "-b", "127.0.0.1:0", "-w", "2",
-        "--graceful-timeout", "5", *(["--preload"] if preload else []), APP,
+        "-m",
+        "gunicorn",
+        "-c",
+        "deploy/gunicorn.conf.py",
+        "-b",
+        "127.0.0.1:0",
+        "-w",
+        "2",
+        "--graceful-timeout",
+        "5",
+        *(["--preload"] if preload else []),
+        APP,
     ]
     environment = {"PROMETHEUS_MULTIPROC_DIR": str(shared)}
     with serving(arguments, tmp_path / "log", **environment) as process:
@@ -94,9 +105,7 @@ def test_the_workers_of_gunicorn_are_summed_up_also_when_they_have_ended(tmp_pat
             assert client.read_close() == (1001, "")
             client.send(close_frame(1001))
             client.sock.close()
-        gone = process.wait_for(
-            r"exiting \(pid: (\d+)\)(?s:.*)exiting \(pid: (\d+)\)"
-        )
+        gone = process.wait_for(r"exiting \(pid: (\d+)\)(?s:.*)exiting \(pid: (\d+)\)")
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in gone.groups()))
         found = wait_for(process, connections=0, **{'connections_closed_total{code="1001"}': 8})
         assert found["messages_received_total"] == 16

@@ -1,4 +1,5 @@
 """Django, Pyramid and no framework at all, bare and inside of WhiteNoise, Sentry and ProxyFix."""
+
 import pytest
 
 from geventws import HandshakeError
@@ -61,8 +62,10 @@ def test_a_fault_closes_with_1011(site):
 def test_a_stack_of_middleware_lets_everything_through(serve, events):
     server = serve(sites.plain_stack, trusted_proxies=["127.0.0.1"])
     headers = [
-        ("X-Forwarded-For", "203.0.113.7"), ("X-Forwarded-Proto", "https"),
-        ("X-Forwarded-Host", "chat.example"), ("Origin", "https://chat.example"),
+        ("X-Forwarded-For", "203.0.113.7"),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Forwarded-Host", "chat.example"),
+        ("Origin", "https://chat.example"),
     ]
     with server.client().open("/", headers) as client:
         assert client.read_frame() == (TEXT, b"203.0.113.7 https")

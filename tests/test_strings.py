@@ -1,4 +1,5 @@
 """Text that cannot be encoded is refused where it comes in, and nothing is sent or changed."""
+
 import contextlib
 import json
 
@@ -6,8 +7,8 @@ import pytest
 from gevent.event import AsyncResult
 
 from geventws import Broadcast, connect, testing
-from geventws.client_handshake import parse_proxy, parse_url
 from geventws.compat.websocket import _encode
+from geventws.protocol.client_handshake import parse_proxy, parse_url
 from tests.support.apps import echo
 from tests.support.client import BINARY, PING, PONG, TEXT, frame
 
@@ -61,6 +62,7 @@ def test_a_client_that_sends_a_lone_surrogate_goes_on(way, compression):
 
 def test_between_answers_of_one_dispatch_nothing_is_lost(run):
     """There, frames gather in a buffer before they are written."""
+
     def view(ws):
         for message in ws:
             with contextlib.suppress(ValueError):
@@ -71,7 +73,9 @@ def test_between_answers_of_one_dispatch_nothing_is_lost(run):
     client.send(frame(TEXT, "1") + frame(TEXT, "2") + frame(PING, "p") + frame(TEXT, "3"))
     received = [client.read_frame() for _ in range(4)]
     assert [each for each in received if each[0] == TEXT] == [
-        (TEXT, b"1"), (TEXT, b"2"), (TEXT, b"3"),
+        (TEXT, b"1"),
+        (TEXT, b"2"),
+        (TEXT, b"3"),
     ]
     assert (PONG, b"p") in received
 
@@ -84,8 +88,17 @@ def test_surrogates_in_pairs_are_characters(run):
 # --------------------------------------------------------------------- handshakes
 
 HEADERS = [
-    (LONE, "a"), ("X", LONE), ("X", "snow \u2603"), ("X", b"bytes"), (b"X", "a"), ("X", 5),
-    ("X", None), (None, "a"), ("X", "a\r\nY: b"), ("X", "\0"), ("X" * 10 + " ", "a"),
+    (LONE, "a"),
+    ("X", LONE),
+    ("X", "snow \u2603"),
+    ("X", b"bytes"),
+    (b"X", "a"),
+    ("X", 5),
+    ("X", None),
+    (None, "a"),
+    ("X", "a\r\nY: b"),
+    ("X", "\0"),
+    ("X" * 10 + " ", "a"),
 ]
 
 
@@ -135,9 +148,14 @@ def test_a_header_that_cannot_be_sent_is_refused_before_there_is_a_connection(na
         testing.connect(echo, headers=[(name, value)])
 
 
-@pytest.mark.parametrize("options", [
-    {"origin": LONE}, {"subprotocols": [LONE]}, {"subprotocols": ["grüß"]},
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"origin": LONE},
+        {"subprotocols": [LONE]},
+        {"subprotocols": ["grüß"]},
+    ],
+)
 def test_what_cannot_be_in_a_request_is_refused_before_there_is_a_connection(options, nobody):
     with pytest.raises(ValueError, match="cannot be"):
         connect(nobody, **options)
@@ -153,9 +171,14 @@ def test_a_path_that_cannot_be_encoded_is_refused(rest, nobody):
         testing.connect(echo, rest)
 
 
-@pytest.mark.parametrize("url", [
-    f"ws://{LONE}:x@host/", f"ws://user:{LONE}@host/", f"ws://{LONE}.example/",
-])
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"ws://{LONE}:x@host/",
+        f"ws://user:{LONE}@host/",
+        f"ws://{LONE}.example/",
+    ],
+)
 def test_a_url_that_cannot_be_encoded_is_refused(url):
     with pytest.raises(ValueError, match="the URL cannot be encoded in UTF-8"):
         parse_url(url)
@@ -163,21 +186,41 @@ def test_a_url_that_cannot_be_encoded_is_refused(url):
         parse_proxy(url.replace("ws", "http", 1))
 
 
-@pytest.mark.parametrize("host", [
-    "a b", "a\0b", "a" * 64, "ä" * 64, "a..b", ".a", "a\u3000b", "a\x7f", "a" * 60 + ".a" * 120,
-    "a<b", 'a"b', "a\\b",
-])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "a b",
+        "a\0b",
+        "a" * 64,
+        "ä" * 64,
+        "a..b",
+        ".a",
+        "a\u3000b",
+        "a\x7f",
+        "a" * 60 + ".a" * 120,
+        "a<b",
+        'a"b',
+        "a\\b",
+    ],
+)
 def test_what_cannot_be_the_name_of_a_host_is_refused(host):
     for parse, url in ((parse_url, f"ws://{host}/"), (parse_proxy, f"http://{host}/")):
         with pytest.raises(ValueError, match="cannot be the name of a host"):
             parse(url)
 
 
-@pytest.mark.parametrize(("url", "host"), [
-    ("ws://127.0.0.1/", "127.0.0.1"), ("ws://[::1]/", "::1"), ("ws://BÜCHER.example/", "xn--"),
-    ("ws://my_service/", "my_service"), ("ws://example.com./", "example.com."),
-    ("ws://[fe80::1%25eth0]/", "fe80::1%25eth0"), ("ws://xn--bcher-kva.example/", "xn--bcher"),
-])
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("ws://127.0.0.1/", "127.0.0.1"),
+        ("ws://[::1]/", "::1"),
+        ("ws://BÜCHER.example/", "xn--"),
+        ("ws://my_service/", "my_service"),
+        ("ws://example.com./", "example.com."),
+        ("ws://[fe80::1%25eth0]/", "fe80::1%25eth0"),
+        ("ws://xn--bcher-kva.example/", "xn--bcher"),
+    ],
+)
 def test_what_is_the_name_of_a_host(url, host):
     assert parse_url(url).host.startswith(host)
 
@@ -201,6 +244,7 @@ def test_a_cookie_of_a_test_that_cannot_be_sent():
 
 # ----------------------------------------------------------------------------- compat
 
+
 def test_the_old_names_refuse_it_too():
     with pytest.raises(ValueError, match="lone surrogate"):
         _encode(LONE)
@@ -211,13 +255,17 @@ def test_the_old_names_refuse_it_too():
 MESSAGES = {"text": "hello", "binary": b"\xed\xa0\x80"}
 
 
-@pytest.mark.parametrize("channel", [*SURROGATES, "", None, b"room", 5, ["room"], "ä" * 513,
-                                     "a" * 1025, "a" * 10_000_000])
+@pytest.mark.parametrize(
+    "channel",
+    [*SURROGATES, "", None, b"room", 5, ["room"], "ä" * 513, "a" * 1025, "a" * 10_000_000],
+)
 def test_a_channel_that_cannot_be_named_is_refused_by_all_verbs(channel):
     broadcast = Broadcast(history=5)
     verbs = [
-        lambda: broadcast.publish(channel, "hello"), lambda: broadcast.history(channel),
-        lambda: broadcast.subscribers(channel), lambda: broadcast.listen(channel),
+        lambda: broadcast.publish(channel, "hello"),
+        lambda: broadcast.history(channel),
+        lambda: broadcast.subscribers(channel),
+        lambda: broadcast.listen(channel),
         lambda: broadcast.subscribe(channel, None),
     ]
     for verb in verbs:
@@ -261,8 +309,9 @@ def test_an_id_that_is_no_string_is_refused(run, since):
     assert broadcast.subscribers("room") == 0
 
 
-@pytest.mark.parametrize("since", [*SURROGATES, "9" * 10_000_000, "-", "\0", "\u0661-\u0661",
-                                   "1-1-1", "+1-1"])
+@pytest.mark.parametrize(
+    "since", [*SURROGATES, "9" * 10_000_000, "-", "\0", "\u0661-\u0661", "1-1-1", "+1-1"]
+)
 def test_an_id_that_a_client_has_made_up_is_unknown(run, since):
     broadcast = Broadcast(history=5)
     broadcast.publish("room", "kept")

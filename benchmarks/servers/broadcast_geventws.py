@@ -1,4 +1,5 @@
 """A broadcast to all who are connected, in any number of processes: see ../broadcast.py."""
+
 import os
 
 from geventws import Broadcast

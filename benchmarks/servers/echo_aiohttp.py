@@ -1,4 +1,5 @@
 """aiohttp on uvloop."""
+
 import sys
 
 import uvloop

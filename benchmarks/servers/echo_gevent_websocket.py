@@ -1,4 +1,5 @@
 """gevent-websocket under gevent's server, with wsaccel, which it recommends."""
+
 import sys
 
 from gevent.pywsgi import WSGIServer

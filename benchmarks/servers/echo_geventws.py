@@ -1,4 +1,5 @@
 """geventws under its own server; GEVENTWS_PURE_PYTHON=1 chooses the plain core."""
+
 import sys
 
 from geventws import WebSocketServer

@@ -1,4 +1,5 @@
 """picows on uvloop: callbacks on frames, no assembly of messages, no check of UTF-8."""
+
 import sys
 
 import uvloop

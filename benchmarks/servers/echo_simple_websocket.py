@@ -1,4 +1,5 @@
 """simple-websocket under a gevent worker of gunicorn."""
+
 import os
 import sys
 

@@ -1,4 +1,5 @@
 """An ASGI application under uvicorn, in its quickest combination."""
+
 import sys
 
 import uvicorn
@@ -18,6 +19,13 @@ async def app(scope, receive, send):
 
 if __name__ == "__main__":
     uvicorn.run(
-        app, host="127.0.0.1", port=int(sys.argv[1]), loop="uvloop", http="httptools",
-        ws="websockets-sansio", lifespan="off", log_level="critical", access_log=False,
+        app,
+        host="127.0.0.1",
+        port=int(sys.argv[1]),
+        loop="uvloop",
+        http="httptools",
+        ws="websockets-sansio",
+        lifespan="off",
+        log_level="critical",
+        access_log=False,
     )

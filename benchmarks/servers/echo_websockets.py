@@ -1,4 +1,5 @@
 """websockets' asyncio server on uvloop."""
+
 import sys
 
 import uvloop

@@ -4,6 +4,7 @@ A page connects to ``/ws/<room>?name=<name>``. From then on a WebSocket carries 
 the page sends ``{"text": "…"}`` and gets the events that `rooms` makes. When it comes back, it adds
 ``since=<id>``, the id of the last message that it has, and gets those that it has missed.
 """
+
 # The first thing of all is to make Python's blocking calls cooperative, hence imports below it:
 # ruff: noqa: E402
 from gevent import monkey
@@ -92,10 +93,21 @@ def converse(ws: WebSocket, member: Member, since: str) -> None:
 @app.hook("after_request")
 def protect() -> None:
     """Let pages use nothing but our own files, even if somebody finds a way to inject HTML."""
-    response.set_header("Content-Security-Policy", "; ".join([
-        "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self'",
-        "connect-src 'self'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
-    ]))
+    response.set_header(
+        "Content-Security-Policy",
+        "; ".join(
+            [
+                "default-src 'none'",
+                "script-src 'self'",
+                "style-src 'self'",
+                "img-src 'self'",
+                "connect-src 'self'",
+                "base-uri 'none'",
+                "form-action 'none'",
+                "frame-ancestors 'none'",
+            ]
+        ),
+    )
     response.set_header("X-Content-Type-Options", "nosniff")
     response.set_header("Referrer-Policy", "no-referrer")
     response.set_header("Cache-Control", "no-cache")  # ask again, so that an edited file shows up

@@ -3,6 +3,7 @@
 A room is a channel of a broadcast, which keeps the last messages and sends every event to whoever
 is in the room, in whichever worker. Everything that can grow has a limit.
 """
+
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

@@ -1,4 +1,5 @@
 """Who is in which room, when there are several workers: they share what they know in Redis."""
+
 import json
 import time
 from collections.abc import Callable, Iterator

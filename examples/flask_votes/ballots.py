@@ -4,6 +4,7 @@ There is one connection and no lock. SQLite calls do not switch greenlets, so ea
 before any other greenlet runs; the price is that they stop the whole program meanwhile. That is
 fine for these: single statements on small indexed tables take some ten microseconds.
 """
+
 import secrets
 import sqlite3
 from collections.abc import Iterator, Set
@@ -90,8 +91,7 @@ class Ballots:
 
     def cast(self, round_id: int, voter: str, option: int) -> None:
         self._db.execute(
-            "INSERT INTO vote VALUES (?, ?, ?)"
-            " ON CONFLICT DO UPDATE SET option = excluded.option",
+            "INSERT INTO vote VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET option = excluded.option",
             (round_id, voter, option),
         )
 
@@ -107,7 +107,6 @@ class Ballots:
             " WHERE id > (SELECT MAX(id) FROM round WHERE chosen IS NULL) ORDER BY id"
         )
         return [chosen for (chosen,) in rows.fetchall()]
-
 
     def present(self, voters: Set[str]) -> int:
         """Note whose pages are open here; returns how many voters that is with all workers."""

@@ -3,6 +3,7 @@
 Both directions are greenlets of their own, since either may have to wait: the one that sends for
 a slow network, the one that receives for a person to make up their mind.
 """
+
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress

@@ -3,6 +3,7 @@
 Only what an address needs: up to 106 bytes (versions 1 to 5, which have a single block), and
 always mask 0, since a reader accepts any of the eight.
 """
+
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -25,8 +26,7 @@ def draw(text: str) -> Drawing | None:
     if matrix is None:
         return None
     squares = (
-        f"M{x} {y}h1v1h-1z"
-        for y, row in enumerate(matrix) for x, dark in enumerate(row) if dark
+        f"M{x} {y}h1v1h-1z" for y, row in enumerate(matrix) for x, dark in enumerate(row) if dark
     )
     return Drawing(len(matrix), "".join(squares))
 
@@ -62,7 +62,7 @@ def _remainder(codewords: bytes, corrections: int) -> bytes:
         factor = rest[i]
         for j, coefficient in enumerate(divisor):
             rest[i + j] ^= _multiply(coefficient, factor)
-    return bytes(rest[len(codewords):])
+    return bytes(rest[len(codewords) :])
 
 
 def _multiply(a: int, b: int) -> int:

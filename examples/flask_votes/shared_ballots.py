@@ -3,6 +3,7 @@
 Calls wait for Redis, and other greenlets run meanwhile. What must not come apart is therefore one
 command or one script.
 """
+
 import json
 import secrets
 import time

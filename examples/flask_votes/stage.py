@@ -1,4 +1,5 @@
 """What is on stage: the open step, its count, and the pages that watch."""
+
 import json
 import secrets
 from collections import Counter

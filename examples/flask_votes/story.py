@@ -1,15 +1,16 @@
 """A branching story in a text file: its format, and every mistake in it told in one sentence.
 
-    title: The Lighthouse That Went for a Walk
+title: The Lighthouse That Went for a Walk
 
-    [morning] The hole in the cliff
-    Paragraphs of text, an empty line between them.
+[morning] The hole in the cliff
+Paragraphs of text, an empty line between them.
 
-    * Follow the footprints -> dunes
-    * Ask the ferry cat -> cat
+* Follow the footprints -> dunes
+* Ask the ferry cat -> cat
 
-    # The first step is the beginning; one without options is an ending; "#" starts a comment.
+# The first step is the beginning; one without options is an ending; "#" starts a comment.
 """
+
 import difflib
 import re
 from collections.abc import Iterator, Mapping
@@ -150,9 +151,7 @@ class _Reader:
                 number, f"an option of step “{step.name}” must read “* text -> step”"
             )
         if len(step.options) == MAX_OPTIONS:
-            raise self._mistake(
-                number, f"step “{step.name}” has more than {MAX_OPTIONS} options"
-            )
+            raise self._mistake(number, f"step “{step.name}” has more than {MAX_OPTIONS} options")
         step.options.append(Option(text, target, number))
 
     def _add_text(self, step: _Draft, number: int, line: str) -> None:

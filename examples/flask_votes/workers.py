@@ -1,4 +1,5 @@
 """What makes several workers one show: each hears when another has changed something."""
+
 from contextlib import suppress
 
 import gevent

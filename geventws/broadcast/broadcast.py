@@ -1,4 +1,5 @@
 """The application's side: publish, subscribe."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -7,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 from gevent import get_hub, sleep, spawn
 from gevent.monkey import get_original
 
-from .._core import fan_out
+from ..connection.threads import call_in_hub
+from ..connection.transport import fan_out
 from ..exceptions import BroadcastError
-from ..frames import CloseCode, encode_text
-from ..threads import call_in_hub
-from .base import Backend, Message, backend_for, check_channel, log_spoiled
-from .local import Channel, Listener, SharedQueue, Subscription, stop
+from ..protocol.frames import encode_text
+from ..protocol.state import State
+from .backend import Backend, Message, backend_for, check_channel, log_spoiled
+from .subscribers import Channel, Listener, SharedQueue, Subscription, stop
 
 if TYPE_CHECKING:
-    from ..connection import Connection
+    from ..connection.connection import Connection
 
 
 _thread_ident = get_original("_thread", "get_ident")
@@ -59,7 +61,11 @@ class Broadcast:
     """
 
     def __init__(
-        self, url: str = "memory://", *, history: int = 0, history_ttl: float = 3600.0,
+        self,
+        url: str = "memory://",
+        *,
+        history: int = 0,
+        history_ttl: float = 3600.0,
         envelope: Callable[[Any, str | None], str | bytes] | None = None,
         when_slow: str = "close",
     ) -> None:
@@ -176,7 +182,7 @@ class Broadcast:
         self._enter(channel)
         if since is not None and not isinstance(since, str):
             raise TypeError(f"since is the id of a message, a str, not {type(since).__name__}")
-        if not ws._opened:
+        if ws._endpoint.state is State.PENDING:
             ws._open()
         self.unsubscribe(channel, ws)
         place = self._place(channel)
@@ -209,7 +215,7 @@ class Broadcast:
         self._vacate(channel, place)
 
     def listen(
-        self, channel: str, *, max_queue: int = 1000, max_queue_size: int = 16 << 20
+        self, channel: str, *, max_queued_messages: int = 1000, max_queued_bytes: int = 16 << 20
     ) -> Listener:
         """The channel's messages for the process itself, in a loop that waits for each::
 
@@ -219,17 +225,17 @@ class Broadcast:
 
         Ends when it is closed, in whichever greenlet.
 
-        :param max_queue: how many messages wait for a slow loop; then the oldest are dropped.
-            ``lost`` counts them.
-        :param max_queue_size: how many bytes of memory those take that wait; the latest message
+        :param max_queued_messages: how many messages wait for a slow loop; then the oldest are
+            dropped. ``lost`` counts them.
+        :param max_queued_bytes: how many bytes of memory those take that wait; the latest message
             is kept whatever its size.
         :raises RuntimeError: as :meth:`subscribe`.
         :raises ValueError: as :meth:`subscribe`, or for a limit that is none.
         """
         self._enter(channel)
-        if max_queue < 1 or max_queue_size < 1:
-            raise ValueError("max_queue and max_queue_size are positive integers")
-        listener = Listener(self._stop_listening, channel, max_queue, max_queue_size)
+        if max_queued_messages < 1 or max_queued_bytes < 1:
+            raise ValueError("max_queued_messages and max_queued_bytes are positive integers")
+        listener = Listener(self._stop_listening, channel, max_queued_messages, max_queued_bytes)
         self._place(channel).listeners.add(listener)
         try:
             self._backend.subscribe(channel)
@@ -357,11 +363,11 @@ class Broadcast:
 
     def _left_out(self, channel: str, ws: Any) -> None:
         """A socket has not got a message: it has ended, or does not keep up."""
-        if ws._has_ended:
+        if ws._is_ending:
             self.unsubscribe(channel, ws)
         elif self._closes_slow:
-            ws._fault = f"did not keep up with the messages of {channel!r:.200}; closed with 1013"
             self.unsubscribe(channel, ws)
-            ws._totals.slow_consumers_dropped += 1
-            ws._begin_close(CloseCode.TRY_AGAIN_LATER, "too slow")
+            ws._drop_slow_consumer(
+                f"did not keep up with the messages of {channel!r:.200}; closed with 1013"
+            )
             spawn(ws.close)  # waits for the peer's answer, and not for ever

@@ -4,6 +4,7 @@
 default 64 MiB. Above it, the history of the channel that was published to the longest ago is
 forgotten, and if there is only one, its oldest messages.
 """
+
 from __future__ import annotations
 
 from collections import OrderedDict, deque
@@ -12,7 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from gevent.monkey import get_original
 
-from .base import Backend, History, Local, Message, parse_id, size_of
+from .backend import Backend, History, Local, Message, parse_id, size_of
 
 #: Of how many channels the history is kept; then the one that was published to the longest ago is
 #: forgotten.

@@ -11,6 +11,7 @@
 
 On the wire a message is a byte for its kind, its id, a space, and the payload.
 """
+
 from __future__ import annotations
 
 import logging
@@ -30,7 +31,7 @@ from gevent.lock import RLock
 from gevent.monkey import is_module_patched
 
 from ..exceptions import BroadcastError
-from .base import Backend, History, Local, Message, parse_id
+from .backend import Backend, History, Local, Message, parse_id
 
 try:
     import redis
@@ -123,8 +124,13 @@ class RedisBackend(Backend):
                 self.client().execute_command(verb, _key(channel), body[:1] + b" " + body[1:])
                 return None
             id_: bytes = self.client().eval(
-                _PUBLISH, 1, _key(channel), body, self.history_size,
-                int(self.history_ttl * 1000), verb,
+                _PUBLISH,
+                1,
+                _key(channel),
+                body,
+                self.history_size,
+                int(self.history_ttl * 1000),
+                verb,
             )
         return id_.decode()
 
@@ -156,7 +162,7 @@ class RedisBackend(Backend):
             if listener is not None:
                 listener.let_pass()
         found = bool(messages) and messages[0].id == since
-        return History(messages[1 if found else 0:], found)
+        return History(messages[1 if found else 0 :], found)
 
     def _live_listener(self, channel: str) -> _Listener | None:
         """Who hears a channel, if anybody here wants to."""
@@ -486,7 +492,7 @@ class _Listener:
             backend.note_success()
         step = 1 if backend.is_cluster else _BATCH  # one command may name one slot
         for first in range(0, len(channels), step):
-            self._subscribe(channels[first:first + step])
+            self._subscribe(channels[first : first + step])
 
     def _disconnect(self) -> None:
         self.is_connected = False
@@ -557,7 +563,7 @@ class _Listener:
             if self.backend.channels.get(channel) is state and not is_known:
                 self._catch_up(channel, state)
             return
-        channel = key.decode()[len(_PREFIX):]
+        channel = key.decode()[len(_PREFIX) :]
         if kind in {b"message", b"smessage"}:
             if channel in self.wanted:
                 self._take_message(channel, self.backend.channels[channel], data)
@@ -638,7 +644,9 @@ class _Service(NamedTuple):
         """A client; without a cluster this connects to nothing."""
         # Without retries: a message whose fate is not known must not be published twice.
         common = {
-            "protocol": 2, "socket_timeout": _TIMEOUT, "socket_connect_timeout": _TIMEOUT,
+            "protocol": 2,
+            "socket_timeout": _TIMEOUT,
+            "socket_connect_timeout": _TIMEOUT,
             "retry": Retry(NoBackoff(), 0),
         }
         if not self.kind:
@@ -651,8 +659,7 @@ class _Service(NamedTuple):
             ]
             return redis.RedisCluster(startup_nodes=nodes, **options)
         own = {
-            name: value for name, value in options.items()
-            if name.startswith(("ssl", "socket_"))
+            name: value for name, value in options.items() if name.startswith(("ssl", "socket_"))
         }
         sentinel: Any = redis.sentinel.Sentinel
         return sentinel(self.hosts, sentinel_kwargs=own, **options).master_for(self.name)

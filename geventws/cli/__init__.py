@@ -1,4 +1,5 @@
 """The command line: ``geventws module:app``, also as ``python -m geventws module:app``."""
+
 from __future__ import annotations
 
 import argparse
@@ -32,15 +33,17 @@ def _serve(arguments: list[str]) -> int:
         description="Serve a WSGI application with WebSockets. Ctrl-C closes them and stops.",
         epilog="geventws connect URL talks to a server by hand, geventws bench URL measures one.",
     )
-    parser.add_argument("--version", action="version",
-                        version=f"geventws {__version__} ({__core__} core)")
+    parser.add_argument(
+        "--version", action="version", version=f"geventws {__version__} ({__core__} core)"
+    )
     settings.add_arguments(parser)
     return serve(settings.settings_from(parser.parse_args(arguments)))
 
 
 def _connect(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="geventws connect", description="Talk to a WebSocket server by hand; /help helps.",
+        prog="geventws connect",
+        description="Talk to a WebSocket server by hand; /help helps.",
     )
     return _run(parser, arguments, connect.talk, connect.add_arguments)
 
@@ -54,7 +57,8 @@ def _bench(arguments: list[str]) -> int:
 
 
 def _run(
-    parser: argparse.ArgumentParser, arguments: list[str],
+    parser: argparse.ArgumentParser,
+    arguments: list[str],
     command: Callable[[argparse.Namespace], int],
     *adders: Callable[[argparse.ArgumentParser], None],
 ) -> int:

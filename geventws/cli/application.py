@@ -1,4 +1,5 @@
 """The application that ``module:app`` names."""
+
 from __future__ import annotations
 
 import ast
@@ -65,7 +66,8 @@ def _parse(expression: str) -> tuple[str, tuple[list[Any], dict[str, Any]] | Non
             positional = [ast.literal_eval(argument) for argument in node.args]
             named = {
                 keyword.arg: ast.literal_eval(keyword.value)
-                for keyword in node.keywords if keyword.arg is not None
+                for keyword in node.keywords
+                if keyword.arg is not None
             }
             call = positional, named
             node = node.func

@@ -1,4 +1,5 @@
 """``geventws bench URL``: how fast any server answers."""
+
 from __future__ import annotations
 
 import argparse
@@ -11,7 +12,7 @@ from gevent import sleep
 from gevent.lock import Semaphore
 from gevent.pool import Group
 
-from ..client import ClientWebSocket
+from ..client.client import ClientWebSocket
 from ..exceptions import ConnectionClosed
 from .connect import open_from
 from .errors import UsageError
@@ -24,15 +25,29 @@ _WIDTH = 30
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Tell the parser what this command takes beside those of ``connect``."""
     add = parser.add_argument
-    add("--connections", "-c", metavar="N", type=int, default=100,
-        help="how many are open at once (default: %(default)s)")
-    add("--size", metavar="BYTES", type=int, default=32,
-        help="of each message (default: %(default)s)")
-    add("--duration", metavar="SECONDS", type=float, default=10.0,
-        help="(default: %(default)s)")
-    add("--rate", metavar="N", type=float,
+    add(
+        "--connections",
+        "-c",
+        metavar="N",
+        type=int,
+        default=100,
+        help="how many are open at once (default: %(default)s)",
+    )
+    add(
+        "--size",
+        metavar="BYTES",
+        type=int,
+        default=32,
+        help="of each message (default: %(default)s)",
+    )
+    add("--duration", metavar="SECONDS", type=float, default=10.0, help="(default: %(default)s)")
+    add(
+        "--rate",
+        metavar="N",
+        type=float,
         help="messages a second in total, on a fixed schedule"
-             " (default: each connection sends when it has its answer)")
+        " (default: each connection sends when it has its answer)",
+    )
 
 
 def bench(options: argparse.Namespace) -> int:
@@ -123,8 +138,12 @@ class _Bench:
         if sys.stderr.isatty():
             full = int(min(part, 1.0) * _WIDTH)
             end = "" if text else "\n"
-            print(f"\r\x1b[K[{'#' * full}{'.' * (_WIDTH - full)}] {text}", end=end,
-                  file=sys.stderr, flush=True)
+            print(
+                f"\r\x1b[K[{'#' * full}{'.' * (_WIDTH - full)}] {text}",
+                end=end,
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _report(self, opening: float, seconds: float) -> None:
         count = len(self._sockets)

@@ -1,4 +1,5 @@
 """``geventws connect URL``: talk to a server by hand."""
+
 from __future__ import annotations
 
 import argparse
@@ -12,8 +13,8 @@ from typing import Any
 
 from gevent import get_hub, sleep
 
-from ..client import ClientWebSocket
-from ..client import connect as open_websocket
+from ..client.client import ClientWebSocket
+from ..client.client import connect as open_websocket
 from ..exceptions import ConnectionClosed, HandshakeError
 from .errors import UsageError
 
@@ -29,11 +30,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Tell the parser what this command takes."""
     add = parser.add_argument
     add("url", metavar="URL", help="ws://… or wss://…")
-    add("--header", "-H", metavar="NAME: VALUE", action="append", default=[],
-        help="a header of the request; may be given several times")
+    add(
+        "--header",
+        "-H",
+        metavar="NAME: VALUE",
+        action="append",
+        default=[],
+        help="a header of the request; may be given several times",
+    )
     add("--origin", help="the header Origin")
-    add("--subprotocol", metavar="NAME", action="append", default=[],
-        help="a subprotocol to offer; may be given several times")
+    add(
+        "--subprotocol",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a subprotocol to offer; may be given several times",
+    )
     add("--json", action="store_true", help="print messages that are JSON on several lines")
 
 
@@ -157,8 +169,11 @@ class _Conversation:
             if self._ended.wait(0.01):
                 return
         latency = self._ws.latency
-        self._say("no pong" if latency is None or latency == before
-                  else f"pong after {latency * 1000:.1f} ms")
+        self._say(
+            "no pong"
+            if latency is None or latency == before
+            else f"pong after {latency * 1000:.1f} ms"
+        )
 
     def _on_end(self, *_: object) -> None:
         """The server has closed: there is no use in more input."""

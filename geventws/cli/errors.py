@@ -1,4 +1,5 @@
 """What the user of the command line got wrong."""
+
 from __future__ import annotations
 
 

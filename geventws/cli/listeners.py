@@ -1,4 +1,5 @@
 """What ``--bind`` means: listening sockets."""
+
 from __future__ import annotations
 
 import errno
@@ -73,7 +74,10 @@ def _parse(address: str) -> tuple[str, int]:
 
 def _listen_tcp(host: str, port: int) -> socket.socket:
     found = socket.getaddrinfo(
-        host or None, port, socket.AF_UNSPEC if host else socket.AF_INET, socket.SOCK_STREAM,
+        host or None,
+        port,
+        socket.AF_UNSPEC if host else socket.AF_INET,
+        socket.SOCK_STREAM,
         flags=socket.AI_PASSIVE,
     )
     family, _, _, _, name = found[0]

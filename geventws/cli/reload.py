@@ -1,4 +1,5 @@
 """``--reload``: a process that serves, and one that starts it again when a file has changed."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -56,8 +57,14 @@ def _start(settings: Settings, listeners: list[socket.socket]) -> subprocess.Pop
     numbers = [listener.fileno() for listener in listeners]
     hasty = dataclasses.replace(settings, graceful_timeout=_PATIENCE)
     command = [
-        sys.executable, *_warnings(), "-m", __package__.partition(".")[0], settings.app,
-        *hasty.arguments([f"fd://{number}" for number in numbers]), "--workers", "1",
+        sys.executable,
+        *_warnings(),
+        "-m",
+        __package__.partition(".")[0],
+        settings.app,
+        *hasty.arguments([f"fd://{number}" for number in numbers]),
+        "--workers",
+        "1",
     ]
     return subprocess.Popen(command, pass_fds=numbers)  # noqa: S603 - it is ourselves
 

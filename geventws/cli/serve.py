@@ -1,4 +1,5 @@
 """``geventws MODULE:APP``: serve an application in this process."""
+
 from __future__ import annotations
 
 import logging
@@ -12,8 +13,8 @@ import gevent
 from gevent import monkey
 from gevent.event import Event
 
-from ..engineio import install_if_present
-from ..server import WebSocketServer
+from ..server.engineio import install_if_present
+from ..server.server import WebSocketServer
 from .application import load_application
 from .errors import UsageError
 from .listeners import close_listeners, open_listeners, url_of

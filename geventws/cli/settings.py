@@ -1,4 +1,5 @@
 """What the command line says about serving. The names are gunicorn's."""
+
 from __future__ import annotations
 
 import argparse
@@ -35,9 +36,12 @@ class Settings:
     def arguments(self, bind: list[str]) -> list[str]:
         """The same settings for another process, with other addresses."""
         arguments = [
-            "--log-level", self.log_level,
-            "--graceful-timeout", str(self.graceful_timeout),
-            "--forwarded-allow-ips", self.forwarded_allow_ips,
+            "--log-level",
+            self.log_level,
+            "--graceful-timeout",
+            str(self.graceful_timeout),
+            "--forwarded-allow-ips",
+            self.forwarded_allow_ips,
         ]
         for address in bind:
             arguments += ["--bind", address]
@@ -51,27 +55,54 @@ class Settings:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Tell the parser what :class:`Settings` has."""
     add = parser.add_argument
-    add("app", metavar="MODULE:APP",
-        help="where the application is, such as chat:app or 'chat:create_app()'")
-    add("--bind", "-b", metavar="ADDRESS", action="append",
+    add(
+        "app",
+        metavar="MODULE:APP",
+        help="where the application is, such as chat:app or 'chat:create_app()'",
+    )
+    add(
+        "--bind",
+        "-b",
+        metavar="ADDRESS",
+        action="append",
         help="where to listen: HOST:PORT, unix:PATH or fd://NUMBER; may be given several times"
-             " (default: 0.0.0.0:$PORT if that is set, else 127.0.0.1:8000)")
-    add("--workers", "-w", metavar="N", type=_positive,
+        " (default: 0.0.0.0:$PORT if that is set, else 127.0.0.1:8000)",
+    )
+    add(
+        "--workers",
+        "-w",
+        metavar="N",
+        type=_positive,
         default=os.environ.get("WEB_CONCURRENCY", "1"),
-        help="with more than one process, gunicorn takes over"
-             " (default: $WEB_CONCURRENCY, else 1)")
-    add("--reload", action="store_true",
-        help="start again when a Python file below this folder has changed")
+        help="with more than one process, gunicorn takes over (default: $WEB_CONCURRENCY, else 1)",
+    )
+    add(
+        "--reload",
+        action="store_true",
+        help="start again when a Python file below this folder has changed",
+    )
     add("--certfile", metavar="FILE", help="serve https:// and wss:// with this certificate")
     add("--keyfile", metavar="FILE", help="its private key, if that is in a file of its own")
-    add("--log-level", choices=LEVELS, default="info",
-        help="from 'warning' on, requests have no lines (default: %(default)s)")
-    add("--graceful-timeout", metavar="SECONDS", type=_positive, default=10,
-        help="how long the WebSockets may take to close in the end (default: %(default)s)")
-    add("--forwarded-allow-ips", metavar="IPS",
+    add(
+        "--log-level",
+        choices=LEVELS,
+        default="info",
+        help="from 'warning' on, requests have no lines (default: %(default)s)",
+    )
+    add(
+        "--graceful-timeout",
+        metavar="SECONDS",
+        type=_positive,
+        default=10,
+        help="how long the WebSockets may take to close in the end (default: %(default)s)",
+    )
+    add(
+        "--forwarded-allow-ips",
+        metavar="IPS",
         default=os.environ.get("FORWARDED_ALLOW_IPS", ""),
         help="proxies whose X-Forwarded-* is believed, separated by commas"
-             " (default: $FORWARDED_ALLOW_IPS, else none)")
+        " (default: $FORWARDED_ALLOW_IPS, else none)",
+    )
 
 
 def settings_from(options: argparse.Namespace) -> Settings:

@@ -1,4 +1,5 @@
 """``--workers``: several processes are gunicorn's business."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -28,8 +29,14 @@ def hand_over(settings: Settings) -> NoReturn:
         listener.set_inheritable(True)
     binds = [f"fd://{listener.fileno()}" for listener in listeners]
     arguments = [
-        sys.executable, "-m", "gunicorn", "--worker-class", "geventws.Worker",
-        "--workers", str(settings.workers), *settings.arguments(binds),
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "--worker-class",
+        "geventws.Worker",
+        "--workers",
+        str(settings.workers),
+        *settings.arguments(binds),
     ]
     if settings.logs_requests:
         arguments += ["--access-logfile", "-"]

@@ -9,6 +9,7 @@ Call this before anything imports ``geventwebsocket``::
 New code does better with :mod:`geventws` itself: here the ``101`` is sent before the application
 runs, so that a view cannot refuse.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -73,8 +74,10 @@ def install_as_geventwebsocket(*, replace_installed: bool = False, **options: An
     from .handler import WebSocketHandler  # noqa: PLC0415 - gevent's server is optional here
 
     loaded = sys.modules.get("geventwebsocket")
-    if not isinstance(loaded, _Alias) and not replace_installed and (
-        loaded is not None or importlib.util.find_spec("geventwebsocket") is not None
+    if (
+        not isinstance(loaded, _Alias)
+        and not replace_installed
+        and (loaded is not None or importlib.util.find_spec("geventwebsocket") is not None)
     ):
         raise RuntimeError(
             "gevent-websocket is installed, and geventws would hide it: uninstall it, or say"

@@ -1,4 +1,5 @@
 """The exceptions by their old names; they are those of :mod:`geventws`."""
+
 from __future__ import annotations
 
 from ..exceptions import ConnectionClosed, MessageTooBig, ProtocolError, WebSocketError

@@ -1,4 +1,5 @@
 """``geventwebsocket.handler``: open first, then ask the application."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -6,9 +7,9 @@ from typing import Any
 
 from gevent.pywsgi import WSGIHandler
 
-from .. import handler as _handler
-from ..hosts import StartResponse
-from ..middleware import WEBSOCKET, WEBSOCKET_VERSION, Application
+from ..server import handler as _handler
+from ..server.exchange import WEBSOCKET, WEBSOCKET_VERSION
+from ..typing import Application, StartResponse
 from .logs import create_logger
 from .websocket import Stream, WebSocket
 
@@ -58,9 +59,7 @@ class WebSocketHandler(_handler.WebSocketHandler):
     def websocket_application(self) -> Application:
         return self._upgrade
 
-    def _upgrade(
-        self, environ: dict[str, Any], start_response: StartResponse
-    ) -> Iterable[bytes]:
+    def _upgrade(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """What is called for a WebSocket request that RFC 6455 has no objections to."""
         self.application = self.server.application
         self.accepted = environ.pop(WEBSOCKET)
@@ -68,9 +67,7 @@ class WebSocketHandler(_handler.WebSocketHandler):
         body = self.upgrade_websocket()
         if self.websocket is None:
             start_response(*self._answer)
-            return [
-                chunk.encode() if isinstance(chunk, str) else chunk for chunk in body or [b""]
-            ]
+            return [chunk.encode() if isinstance(chunk, str) else chunk for chunk in body or [b""]]
         environ.update({WEBSOCKET: self.websocket, WEBSOCKET_VERSION: version})
         self.socket = self.accepted._sock  # ws.stream.handler.socket
         try:

@@ -1,4 +1,5 @@
 """``geventwebsocket.logging``."""
+
 from __future__ import annotations
 
 import logging

@@ -1,4 +1,5 @@
 """What ``geventwebsocket`` itself has."""
+
 from __future__ import annotations
 
 from .exceptions import WebSocketError
@@ -6,7 +7,11 @@ from .resource import Resource, WebSocketApplication
 from .server import WebSocketServer
 
 __all__ = [
-    "VERSION", "Resource", "WebSocketApplication", "WebSocketError", "WebSocketServer",
+    "VERSION",
+    "Resource",
+    "WebSocketApplication",
+    "WebSocketError",
+    "WebSocketServer",
     "get_version",
 ]
 

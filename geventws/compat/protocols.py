@@ -1,4 +1,5 @@
 """``geventwebsocket.protocols``: what stands between a WebSocket and its application."""
+
 from __future__ import annotations
 
 from types import FunctionType

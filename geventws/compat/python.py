@@ -1,4 +1,5 @@
 """What gevent-websocket needed to run on Python 2 as well."""
+
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, Mapping

@@ -1,4 +1,5 @@
 """``geventwebsocket.resource``: applications as classes, and which one a path belongs to."""
+
 from __future__ import annotations
 
 import re

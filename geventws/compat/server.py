@@ -1,11 +1,12 @@
 """``geventwebsocket.server``."""
+
 from __future__ import annotations
 
 from typing import Any
 
 from gevent.pywsgi import WSGIServer
 
-from .. import server as _server
+from ..server import server as _server
 from .handler import Client, WebSocketHandler
 from .logs import create_logger
 

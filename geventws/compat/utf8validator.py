@@ -1,4 +1,5 @@
 """``geventwebsocket.utf8validator``; geventws itself validates in its core."""
+
 from __future__ import annotations
 
 import codecs

@@ -1,4 +1,5 @@
 """``geventwebsocket.websocket``: the old manners around a :class:`geventws.WebSocket`."""
+
 from __future__ import annotations
 
 import struct
@@ -6,13 +7,22 @@ from typing import Any, ClassVar
 
 from .. import WebSocket as _WebSocket
 from ..exceptions import ConnectionClosed
-from ..frames import MAX_REASON, CloseCode, Opcode, encode_text, may_be_sent, parse_close
+from ..protocol.frames import MAX_REASON, CloseCode, Opcode, encode_text, may_be_sent, parse_close
+from ..protocol.reader import encode_frame
 from .exceptions import FrameTooLargeException, ProtocolError, SocketDead, WebSocketError
 from .utf8validator import Utf8Validator
 
 __all__ = [
-    "MSG_ALREADY_CLOSED", "MSG_CLOSED", "MSG_SOCKET_DEAD", "FrameTooLargeException", "Header",
-    "ProtocolError", "Stream", "Utf8Validator", "WebSocket", "WebSocketError",
+    "MSG_ALREADY_CLOSED",
+    "MSG_CLOSED",
+    "MSG_SOCKET_DEAD",
+    "FrameTooLargeException",
+    "Header",
+    "ProtocolError",
+    "Stream",
+    "Utf8Validator",
+    "WebSocket",
+    "WebSocketError",
 ]
 
 MSG_SOCKET_DEAD = "Socket is dead"
@@ -122,12 +132,15 @@ class WebSocket:
             if opcode == self.OPCODE_TEXT:
                 ws.send(_encode(message), binary=False)
             elif opcode == self.OPCODE_BINARY:
-                ws.send(_encode(message) if isinstance(message, str) or ws._has_ended else
-                        bytes(message))
+                ws.send(
+                    _encode(message)
+                    if isinstance(message, str) or ws._is_ending
+                    else bytes(message)
+                )
             elif opcode == self.OPCODE_PING:
                 ws.ping(_encode(message))
             elif opcode == self.OPCODE_PONG:
-                ws._transmit(ws._protocol.encode(Opcode.PONG, _encode(message)))
+                ws._send_frames(encode_frame(Opcode.PONG, _encode(message)))
             elif opcode == self.OPCODE_CLOSE:
                 self.close(message=message)
             else:
@@ -142,7 +155,7 @@ class WebSocket:
             return
         if not may_be_sent(code):
             code = CloseCode.NORMAL_CLOSURE
-        self._ws._begin_close(code, _encode(message)[:MAX_REASON].decode(errors="ignore"))
+        self._ws._start_close(code, _encode(message)[:MAX_REASON].decode(errors="ignore"))
         self._end()
 
     def handle_close(self, header: Any, payload: bytes) -> None:
@@ -191,9 +204,9 @@ class Stream:
 
     def write(self, data: bytes) -> None:
         ws = self.handler.accepted
-        if ws._has_ended:
+        if ws._is_ending:
             raise SocketDead(MSG_SOCKET_DEAD, ws.close_code)
-        ws._transmit(bytes(data))
+        ws._send_frames(bytes(data))
 
     def read(self, size: int = -1) -> bytes:
         raise NotImplementedError("geventws reads ahead: take messages from receive()")
@@ -235,6 +248,7 @@ class Header:
         :raises WebSocketError: at the end of the stream.
         :raises ProtocolError: for a control frame in fragments, or of more than 125 bytes.
         """
+
         def read(size: int) -> bytes:
             data: bytes = stream.read(size)
             if len(data) != size:
@@ -243,8 +257,10 @@ class Header:
 
         first, second = read(2)
         header = cls(
-            fin=first & cls.FIN_MASK == cls.FIN_MASK, opcode=first & cls.OPCODE_MASK,
-            flags=first & cls.HEADER_FLAG_MASK, length=second & cls.LENGTH_MASK,
+            fin=first & cls.FIN_MASK == cls.FIN_MASK,
+            opcode=first & cls.OPCODE_MASK,
+            flags=first & cls.HEADER_FLAG_MASK,
+            length=second & cls.LENGTH_MASK,
         )
         if header.opcode >= Opcode.CLOSE:
             if not header.fin:

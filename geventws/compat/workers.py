@@ -1,4 +1,5 @@
 """``geventwebsocket.gunicorn.workers``."""
+
 from __future__ import annotations
 
 from typing import Any

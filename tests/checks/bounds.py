@@ -4,6 +4,7 @@ A thousand of each kind, each kind with a new server, with the default limits; t
 server's process is measured before, meanwhile, and after they have gone. Exits with 1 if it was
 more than the limits allow, or was not given back.
 """
+
 import contextlib
 import resource
 import sys
@@ -88,10 +89,10 @@ limits = Options()
 ATTACKS = [
     (endless_fragments, "/", limits.max_message_size),
     (half_a_frame, "/", limits.max_message_size),
-    (unread_echoes, "/", limits.max_send_buffer + limits.max_queue_size + 4 * 64 * 1024),
+    (unread_echoes, "/", limits.max_send_buffer + limits.max_queued_bytes + 4 * 64 * 1024),
     (unread_pongs, "/", limits.max_send_buffer + 2 * 64 * 1024),
     (flooded, "/flood", limits.max_send_buffer + 2 * 100_000),
-    (unreceived, "/sleep", limits.max_queue_size + 2 * 64 * 1024),
+    (unreceived, "/sleep", limits.max_queued_bytes + 2 * 64 * 1024),
 ]
 
 
@@ -122,8 +123,10 @@ def measure(attack, path: str, allowed: int) -> bool:
         if not remaining:
             break
     limit = CLIENTS * (allowed + OVERHEAD)
-    print(f"{attack.__name__:>18}: {before >> 20} before, {meanwhile >> 20} with {connected:,}"
-          f" connections (limit {limit >> 20}), {after >> 20} after, {remaining:,} views left")
+    print(
+        f"{attack.__name__:>18}: {before >> 20} before, {meanwhile >> 20} with {connected:,}"
+        f" connections (limit {limit >> 20}), {after >> 20} after, {remaining:,} views left"
+    )
     channel.send(False)
     process.join(10)
     process.kill()

@@ -4,6 +4,7 @@ The server, the flood and the well-behaved client are a process each. The client
 32 bytes, waits for its echo, and pauses; its latencies are printed for each kind of flood. Exits
 with 1 if nine of ten echoes took longer than five milliseconds beside any of them.
 """
+
 import argparse
 import socket
 import statistics
@@ -83,7 +84,7 @@ def flood(port: int, name: str, seconds: float) -> None:
     rest = memoryview(again)
     while time.monotonic() < end:
         try:
-            rest = rest[sock.send(rest):] or memoryview(again)
+            rest = rest[sock.send(rest) :] or memoryview(again)
         except BlockingIOError:
             time.sleep(0.0005)
         except OSError:
@@ -146,8 +147,11 @@ def main() -> int:
         latencies = sorted(beside(name, arguments.seconds))
         p90, p99 = (latencies[int(len(latencies) * part)] for part in (0.9, 0.99))
         slowest = max(slowest, p90)
-        print(f"{name:>26} {statistics.median(latencies):8.2f} {p90:8.2f} {p99:8.2f}"
-              f" {latencies[-1]:8.2f}", flush=True)
+        print(
+            f"{name:>26} {statistics.median(latencies):8.2f} {p90:8.2f} {p99:8.2f}"
+            f" {latencies[-1]:8.2f}",
+            flush=True,
+        )
     return int(slowest > LIMIT)
 
 

@@ -1,4 +1,5 @@
 """What a process really uses."""
+
 import ctypes
 import gc
 

@@ -3,6 +3,7 @@
 Connections of every kind of ending; what is left then shows in the counts of Python's objects, in
 descriptors and in memory. Exits with 1 if anything has grown.
 """
+
 import gc
 import sys
 from collections import Counter
@@ -51,7 +52,10 @@ def failed(client: RawClient) -> None:
 
 
 ENDINGS = [
-    closed_by_the_client, closed_without_waiting, vanished, vanished_in_the_middle_of_a_message,
+    closed_by_the_client,
+    closed_without_waiting,
+    vanished,
+    vanished_in_the_middle_of_a_message,
     failed,
 ]
 
@@ -86,7 +90,8 @@ def main(count: int) -> int:
     connect(server, count)
     after = take_census(server)
     grown = {
-        name: number - before.objects[name] for name, number in after.objects.items()
+        name: number - before.objects[name]
+        for name, number in after.objects.items()
         if number - before.objects[name] > TOLERATED_OBJECTS
     }
     print(f"{geventws.__core__} core, {count:,} connections")
@@ -96,7 +101,8 @@ def main(count: int) -> int:
     for name, number in grown.items():
         print(f"{number:+,} {name}")
     return int(
-        bool(grown) or after.descriptors > before.descriptors
+        bool(grown)
+        or after.descriptors > before.descriptors
         or after.kib > before.kib + TOLERATED_KIB
     )
 

@@ -4,6 +4,7 @@ Works on a copy in ``build/sanitize``. Arguments go to pytest. Left out are the 
 do not bear the preloaded runtime (browsers and Node.js) or do not get it (systemd's), and one that
 measures what the runtime's allocator keeps.
 """
+
 import os
 import shutil
 import subprocess
@@ -15,11 +16,13 @@ TREE = ROOT / "build" / "sanitize"
 # Not the stack: greenlet moves what is on it away and back, and the runtime cannot know.
 FLAGS = "-g -fno-omit-frame-pointer -fsanitize=address,undefined --param asan-stack=0"
 LEFT_OUT = [
-    "tests/test_interop.py", "tests/test_frameworks.py", "tests/test_browsers.py",
+    "tests/test_interop.py",
+    "tests/test_frameworks.py",
+    "tests/test_browsers.py",
     "tests/test_flask.py::test_herokus_chat_runs_with_one_import_changed",
-    "tests/test_cli.py::test_a_socket_of_systemd_is_taken_over",
+    "tests/cli/test_cli.py::test_a_socket_of_systemd_is_taken_over",
     "tests/test_deploy.py::test_systemds_socket_is_gunicorns",
-    "tests/test_sweeper.py::test_memory_goes_back_to_the_system_when_many_connections_have_gone",
+    "tests/connection/test_sweeper.py::test_memory_goes_back_to_the_system_when_many_connections_have_gone",
 ]
 #: What the runtimes write on an error; also found in the logs of the servers under test.
 REPORTS = ("AddressSanitizer", "runtime error:")
@@ -28,7 +31,10 @@ REPORTS = ("AddressSanitizer", "runtime error:")
 def copy_tree() -> None:
     shutil.rmtree(TREE, ignore_errors=True)
     listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, text=True,
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        text=True,
         stdout=subprocess.PIPE,
     )
     for name in listed.stdout.splitlines():
@@ -39,13 +45,23 @@ def copy_tree() -> None:
 
 def build_core() -> None:
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-         "--no-deps", "--target", str(TREE / "built"), str(TREE)],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--target",
+            str(TREE / "built"),
+            str(TREE),
+        ],
         env={**os.environ, "CFLAGS": FLAGS, "LDFLAGS": FLAGS, "GEVENTWS_REQUIRE_EXTENSION": "1"},
         check=True,
     )
-    (core,) = (TREE / "built").rglob("_speedups*.so")
-    shutil.move(core, TREE / "geventws" / "_core")
+    for core in (TREE / "built").rglob("*.so"):
+        shutil.move(core, TREE / core.relative_to(TREE / "built"))
     shutil.rmtree(TREE / "built")
 
 
@@ -63,9 +79,12 @@ def run_tests(arguments: list[str]) -> int:
     log = TREE / "reports"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", *(arguments or ["tests"]), *ignored],
-        cwd=TREE, check=False,
+        cwd=TREE,
+        check=False,
         env={
-            **os.environ, "LD_PRELOAD": preload, "PYTHONMALLOC": "malloc",
+            **os.environ,
+            "LD_PRELOAD": preload,
+            "PYTHONMALLOC": "malloc",
             "ASAN_OPTIONS": f"detect_leaks=0:log_path={log}",
             "UBSAN_OPTIONS": f"print_stacktrace=1:log_path={log}",
         },

@@ -5,6 +5,7 @@ in order; beside them are idle ones, slow ones, ones that leave without a word, 
 the end all leave; then the descriptors, the greenlets and the memory of the server's processes must
 be back where they were after a first, short round of the same. Exits with 1 if anything is amiss.
 """
+
 import argparse
 import gc
 import os
@@ -31,7 +32,7 @@ CONNECTIONS = 5_000
 SERVERS = {
     "geventws": "-m geventws tests.checks.soak:application --bind 127.0.0.1:0",
     "gunicorn": "-m gunicorn -k geventws.Worker -w 2 -b 127.0.0.1:0 --worker-connections 8000"
-                " --graceful-timeout 20 tests.checks.soak:application",
+    " --graceful-timeout 20 tests.checks.soak:application",
 }
 #: How much more memory a process may have than after the first round, in KiB.
 TOLERATED_KIB = 8 << 10
@@ -39,6 +40,7 @@ NO_MASK = b"\0\0\0\0"
 
 
 # ------------------------------------------------------------------ in the server
+
 
 def application(environ, start_response):
     """Echoes; without a WebSocket it tells how the process is."""
@@ -92,6 +94,7 @@ class Server:
 
 
 # ------------------------------------------------------------------ the clients
+
 
 class Soak:
     """Connections of every kind, and what became of them."""
@@ -187,7 +190,7 @@ class Soak:
         while time.monotonic() < self.end:
             message = frame(BINARY, data, NO_MASK)
             for i in range(0, len(message), 700):
-                client.send(message[i:i + 700])
+                client.send(message[i : i + 700])
                 self.pause(chance, 0.05, 0.5)
             self.pause(chance, 0, 1)
             assert self.next_frame(client) == (BINARY, data), "not the echo"
@@ -198,7 +201,7 @@ class Soak:
         """Is gone without a word, now and then in the middle of something."""
         client.open()
         data = frame(BINARY, bytes(chance.choice([10, 5000, 500_000])), NO_MASK)
-        client.send(data[:chance.randrange(len(data))] if chance.random() < 0.5 else data)
+        client.send(data[: chance.randrange(len(data))] if chance.random() < 0.5 else data)
         self.pause(chance, 0, 1)
         if chance.random() < 0.5:
             client.vanish()
@@ -223,11 +226,16 @@ class Soak:
             client.send(request()[:-10])  # slow-loris
             self.pause(chance, 1, 5)
         else:
-            code, data = chance.choice([
-                (1002, frame(0x83)), (1002, frame(0xC1, "x")), (1002, frame(BINARY, "x", None)),
-                (1007, frame(0x81, b"\xff")), (1009, b"\x82\xff" + b"\0\0\0\1\0\0\0\0" + NO_MASK),
-                (1002, close_frame(999)),
-            ])
+            code, data = chance.choice(
+                [
+                    (1002, frame(0x83)),
+                    (1002, frame(0xC1, "x")),
+                    (1002, frame(BINARY, "x", None)),
+                    (1007, frame(0x81, b"\xff")),
+                    (1009, b"\x82\xff" + b"\0\0\0\1\0\0\0\0" + NO_MASK),
+                    (1002, close_frame(999)),
+                ]
+            )
             client.open()
             client.send(data + os.urandom(1000))
             first, payload = self.next_frame(client)
@@ -249,12 +257,16 @@ def soak(name: str, connections: int, seconds: float) -> list[str]:
     finally:
         status = server.stop()
     faults = warm_up.faults + main.faults
-    print(f"{name}: {connections:,} connections at once, {seconds:.0f} seconds:",
-          ", ".join(f"{count:,} {kind}" for kind, count in sorted(main.results.items())))
+    print(
+        f"{name}: {connections:,} connections at once, {seconds:.0f} seconds:",
+        ", ".join(f"{count:,} {kind}" for kind, count in sorted(main.results.items())),
+    )
     for pid, (greenlets, descriptors, kib) in before.items():
         now = after.get(pid, (0, 0, 0))
-        print(f"  process {pid}: greenlets {greenlets} before, {now[0]} after;"
-              f" descriptors {descriptors}, {now[1]}; memory {kib:,} KiB, {now[2]:,} KiB")
+        print(
+            f"  process {pid}: greenlets {greenlets} before, {now[0]} after;"
+            f" descriptors {descriptors}, {now[1]}; memory {kib:,} KiB, {now[2]:,} KiB"
+        )
         if pid not in after:
             faults.append(f"the process {pid} is gone")
         elif now[0] > greenlets + 2 or now[1] > descriptors or now[2] > kib + TOLERATED_KIB:

@@ -3,6 +3,7 @@
 Needs atheris. What fails is written to ``build/fuzz/`` and makes the exit status 1. Input that
 reaches new code is kept in ``build/fuzz/corpus/``, which the next run begins with.
 """
+
 import argparse
 import importlib.util
 import subprocess
@@ -17,7 +18,7 @@ SHARES = {"parser": 3, "served": 2, "environ": 1, "response": 1}
 
 def parser_target(data: bytes) -> None:
     """The first bytes say how the rest comes in."""
-    from geventws.permessage_deflate import Agreement
+    from geventws.protocol.permessage_deflate import Agreement
     from tests.fuzz.twins import check
 
     if len(data) < 8:
@@ -29,7 +30,10 @@ def parser_target(data: bytes) -> None:
         at += 1 + steps[len(cuts) % len(steps)]
         cuts.append(min(at, len(stream)))
     check(
-        stream, cuts, client=bool(flags & 1), borrowed=bool(flags & 2),
+        stream,
+        cuts,
+        client=bool(flags & 1),
+        borrowed=bool(flags & 2),
         max_message_size=1 + limit * (1 if flags & 8 else 300),
         close_at=close_at if flags & 4 else None,
         agreement=Agreement(bool(flags & 32), bool(flags & 32)) if flags & 16 else None,
@@ -43,15 +47,24 @@ def fuzz(target: str, seconds: int) -> None:
     with atheris.instrument_imports(include=["geventws"]):
         from tests.fuzz import request, response
     functions = {
-        "parser": parser_target, "served": request.check_served, "environ": request.check_environ,
+        "parser": parser_target,
+        "served": request.check_served,
+        "environ": request.check_environ,
         "response": response.check_response_of,
     }
     own = WORK / "corpus" / target
     own.mkdir(parents=True, exist_ok=True)
     arguments = [
-        sys.argv[0], str(own), str(HERE / "corpus" / target), f"-max_total_time={seconds}",
-        f"-artifact_prefix={WORK}/{target}-", "-timeout=10", "-rss_limit_mb=2048", "-verbosity=1",
-        "-print_final_stats=1", "-max_len=4096",
+        sys.argv[0],
+        str(own),
+        str(HERE / "corpus" / target),
+        f"-max_total_time={seconds}",
+        f"-artifact_prefix={WORK}/{target}-",
+        "-timeout=10",
+        "-rss_limit_mb=2048",
+        "-verbosity=1",
+        "-print_final_stats=1",
+        "-max_len=4096",
     ]
     atheris.Setup(arguments, functions[target])
     atheris.Fuzz()
@@ -72,8 +85,11 @@ def main() -> int:
         seconds = max(1, options.seconds * share // sum(SHARES.values()))
         command = ["-m", "tests.fuzz", "--target", target, "--seconds", str(seconds)]
         done = subprocess.run(
-            [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, check=False,
+            [sys.executable, *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
         )
         inputs = next(
             (line.split()[-1] for line in done.stdout.splitlines() if "executed_units" in line), "?"

@@ -2,6 +2,7 @@
 
 What a connection must make of a stream of bytes, to compare both cores with.
 """
+
 import itertools
 from typing import NamedTuple
 
@@ -47,9 +48,7 @@ class Model:
 
     @property
     def outcome(self) -> Outcome:
-        return Outcome(
-            self.messages, self.answers, self.is_closed, self.close_code, self.fault
-        )
+        return Outcome(self.messages, self.answers, self.is_closed, self.close_code, self.fault)
 
     def close(self, code: int) -> None:
         if not self.is_closing and not self.is_closed:
@@ -79,7 +78,7 @@ class Model:
         self.pings = []
 
     def take_frame(self, stream: bytes) -> bool:
-        rest = stream[self.position:]
+        rest = stream[self.position :]
         if len(rest) < 2:
             return False
         first, second = rest[:2]
@@ -100,15 +99,15 @@ class Model:
         if len(rest) < head:
             return False
         if width:
-            size = int.from_bytes(rest[2:2 + width], "big")
+            size = int.from_bytes(rest[2 : 2 + width], "big")
             if size < {2: 126, 8: 65536}[width] or size >= 1 << 63:
                 raise Failure(1002)
         is_control = opcode >= CLOSE
         if not is_control and len(self.payload) + size > self.max_message_size:
             raise Failure(1009)
-        payload = rest[head:head + size]
+        payload = rest[head : head + size]
         if masked:
-            mask = rest[head - 4:head]
+            mask = rest[head - 4 : head]
             payload = bytes(a ^ b for a, b in zip(payload, itertools.cycle(mask), strict=False))
         is_whole = len(payload) == size
         if is_control:
@@ -168,7 +167,7 @@ def could_become_utf8(data: bytes) -> bool:
     try:
         data.decode()
     except UnicodeDecodeError as problem:
-        rest = data[problem.start:]
+        rest = data[problem.start :]
         return len(rest) < 4 and any(map(is_utf8, completions(rest)))
     return True
 

@@ -1,4 +1,5 @@
 """The opening handshake, fed with whatever a client may send, through the real handler."""
+
 import logging
 import re
 import socket
@@ -7,14 +8,17 @@ from http import HTTPStatus
 import gevent
 from gevent.socket import socketpair
 
-from geventws import WebSocketServer, logs
+from geventws import WebSocketServer
+from geventws.connection import logs
 from geventws.exceptions import HandshakeError
-from geventws.handshake import check_request, is_websocket_request, response_headers
 from geventws.options import Options
+from geventws.protocol.server_handshake import check_request, is_websocket_request, response_headers
 
 ADDRESS = ("127.0.0.1", 1)
 OPTIONS = [
-    Options(), Options(allowed_origins=None), Options(allowed_origins=["https://*.example.com"]),
+    Options(),
+    Options(allowed_origins="*"),
+    Options(allowed_origins=["https://*.example.com"]),
     Options(trusted_proxies=["127.0.0.0/8"], subprotocols=["chat"]),
 ]
 SERVED = b"<an ordinary response>"
@@ -94,7 +98,9 @@ def check_served(data: bytes) -> None:
 def environ_of(data: bytes) -> dict:
     """An environ of lines NAME=value."""
     environ = {
-        "REQUEST_METHOD": "GET", "SERVER_PROTOCOL": "HTTP/1.1", "wsgi.url_scheme": "http",
+        "REQUEST_METHOD": "GET",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "wsgi.url_scheme": "http",
         "REMOTE_ADDR": "127.0.0.1",
     }
     for line in data.decode("latin-1").split("\n"):
@@ -110,7 +116,7 @@ def check_environ(data: bytes) -> None:
         return
     for options in OPTIONS:
         try:
-            check_request(environ, options)
+            check_request(environ, options.allowed_origins, options.trusted_proxies)
         except HandshakeError as refusal:
             if refusal.status[:3] not in {"400", "403", "426"} or not refusal.body.isascii():
                 raise

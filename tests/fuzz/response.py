@@ -1,10 +1,11 @@
 """What a server or a proxy may answer to the client: the head, interim ones, a refusal's body."""
+
 import re
 
-from geventws.client import read_body, read_response
-from geventws.client_handshake import check_response
+from geventws.client.client import read_body, read_response
 from geventws.exceptions import HandshakeError
-from geventws.permessage_deflate import Deflate
+from geventws.protocol.client_handshake import check_response
+from geventws.protocol.permessage_deflate import Deflate
 from tests.support.client import KEY
 
 MOST = (1 << 20) + (1 << 14)
@@ -59,9 +60,9 @@ def dechunked(data: bytes) -> bytes | None:
         size = int(head[1], 16)
         if size == 0:
             return content
-        chunk, end = data[head.end():][:size], data[head.end() + size:][:2]
+        chunk, end = data[head.end() :][:size], data[head.end() + size :][:2]
         if len(chunk) < size or end != b"\r\n":
             return None
         content += chunk
-        data = data[head.end() + size + 2:]
+        data = data[head.end() + size + 2 :]
     return None

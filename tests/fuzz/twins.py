@@ -1,29 +1,29 @@
 """Both cores in one process, fed with the same bytes and compared with the model."""
+
 import importlib.util
 import itertools
 from unittest import mock
 
-from geventws import _core
-from geventws._core import reader
-from geventws.frames import State
-from geventws.permessage_deflate import Agreement, Deflate, PerMessageDeflate
+from geventws.protocol import reader, reader_py
+from geventws.protocol.permessage_deflate import Agreement, Deflate, PerMessageDeflate
+from geventws.protocol.state import State
 from tests.fuzz.model import Model, Outcome
 
 
-def protocol_over(frame_reader: type) -> type:
-    """The class Protocol on top of one of the readers, whichever was selected."""
-    spec = importlib.util.find_spec("geventws.protocol")
+def endpoint_over(frame_reader: type) -> type:
+    """The class Endpoint on top of one of the readers, whichever was selected."""
+    spec = importlib.util.find_spec("geventws.protocol.endpoint")
     module = importlib.util.module_from_spec(spec)
-    with mock.patch.object(_core, "FrameReader", frame_reader):
+    with mock.patch.object(reader, "FrameReader", frame_reader):
         spec.loader.exec_module(module)
-    return module.Protocol
+    return module.Endpoint
 
 
-CORES = {"python": protocol_over(reader.FrameReader)}
-if importlib.util.find_spec("geventws._core._speedups") is not None:
-    from geventws._core import _speedups
+CORES = {"python": endpoint_over(reader_py.FrameReader)}
+if importlib.util.find_spec("geventws.protocol._reader") is not None:
+    from geventws.protocol import _reader
 
-    CORES["compiled"] = protocol_over(_speedups.FrameReader)
+    CORES["compiled"] = endpoint_over(_reader.FrameReader)
 
 
 class Run:
@@ -39,7 +39,7 @@ class Run:
     def feed(self, piece: bytes, borrowed: bool) -> None:
         protocol = self.protocol
         if borrowed:
-            self.shared[:len(piece)] = piece
+            self.shared[: len(piece)] = piece
             protocol.borrow(self.shared, len(piece))
         else:
             protocol.receive_data(piece)
@@ -49,7 +49,7 @@ class Run:
                 self.messages.append(message)
         if borrowed:
             protocol.keep()
-            self.shared[:len(piece)] = b"\xAA" * len(piece)
+            self.shared[: len(piece)] = b"\xaa" * len(piece)
         if protocol.state is State.OPEN:
             self.unfinished.append(protocol.unfinished() != 0)
         self.take_output()
@@ -66,10 +66,18 @@ class Run:
         """All that can be seen from outside."""
         protocol = self.protocol
         return (
-            self.messages, [type(each) for each in self.messages], protocol.state,
-            protocol.close_code, protocol.close_reason, protocol.close_received,
-            protocol.closed_by_peer, type(protocol.error), str(protocol.error), protocol.pong,
-            self.unfinished, b"" if protocol.is_client else self.sent,
+            self.messages,
+            [type(each) for each in self.messages],
+            protocol.state,
+            protocol.close_code,
+            protocol.close_reason,
+            protocol.close_received,
+            protocol.closed_by_peer,
+            type(protocol.error),
+            str(protocol.error),
+            protocol.pong,
+            self.unfinished,
+            b"" if protocol.is_client else self.sent,
         )
 
     @property
@@ -78,8 +86,11 @@ class Run:
         protocol = self.protocol
         fault = protocol.error.close_code if protocol.error else None
         return Outcome(
-            self.messages, answers_of(self.sent, protocol.is_client, fault),
-            protocol.state is State.CLOSED, protocol.close_code, fault,
+            self.messages,
+            answers_of(self.sent, protocol.is_client, fault),
+            protocol.state >= State.DRAINING,
+            protocol.close_code,
+            fault,
         )
 
 
@@ -89,7 +100,7 @@ def answers_of(sent: bytes, masked: bool, fault: int | None) -> list:
     while sent:
         first, size = sent[0], sent[1] & 0x7F
         start = 6 if masked else 2
-        payload = sent[start:start + size]
+        payload = sent[start : start + size]
         if masked:
             payload = bytes(a ^ sent[2 + i % 4] for i, a in enumerate(payload))
         assert first in {0x88, 0x8A}, first
@@ -98,13 +109,19 @@ def answers_of(sent: bytes, masked: bool, fault: int | None) -> list:
         else:
             code = int.from_bytes(payload[:2], "big") if payload else 1005
             answers.append(("close", code, None if code == fault else payload[2:].decode()))
-        sent = sent[start + size:]
+        sent = sent[start + size :]
     return answers
 
 
 def check(
-    stream: bytes, cuts: list[int], *, client: bool = False, max_message_size: int = 1 << 20,
-    close_at: int | None = None, borrowed: bool = True, agreement: Agreement | None = None,
+    stream: bytes,
+    cuts: list[int],
+    *,
+    client: bool = False,
+    max_message_size: int = 1 << 20,
+    close_at: int | None = None,
+    borrowed: bool = True,
+    agreement: Agreement | None = None,
 ) -> Outcome:
     """Feed a stream, cut into pieces, to both cores and to the model; all must agree.
 
@@ -114,10 +131,13 @@ def check(
     :raises AssertionError: when they do not.
     """
     runs = [
-        Run(core(
-            client=client, max_message_size=max_message_size,
-            deflate=agreement and PerMessageDeflate.of(agreement, Deflate(), client=client),
-        ))
+        Run(
+            core(
+                client=client,
+                max_message_size=max_message_size,
+                extension=agreement and PerMessageDeflate.of(agreement, Deflate(), client=client),
+            )
+        )
         for core in CORES.values()
     ]
     model = Model(client, max_message_size)

@@ -1,4 +1,5 @@
 """The applications that the tests serve, in the test's process and in others."""
+
 import io
 import os
 from collections.abc import Iterable
@@ -162,9 +163,28 @@ def whoami(environ, start_response):
 VIEWS = {
     view.__name__: view
     for view in (
-        echo, refuse, redirect, refuse_in_pieces, refuse_by_write, untouched, crash, crash_early,
-        be_killed, be_killed_early, fail_in_pieces,
-        framework_crash, close, leave, generator, never_receive, accept, plain, chunked, download,
-        upload, wait_then_send, whoami,
+        echo,
+        refuse,
+        redirect,
+        refuse_in_pieces,
+        refuse_by_write,
+        untouched,
+        crash,
+        crash_early,
+        be_killed,
+        be_killed_early,
+        fail_in_pieces,
+        framework_crash,
+        close,
+        leave,
+        generator,
+        never_receive,
+        accept,
+        plain,
+        chunked,
+        download,
+        upload,
+        wait_then_send,
+        whoami,
     )
 }

@@ -1,4 +1,5 @@
 """bottle-websocket's way of writing, with nothing changed but the import."""
+
 from gevent import monkey
 
 monkey.patch_all()
@@ -23,6 +24,10 @@ def greet(ws):
 
 
 run(
-    host="127.0.0.1", port=int(sys.argv[1]), server=GeventWebSocketServer,
-    reloader=sys.argv[2] == "reload", interval=0.1, max_message_size=10,
+    host="127.0.0.1",
+    port=int(sys.argv[1]),
+    server=GeventWebSocketServer,
+    reloader=sys.argv[2] == "reload",
+    interval=0.1,
+    max_message_size=10,
 )

@@ -5,6 +5,7 @@ A WebSocket at ``/channel?since=id`` hears the channel, after ``ready <pid> <rec
 ``refused``. Plain requests: ``/healthy``, ``/count/channel``, and ``/listen/…``, ``/unchecked/…``
 and ``/impatient/…``, which join the channel whose name is there in JSON.
 """
+
 import json
 import os
 from urllib.parse import parse_qs
@@ -14,7 +15,8 @@ import gevent
 from geventws import Broadcast, BroadcastError
 
 broadcast = Broadcast(
-    os.environ["BROADCAST_URL"], history=int(os.environ.get("HISTORY", "0")),
+    os.environ["BROADCAST_URL"],
+    history=int(os.environ.get("HISTORY", "0")),
     envelope=lambda message, id_: f"{id_ or '-'} {message}",
 )
 

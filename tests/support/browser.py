@@ -1,4 +1,5 @@
 """Real Chromium windows, driven through its own ChromeDriver."""
+
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,9 +11,16 @@ from tests.support.tools import need
 
 APT = "apt-get install chromium chromium-driver"
 QUIET = [
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-dev-shm-usage", "--hide-scrollbars",
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
 ]
 OpenWindow = Callable[..., webdriver.Chrome]
 

@@ -1,4 +1,5 @@
 """``python -m tests.support.browser_site``: a site for scripts in browsers, with large messages."""
+
 import json
 import sys
 
@@ -56,8 +57,14 @@ def pour(environ, start_response):
     return []
 
 
-VIEWS = {"/": page, "/counts": counts, "/echo": echo, "/cookies": cookies, "/close": close,
-         "/pour": pour}
+VIEWS = {
+    "/": page,
+    "/counts": counts,
+    "/echo": echo,
+    "/cookies": cookies,
+    "/close": close,
+    "/pour": pour,
+}
 
 
 def site(environ, start_response):

@@ -1,4 +1,5 @@
 """A client that sends exactly the bytes a test wants, and shares no code with the library."""
+
 import base64
 import os
 import struct
@@ -24,8 +25,10 @@ def frame(first: int, payload: bytes | str = b"", mask: bytes | None = MASK) -> 
         head = struct.pack("!BBQ", first, bit | 127, len(data))
     if mask is None:
         return head + data
-    masked = data.translate(None) if mask == b"\0\0\0\0" else bytes(
-        byte ^ mask[i % 4] for i, byte in enumerate(data)
+    masked = (
+        data.translate(None)
+        if mask == b"\0\0\0\0"
+        else bytes(byte ^ mask[i % 4] for i, byte in enumerate(data))
     )
     return head + mask + masked
 
@@ -35,13 +38,20 @@ def close_frame(code: int, reason: str = "") -> bytes:
 
 
 def request(
-    path: str = "/echo", headers: Iterable[tuple[str, str]] = (), *, without: str = "",
-    http: str = "HTTP/1.1", method: str = "GET",
+    path: str = "/echo",
+    headers: Iterable[tuple[str, str]] = (),
+    *,
+    without: str = "",
+    http: str = "HTTP/1.1",
+    method: str = "GET",
 ) -> bytes:
     """An opening handshake; ``headers`` replace those of the same name, ``without`` omits one."""
     fields = {
-        "Host": "test.example", "Upgrade": "websocket", "Connection": "Upgrade",
-        "Sec-WebSocket-Key": KEY, "Sec-WebSocket-Version": "13",
+        "Host": "test.example",
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Key": KEY,
+        "Sec-WebSocket-Version": "13",
     }
     fields.update(headers)
     fields.pop(without, None)

@@ -1,4 +1,5 @@
 """flask-sock's way of writing, with nothing changed but the import."""
+
 import sys
 
 from flask import Flask

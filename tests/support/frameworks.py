@@ -1,4 +1,5 @@
 """A Flask and a Bottle application that know of WebSockets only what the environ tells them."""
+
 import bottle
 import flask
 from werkzeug.middleware.proxy_fix import ProxyFix

@@ -2,6 +2,7 @@
 
 Prints, as JSON, how many tests have run, and of each that did not pass its name and why.
 """
+
 import importlib.util
 import io
 import json
@@ -43,7 +44,8 @@ def load(module: str):
     spec = importlib.util.find_spec(f"gevent.tests.{module}")
     source = re.sub(
         r"(HTTP/1\.1\\r\\n)(?=\\r\\n|transfer-encoding|Content-Length: %s)",
-        r"\1Host: localhost\\r\\n", spec.loader.get_source(spec.name),
+        r"\1Host: localhost\\r\\n",
+        spec.loader.get_source(spec.name),
     )
     loaded = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     exec(compile(source, spec.origin, "exec"), loaded.__dict__)

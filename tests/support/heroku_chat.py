@@ -2,6 +2,7 @@
 
 Every browser has two sockets: what it says goes into one, and comes out of everybody's other one.
 """
+
 import os
 import sys
 

@@ -1,4 +1,5 @@
 """The site for clients that nobody here wrote: the tests' own, and what they alone ask for."""
+
 from tests.support import apps
 
 
@@ -13,7 +14,8 @@ def farewell(environ, start_response):
     received = len(list(ws))
     print(
         f"after {received} messages {ws.close_code} {ws.close_reason!r}",
-        file=environ["wsgi.errors"], flush=True,
+        file=environ["wsgi.errors"],
+        flush=True,
     )
     return []
 

@@ -1,4 +1,5 @@
 """The tests' site with metrics of all processes at ``/metrics``."""
+
 import geventws.prometheus
 from tests.support.apps import site
 

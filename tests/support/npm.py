@@ -1,4 +1,5 @@
 """What tests run in Node and in browsers, from npm."""
+
 import json
 import subprocess
 from pathlib import Path

@@ -1,4 +1,5 @@
 """Packages from PyPI that want gevent-websocket, which must not be installed."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,18 @@ def old_packages() -> str:
     stamp = PACKAGES / "installed.txt"
     if not stamp.exists() or stamp.read_text() != requirements.read_text():
         command = [
-            sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-            "--no-deps", "--upgrade", "--target", PACKAGES, "--requirement", requirements,
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--upgrade",
+            "--target",
+            PACKAGES,
+            "--requirement",
+            requirements,
         ]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=120)

@@ -1,4 +1,5 @@
 """The tests' site as it is served behind a proxy: with pings, and without."""
+
 from geventws import WebSocketMiddleware
 from tests.support.apps import site
 

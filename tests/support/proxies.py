@@ -1,4 +1,5 @@
 """nginx, HAProxy and Caddy with the files of ``deploy/``, in front of servers of the tests."""
+
 import contextlib
 import re
 import socket
@@ -73,15 +74,18 @@ def nginx(folder: Path, backends: list[int], tls, changes: dict[str, str]):
     """The port of an nginx whose configuration is ``deploy/nginx.conf``."""
     program = need("nginx", "apt-get install nginx")
     port = free_port()
-    text = edited("nginx.conf", {
-        r"listen 80;": f"listen 127.0.0.1:{free_port()};",
-        r"listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
-        r"127\.0\.0\.1:8000;": f"127.0.0.1:{backends[0]};",
-        r"# server 127\.0\.0\.1:8001;": f"server 127.0.0.1:{backends[1]};",
-        r"/etc/ssl/chat/certificate\.pem": tls[0],
-        r"/etc/ssl/chat/key\.pem": tls[1],
-        **changes,
-    })
+    text = edited(
+        "nginx.conf",
+        {
+            r"listen 80;": f"listen 127.0.0.1:{free_port()};",
+            r"listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
+            r"127\.0\.0\.1:8000;": f"127.0.0.1:{backends[0]};",
+            r"# server 127\.0\.0\.1:8001;": f"server 127.0.0.1:{backends[1]};",
+            r"/etc/ssl/chat/certificate\.pem": tls[0],
+            r"/etc/ssl/chat/key\.pem": tls[1],
+            **changes,
+        },
+    )
     (folder / "site.conf").write_text(text)
     (folder / "nginx.conf").write_text(NGINX.format(folder=folder))
     command = [program, "-e", "stderr", "-p", str(folder), "-c", str(folder / "nginx.conf")]
@@ -94,15 +98,18 @@ def haproxy(folder: Path, backends: list[int], tls, changes: dict[str, str]):
     port = free_port()
     pem = folder / "both.pem"
     pem.write_text(Path(tls[0]).read_text() + Path(tls[1]).read_text())
-    text = edited("haproxy.cfg", {
-        r"maxconn 20000": "maxconn 1000",
-        r"bind :80\b": f"bind 127.0.0.1:{free_port()}",
-        r"bind :443": f"bind 127.0.0.1:{port}",
-        r"/etc/haproxy/chat\.pem": str(pem),
-        r"127\.0\.0\.1:8000": f"127.0.0.1:{backends[0]}",
-        r"# server two 127\.0\.0\.1:8001": f"server two 127.0.0.1:{backends[1]}",
-        **changes,
-    })
+    text = edited(
+        "haproxy.cfg",
+        {
+            r"maxconn 20000": "maxconn 1000",
+            r"bind :80\b": f"bind 127.0.0.1:{free_port()}",
+            r"bind :443": f"bind 127.0.0.1:{port}",
+            r"/etc/haproxy/chat\.pem": str(pem),
+            r"127\.0\.0\.1:8000": f"127.0.0.1:{backends[0]}",
+            r"# server two 127\.0\.0\.1:8001": f"server two 127.0.0.1:{backends[1]}",
+            **changes,
+        },
+    )
     (folder / "haproxy.cfg").write_text(text)
     return running([program, "-db", "-f", str(folder / "haproxy.cfg")], port, folder / "log")
 
@@ -111,13 +118,14 @@ def caddy(folder: Path, backends: list[int], tls, changes: dict[str, str]):
     """The port of a Caddy whose configuration is ``deploy/Caddyfile``, with a given certificate."""
     program = need("caddy", "apt-get install caddy")
     port = free_port()
-    text = edited("Caddyfile", {
-        r"chat\.example\.com \{": f"https://localhost:{port} {{\n\ttls {tls[0]} {tls[1]}",
-        r"127\.0\.0\.1:8000": f"127.0.0.1:{backends[0]} 127.0.0.1:{backends[1]}",
-        **changes,
-    })
-    (folder / "Caddyfile").write_text(
-        "{\n\tadmin off\n\tauto_https disable_redirects\n}\n" + text
+    text = edited(
+        "Caddyfile",
+        {
+            r"chat\.example\.com \{": f"https://localhost:{port} {{\n\ttls {tls[0]} {tls[1]}",
+            r"127\.0\.0\.1:8000": f"127.0.0.1:{backends[0]} 127.0.0.1:{backends[1]}",
+            **changes,
+        },
     )
+    (folder / "Caddyfile").write_text("{\n\tadmin off\n\tauto_https disable_redirects\n}\n" + text)
     command = [program, "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
     return running(command, port, folder / "log", cwd=folder, env={"HOME": str(folder)})

@@ -1,4 +1,5 @@
 """Redis servers for the tests: their own, on free ports, in temporary directories."""
+
 import contextlib
 import shutil
 import signal
@@ -35,9 +36,21 @@ class RedisServer:
     def start(self) -> None:
         with self.folder.joinpath("log").open("ab") as log:
             self.process = subprocess.Popen(
-                [self.program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
-                 "--dir", str(self.folder), *self.arguments],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                [
+                    self.program,
+                    "--port",
+                    str(self.port),
+                    "--bind",
+                    "127.0.0.1",
+                    "--save",
+                    "",
+                    "--dir",
+                    str(self.folder),
+                    *self.arguments,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         deadline = time.monotonic() + 10
         while b"Ready to accept connections" not in self._new_log():
@@ -47,7 +60,7 @@ class RedisServer:
 
     def _new_log(self) -> bytes:
         log = self.folder.joinpath("log").read_bytes()
-        return log[log.rfind(b"oO0OoO0OoO0Oo"):]
+        return log[log.rfind(b"oO0OoO0OoO0Oo") :]
 
     def client(self, **options) -> redis.Redis:
         return redis.Redis(port=self.port, protocol=2, **options)

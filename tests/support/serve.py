@@ -1,4 +1,5 @@
 """``python -m tests.support.serve WAY [CERTIFICATE KEY]``: serve the tests' site through pywsgi."""
+
 import ssl
 import sys
 

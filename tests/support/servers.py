@@ -1,4 +1,5 @@
 """Servers for the tests: in the test's own process, or in processes of their own."""
+
 import contextlib
 import os
 import re
@@ -13,8 +14,9 @@ import gevent
 import pytest
 from gevent.event import AsyncResult
 
-from geventws import WebSocketServer, logs
-from geventws.broadcast import base
+from geventws import WebSocketServer
+from geventws.broadcast import backend
+from geventws.connection import logs
 from tests.support.client import RawClient
 
 ROOT = Path(__file__).parents[2]
@@ -37,14 +39,21 @@ class Process:
     """A server in a process of its own; what it prints gathers in a file."""
 
     def __init__(
-        self, arguments: list[str], log: Path, cwd: Path = ROOT, ready: str = READY,
+        self,
+        arguments: list[str],
+        log: Path,
+        cwd: Path = ROOT,
+        ready: str = READY,
         **environment: str,
     ) -> None:
         self.log = log
         with log.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-W", "ignore:Monkey", *arguments], cwd=cwd,
-                stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+                [sys.executable, "-W", "error", "-W", "ignore:Monkey", *arguments],
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
             )
         try:
@@ -164,7 +173,7 @@ def wait_until(condition, what="it"):
 def unthrottled() -> None:
     """What one test has logged holds nothing back in the next."""
     logs.peers.reset()
-    base._spoiled.reset()
+    backend._spoiled.reset()
 
 
 class LocalServer(WebSocketServer):

@@ -1,4 +1,5 @@
 """Django, Pyramid, and a stack of middleware; each knows nothing but ``environ``."""
+
 import warnings
 from pathlib import Path
 from typing import ClassVar
@@ -23,7 +24,9 @@ with warnings.catch_warnings():
 # ---------------------------------------------------------------------- Django
 
 settings.configure(
-    SECRET_KEY="not much of a secret", ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"],
+    SECRET_KEY="not much of a secret",
+    ROOT_URLCONF=__name__,
+    ALLOWED_HOSTS=["*"],
     SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies",
     MIDDLEWARE=[
         "django.middleware.security.SecurityMiddleware",
@@ -113,12 +116,17 @@ class Kept(Transport):
 def stack(application):
     """ProxyFix around WhiteNoise around Sentry around an application."""
     sentry_sdk.init(
-        "http://key@127.0.0.1/1", transport=Kept, default_integrations=False,
-        auto_enabling_integrations=False, auto_session_tracking=False,
+        "http://key@127.0.0.1/1",
+        transport=Kept,
+        default_integrations=False,
+        auto_enabling_integrations=False,
+        auto_session_tracking=False,
     )
     return ProxyFix(
         WhiteNoise(SentryWsgiMiddleware(application), root=Path(__file__).parent / "node"),
-        x_for=1, x_proto=1, x_host=1,
+        x_for=1,
+        x_proto=1,
+        x_host=1,
     )
 
 

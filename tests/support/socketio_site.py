@@ -1,4 +1,5 @@
 """The same Socket.IO events with python-socketio and with Flask-SocketIO."""
+
 import sys
 
 # Installed for the libraries' sake, and not to be found: geventws must be enough.

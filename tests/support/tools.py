@@ -1,4 +1,5 @@
 """External programs that tests run: missing ones fail on CI and are skipped elsewhere."""
+
 import os
 import shutil
 

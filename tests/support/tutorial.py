@@ -1,4 +1,5 @@
 """A parrot as the readers of Bottle's page on asynchronous applications write one."""
+
 from gevent import monkey
 
 monkey.patch_all()
@@ -9,7 +10,7 @@ from bottle import Bottle, abort, request  # noqa: E402
 from gevent.pywsgi import WSGIServer  # noqa: E402
 
 from geventws import WebSocketError  # noqa: E402
-from geventws.handler import WebSocketHandler  # noqa: E402
+from geventws.server.handler import WebSocketHandler  # noqa: E402
 
 parrots = Bottle()
 

@@ -1,4 +1,5 @@
 """Makes the example's modules importable, as they are where it runs."""
+
 import sys
 from pathlib import Path
 

@@ -1,4 +1,5 @@
 """The chat as its users meet it: the program runs, WebSocket clients and browsers talk to it."""
+
 import itertools
 import json
 import os
@@ -38,8 +39,10 @@ class Chat:
         self.log = log
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, PROGRAM], env={**os.environ, "PORT": str(port)},
-                stdout=subprocess.PIPE, stderr=errors,
+                [sys.executable, PROGRAM],
+                env={**os.environ, "PORT": str(port)},
+                stdout=subprocess.PIPE,
+                stderr=errors,
             )
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], PATIENCE)
@@ -114,6 +117,7 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chat]:
 def start_chat(tmp_path: Path) -> Iterator[Callable[..., Chat]]:
     """``start_chat(port=0)``: a program of the test's own."""
     with ExitStack() as started:
+
         def start(port: int = 0) -> Chat:
             chat = Chat(tmp_path / "log", port)
             started.callback(chat.stop)
@@ -126,6 +130,7 @@ def start_chat(tmp_path: Path) -> Iterator[Callable[..., Chat]]:
 def enter() -> Iterator[Callable[..., Person]]:
     """``enter(chat, room, name)``: somebody who stays in the room until the test ends."""
     with ExitStack() as connections:
+
         def enter_(chat: Chat, room: str, name: str, **options: Any) -> Person:
             return Person(connections.enter_context(join(chat, room, name, **options)))
 
@@ -218,19 +223,22 @@ def test_a_taken_name_gets_a_number(chat, room, enter):
 # --- Refusals ---
 
 
-@pytest.mark.parametrize(("message", "reason"), [
-    ('{"text": ""}', "There is nothing in that message."),
-    ('{"text": " \\n "}', "There is nothing in that message."),
-    (json.dumps({"text": "x" * (TEXT_LIMIT + 1)}), "1001 characters. The limit is 1000."),
-    ("Hello", "not JSON"),
-    ("", "not JSON"),
-    ("[" * 100_000, "not JSON"),
-    ("[]", "no text"),
-    ("null", "no text"),
-    ('{"txt": "Hello"}', "no text"),
-    ('{"text": 1}', "no text"),
-    (b'{"text": "Hello"}', "binary"),
-])
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ('{"text": ""}', "There is nothing in that message."),
+        ('{"text": " \\n "}', "There is nothing in that message."),
+        (json.dumps({"text": "x" * (TEXT_LIMIT + 1)}), "1001 characters. The limit is 1000."),
+        ("Hello", "not JSON"),
+        ("", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "no text"),
+        ("null", "no text"),
+        ('{"txt": "Hello"}', "no text"),
+        ('{"text": 1}', "no text"),
+        (b'{"text": "Hello"}', "binary"),
+    ],
+)
 def test_a_bad_message_is_refused_to_its_sender_alone(chat, room, enter, message, reason):
     ada = enter(chat, room, "Ada")
     bob = enter(chat, room, "Bob")
@@ -250,17 +258,20 @@ def test_the_longest_text_and_half_a_character_pass(chat, room, enter):
         assert ada.hear_text() == text
 
 
-@pytest.mark.parametrize(("room", "name", "reason"), [
-    ("lobby", "", "Please enter a name."),
-    ("lobby", " \t", "Please enter a name."),
-    ("lobby", "x" * (NAME_LIMIT + 1), "That name has 25 characters. The limit is 24."),
-    ("lobby", "Ada\u202egnop", "A name consists of visible characters."),
-    ("", "Ada", "Please enter a room."),
-    (" ", "Ada", "Please enter a room."),
-    ("x" * (ROOM_NAME_LIMIT + 1), "Ada", "That room has 33 characters. The limit is 32."),
-    ("a/b", "Ada", "A room consists of letters, digits, - and _."),
-    ("<b>", "Ada", "A room consists of letters, digits, - and _."),
-])
+@pytest.mark.parametrize(
+    ("room", "name", "reason"),
+    [
+        ("lobby", "", "Please enter a name."),
+        ("lobby", " \t", "Please enter a name."),
+        ("lobby", "x" * (NAME_LIMIT + 1), "That name has 25 characters. The limit is 24."),
+        ("lobby", "Ada\u202egnop", "A name consists of visible characters."),
+        ("", "Ada", "Please enter a room."),
+        (" ", "Ada", "Please enter a room."),
+        ("x" * (ROOM_NAME_LIMIT + 1), "Ada", "That room has 33 characters. The limit is 32."),
+        ("a/b", "Ada", "A room consists of letters, digits, - and _."),
+        ("<b>", "Ada", "A room consists of letters, digits, - and _."),
+    ],
+)
 def test_a_bad_name_or_room_is_answered_with_400_instead_of_an_upgrade(chat, room, name, reason):
     with pytest.raises(InvalidStatus) as refused, join(chat, room, name):
         pass
@@ -400,8 +411,9 @@ def test_the_page_may_load_and_run_our_own_files_only(chat):
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
     for file in PROGRAM.parent.joinpath("static").iterdir():
         assert chat.get(f"/static/{file.name}").status == 200
-        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(",
-                             file.read_text())
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", file.read_text()
+        )
     assert chat.get("/static/..%2Fchat.py").status in {403, 404}
 
 
@@ -552,8 +564,13 @@ def test_the_keyboard_is_enough_and_every_control_has_a_name(chat, room, open_wi
     window.switch_to.active_element.send_keys(Keys.ENTER)
     wait(window, lambda: texts(window) == ["Two\nlines"])
     back, forth = Keys.SHIFT + Keys.TAB, Keys.TAB
-    for key, name in [(back, "Messages"), (back, "Leave"), (forth, "Messages"),
-                      (forth, "Message"), (forth, "Send")]:
+    for key, name in [
+        (back, "Messages"),
+        (back, "Leave"),
+        (forth, "Messages"),
+        (forth, "Message"),
+        (forth, "Send"),
+    ]:
         window.switch_to.active_element.send_keys(key)
         assert focused(window) == name
         width = window.switch_to.active_element.value_of_css_property("outline-width")
@@ -598,8 +615,19 @@ def test_the_colours_follow_the_scheme_and_stay_legible(chat, room, open_window,
     wait(window, lambda: len(texts(window)) == 2)
     surface = brightness(element(window, "chat"), "background-color")
     assert surface > 0.9 if scheme == "light" else surface < 0.05
-    for selector in ("#title", "#state", "#here h2", "#count", ".who", "#leave", "#send",
-                     ".message:not(.mine) .text", ".mine .text", ".byline time", ".notice"):
+    for selector in (
+        "#title",
+        "#state",
+        "#here h2",
+        "#count",
+        ".who",
+        "#leave",
+        "#send",
+        ".message:not(.mine) .text",
+        ".mine .text",
+        ".byline time",
+        ".notice",
+    ):
         seen = window.find_element(By.CSS_SELECTOR, selector)
         lighter, darker = sorted(
             (brightness(seen, "color"), brightness(seen, "background-color")), reverse=True

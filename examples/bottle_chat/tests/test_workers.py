@@ -1,4 +1,5 @@
 """The chat in four workers that share a Redis: one chat for those who use it."""
+
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -18,8 +19,19 @@ from tests.support.servers import Process, serving
 
 WORKERS = 4
 PROGRAM = [
-    "-m", "gunicorn", "-k", "geventws.Worker", "-w", str(WORKERS), "-b", "127.0.0.1:0",
-    "--graceful-timeout", "2", "--chdir", "examples/bottle_chat", "chat:app",
+    "-m",
+    "gunicorn",
+    "-k",
+    "geventws.Worker",
+    "-w",
+    str(WORKERS),
+    "-b",
+    "127.0.0.1:0",
+    "--graceful-timeout",
+    "2",
+    "--chdir",
+    "examples/bottle_chat",
+    "chat:app",
 ]
 
 
@@ -39,6 +51,7 @@ def chat(server: RedisServer, tmp_path) -> Iterator[Process]:
 def enter(chat: Process) -> Iterator[Callable[..., Person]]:
     """``enter(name, since="")``: somebody who stays in the room until the test ends."""
     with ExitStack() as connections:
+
         def enter_(name: str, since: str = "") -> Person:
             query = urlencode({"name": name, "since": since})
             url = f"ws://127.0.0.1:{chat.address[1]}/ws/tea?{query}"
@@ -103,7 +116,8 @@ def worker_of(chat: Process, person: Person) -> int:
     """The process at the other end of somebody's connection."""
     port = person.ws.socket.getsockname()[1]
     return next(
-        worker.pid for worker in psutil.Process(chat.process.pid).children()
+        worker.pid
+        for worker in psutil.Process(chat.process.pid).children()
         if any(peer.raddr and peer.raddr.port == port for peer in worker.net_connections())
     )
 

@@ -1,4 +1,5 @@
 """Makes the example's modules importable, as they are where it runs, and starts the program."""
+
 import sys
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,5 @@
 """Presenter and audience in real browsers, each with its own cookies."""
+
 from collections.abc import Callable
 from typing import TypeVar
 

@@ -1,4 +1,5 @@
 """The pages over plain HTTP, through Flask's test client."""
+
 from collections.abc import Iterator
 from pathlib import Path
 

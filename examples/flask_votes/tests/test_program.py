@@ -1,4 +1,5 @@
 """The running program, with WebSocket clients of another make."""
+
 import signal
 import socket
 import struct
@@ -209,8 +210,14 @@ def test_a_stopped_program_says_goodbye_to_its_pages(show: Show, wish: signal.Si
 
 def run(show: Show) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "votes.py"], cwd=EXAMPLE, env=show.environment(), timeout=PATIENCE,
-        capture_output=True, text=True, encoding="utf-8", check=False,
+        [sys.executable, "votes.py"],
+        cwd=EXAMPLE,
+        env=show.environment(),
+        timeout=PATIENCE,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
     )
 
 

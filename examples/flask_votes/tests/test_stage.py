@@ -141,8 +141,10 @@ def test_a_step_that_was_edited_away_sends_the_show_back_to_the_start(
 def test_two_pages_of_one_browser_are_one_person_and_the_presenter_is_none(stage: Stage) -> None:
     pages = (Page("ann"), Page("ann"), Page("bob"), Page())
     with (
-        stage.watched_by(pages[0]), stage.watched_by(pages[1]),
-        stage.watched_by(pages[2]), stage.watched_by(pages[3]),
+        stage.watched_by(pages[0]),
+        stage.watched_by(pages[1]),
+        stage.watched_by(pages[2]),
+        stage.watched_by(pages[3]),
     ):
         assert state(stage)["people"] == 2
     assert state(stage)["people"] == 0

@@ -27,7 +27,8 @@ def test_a_story_has_a_title_a_beginning_steps_and_options() -> None:
     assert first.heading == "First"
     assert first.paragraphs == ("One paragraph.", "And another.")
     assert [(option.text, option.leads_to) for option in first.options] == [
-        ("Go on", "b"), ("Stay", "a"),
+        ("Go on", "b"),
+        ("Stay", "a"),
     ]
 
 

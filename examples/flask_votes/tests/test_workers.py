@@ -1,4 +1,5 @@
 """The show in four workers that share a Redis: one show for those who take part."""
+
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -15,8 +16,19 @@ from tests.support.servers import Process, serving
 
 WORKERS = 4
 PROGRAM = [
-    "-m", "gunicorn", "-k", "geventws.Worker", "-w", str(WORKERS), "-b", "127.0.0.1:0",
-    "--graceful-timeout", "2", "--chdir", "examples/flask_votes", "votes:worker()",
+    "-m",
+    "gunicorn",
+    "-k",
+    "geventws.Worker",
+    "-w",
+    str(WORKERS),
+    "-b",
+    "127.0.0.1:0",
+    "--graceful-timeout",
+    "2",
+    "--chdir",
+    "examples/flask_votes",
+    "votes:worker()",
 ]
 Enter = Callable[..., ClientConnection]
 
@@ -40,12 +52,16 @@ def show(server: RedisServer, tmp_path: Path) -> Iterator[Process]:
 def enter(show: Process) -> Iterator[Enter]:
     """``enter("ann")``: a page of a browser, ``enter()``: the presenter's."""
     with ExitStack() as pages:
+
         def enter_(name: str = "") -> ClientConnection:
             path = "live" if name else "presenter/live"
             cookie = f"votes_voter={name:x<22}" if name else "votes_presenter=sesame"
             page = connect(
-                f"ws://127.0.0.1:{show.address[1]}/{path}", proxy=None,
-                additional_headers={"Cookie": cookie}, close_timeout=PATIENCE, max_queue=None,
+                f"ws://127.0.0.1:{show.address[1]}/{path}",
+                proxy=None,
+                additional_headers={"Cookie": cookie},
+                close_timeout=PATIENCE,
+                max_queue=None,
             )
             return pages.enter_context(page)
 
@@ -56,7 +72,8 @@ def worker_of(show: Process, page: ClientConnection) -> int:
     """The process at the other end of a connection."""
     port = page.socket.getsockname()[1]
     return next(
-        worker.pid for worker in psutil.Process(show.process.pid).children()
+        worker.pid
+        for worker in psutil.Process(show.process.pid).children()
         if any(peer.raddr and peer.raddr.port == port for peer in worker.net_connections())
     )
 

@@ -1,4 +1,5 @@
 """The program as a person starts it, and clients for it."""
+
 import json
 import os
 import signal
@@ -51,8 +52,12 @@ class Show:
     def start(self) -> None:
         with self._stderr.open("a") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-X", "dev", "votes.py"], cwd=EXAMPLE, env=self.environment(),
-                stdout=subprocess.PIPE, stderr=stderr, text=True,
+                [sys.executable, "-X", "dev", "votes.py"],
+                cwd=EXAMPLE,
+                env=self.environment(),
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
             )
         self.url, self.presenter_url = self._read_line(), self._read_line()
         if self._port == "0":
@@ -60,8 +65,11 @@ class Show:
 
     def environment(self) -> dict[str, str]:
         return {
-            **os.environ, "BIND": "127.0.0.1", "PORT": self._port,
-            "STORY": str(self.story), "VOTES": str(self.votes),
+            **os.environ,
+            "BIND": "127.0.0.1",
+            "PORT": self._port,
+            "STORY": str(self.story),
+            "VOTES": str(self.votes),
         }
 
     def _read_line(self) -> str:
@@ -120,9 +128,7 @@ class Show:
     def connect(
         self, path: str, cookie: str, **options: Any
     ) -> AbstractContextManager[ClientConnection]:
-        return connect(
-            self.websocket_url(path), additional_headers={"Cookie": cookie}, **options
-        )
+        return connect(self.websocket_url(path), additional_headers={"Cookie": cookie}, **options)
 
 
 Condition = Callable[[dict[str, Any]], bool]

@@ -1,4 +1,5 @@
 from geventws.compat import install_as_geventwebsocket
+
 install_as_geventwebsocket(max_message_size=4 << 20)
 
 import sys

@@ -1,5 +1,9 @@
-from gevent import monkey; monkey.patch_all()
-from geventws.compat import install_as_geventwebsocket; install_as_geventwebsocket()
+from gevent import monkey
+
+monkey.patch_all()
+from geventws.compat import install_as_geventwebsocket
+
+install_as_geventwebsocket()
 
 import sys
 

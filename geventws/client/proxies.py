@@ -1,0 +1,58 @@
+"""HTTP proxies between a client and its server, RFC 6455 section 4.1 and RFC 9110 section 9.3.6."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..exceptions import HandshakeError
+from ..protocol.client_handshake import basic_authorization, encode_head
+from ..protocol.frames import encode_text
+from ..protocol.urls import Target, ascii_host, userinfo_of
+from .response import read_body, read_response
+
+
+def proxy_from_environment(target: Target) -> str | None:
+    """The URL of the proxy that the environment has for a WebSocket, RFC 6455 section 4.1."""
+    from urllib.request import getproxies, proxy_bypass  # noqa: PLC0415 - 30 ms for few
+
+    if proxy_bypass(f"{target.host}:{target.port}"):
+        return None
+    proxies = getproxies()
+    wanted = ("wss", "https") if target.secure else ("ws", "https", "http")
+    return next((proxies[scheme] for scheme in wanted if proxies.get(scheme)), None)
+
+
+def parse_proxy(url: str) -> Target:
+    """Take the URL of a proxy apart.
+
+    :raises ValueError: when it is none that speaks HTTP.
+    """
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError(f"{url!r} is not the URL of an HTTP proxy")
+    encode_text(url, "the URL of the proxy")
+    secure = parts.scheme == "https"
+    port = parts.port or (443 if secure else 80)
+    return Target(secure, ascii_host(parts.hostname), port, "", userinfo_of(parts))
+
+
+def connect_head(target: Target, proxy: Target) -> bytes:
+    """The request for a tunnel, RFC 9110 section 9.3.6."""
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    authority = f"{host}:{target.port}"
+    fields = [("Host", authority)]
+    if proxy.userinfo:
+        fields.append(("Proxy-Authorization", basic_authorization(proxy.userinfo)))
+    return encode_head(f"CONNECT {authority} HTTP/1.1", fields)
+
+
+def open_tunnel(sock: Any, target: Target, proxy: Target) -> None:
+    """Ask a proxy for the way to the server, RFC 9110 section 9.3.6."""
+    sock.sendall(connect_head(target, proxy))
+    response, early = read_response(sock)
+    if not 200 <= response.code < 300:
+        body = read_body(sock, response, early)
+        raise HandshakeError(response.status, body, response.headers)
+    if early:
+        raise HandshakeError(response.status, "the proxy sent more than its answer")

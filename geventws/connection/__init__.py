@@ -1,0 +1,4 @@
+"""One WebSocket on a gevent hub: transport, bounds, deadlines and the end of a connection.
+
+Private: users import from :mod:`geventws`.
+"""

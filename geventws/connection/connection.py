@@ -1,0 +1,704 @@
+"""The upper half of a connection: what happens once a connection, or when a buffer is full.
+
+The path of every message is in :mod:`geventws.connection.transport_py`; the two halves are one
+object, and the transport names the methods that it calls here.
+"""
+
+from __future__ import annotations
+
+import functools
+import socket
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gevent import getcurrent
+from gevent.event import Event
+
+from ..exceptions import WebSocketError
+from ..protocol.endpoint import Endpoint
+from ..protocol.frames import MAX_CONTROL_PAYLOAD, CloseCode, Opcode, encode_text
+from ..protocol.state import State
+from .counters import CLIENTS, Totals
+from .hub import hub_state
+from .keepalive import Keepalive, Progress
+from .lifecycle import TCP, TCP_AT_END, End
+from .queues import ReceiveQueue, SendBuffer
+from .tcp import disable_nagle, has_hung_up, reset_at_close, unacknowledged
+from .threads import call_in_hub, get_ident, is_running
+from .transport import MAX_RECORD, SLICE, WOULD_BLOCK, Transport
+
+if TYPE_CHECKING:
+    from ..options import Options
+    from ..protocol.permessage_deflate import PerMessageDeflate
+
+_OPEN = State.OPEN
+_WRITE = 2
+#: Seconds between two looks whether a peer that is not read from has hung up.
+_HANGUP_INTERVAL = 1.0
+#: How often, within a time limit, a waiting greenlet looks whether the peer makes progress.
+_LOOKS = 4
+
+
+def _ends_connection(method: Callable[[Connection], None]) -> Callable[[Connection], None]:
+    """Decorate a callback of the hub: an unexpected exception ends the connection."""
+
+    @functools.wraps(method)
+    def callback(self: Connection) -> None:
+        try:
+            method(self)
+        except BaseException:
+            self._end(End.FAULT)
+            raise
+
+    return callback
+
+
+class Buffered(NamedTuple):
+    """What a connection holds in memory for its view and its peer."""
+
+    #: Received messages that the view has not taken, and their bytes of memory.
+    messages: int
+    received: int
+    #: Bytes that the kernel had no room for.
+    unsent: int
+
+
+class Connection(Transport):
+    """One side of a connection in blocking style; see :class:`geventws.WebSocket`.
+
+    Other modules of this package may use the methods of the section "internal interface", and no
+    other private ones.
+    """
+
+    __slots__ = (
+        "_done",
+        "_due",
+        "_fault",
+        "_hangup_timer",
+        "_hung_up",
+        "_keepalive",
+        "_options",
+        "_paused",
+        "_progress",
+        "_send_buffer",
+        "_slice_end",
+        "_sweeper",
+        "_writer",
+    )
+
+    #: Whether the socket is closed when the connection has ended. A server closes its own.
+    _owns_socket = False
+
+    def __init__(self, options: Options, *, client: bool, totals: Totals = CLIENTS) -> None:
+        hub = hub_state()
+        super().__init__(Endpoint(client=client, pending=True), hub.buffers, totals)
+        self._options = options
+        self._sweeper = hub.sweeper
+        #: The tick of the sweeper at which this is checked next; 0 if it is not.
+        self._due = 0
+        self._keepalive: Keepalive | None = None
+        #: Why the connection was dropped, for the log.
+        self._fault: str | None = None
+        #: Since when the peer makes no progress; None while nobody asks.
+        self._progress: Progress | None = None
+        #: Set at the end, if a greenlet waits for it.
+        self._done: Event | None = None
+        #: Whether reading has stopped because the queue is full.
+        self._paused = False
+        self._hangup_timer: Any = None
+        #: Whether the peer was seen to hang up while it was not read from.
+        self._hung_up = False
+        #: When a greenlet that receives outside of a dispatch must let the others run.
+        self._slice_end = 0.0
+        self._send_buffer: SendBuffer | None = None
+        self._writer: Any = None
+
+    def _start(self, sock: Any, extension: PerMessageDeflate | None, early: bytes = b"") -> None:
+        """Take over a gevent socket after the opening handshake.
+
+        :param early: bytes behind the handshake that were read from the socket already.
+        """
+        options = self._options
+        disable_nagle(sock)
+        self._attach(sock)
+        self._endpoint.open(options.max_message_size, extension)
+        self._endpoint.has_news = False
+        self._keepalive = Keepalive(monotonic() + (options.ping_interval or 0))
+        if not self._due:
+            self._sweeper.add(self, options.check_interval)
+        self._totals.opened += 1
+        if early:
+            self._totals.bytes_received += len(early)
+            self._endpoint.receive_data(early)
+        if early or self._is_tls:
+            # These bytes make no descriptor readable.
+            self._resume_later()
+
+    # ------------------------------------------------------------- public state
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection has ended or is ending: nothing can be sent any more.
+
+        Changes to true when the peer closes or vanishes, even if no greenlet receives. For a view
+        that receives, it stays false until the view has taken all messages of the peer, so that
+        ``while not ws.closed: ws.receive()`` loses none. False before the opening handshake is
+        finished; looking at it does not send the ``101``.
+        """
+        if not self._is_ending:
+            return False
+        by_peer = self._hung_up or self._endpoint.closed_by_peer
+        return not (by_peer and self._receives and self._received is not None)
+
+    @property
+    def close_code(self) -> int | None:
+        """The code of the Close frame that came first, from either side; ``None`` while open.
+
+        1005: the frame had no code. 1006: the connection was lost without a Close frame.
+        """
+        code = self._endpoint.close_code
+        return CloseCode.ABNORMAL_CLOSURE if code is None and self._hung_up else code
+
+    @property
+    def close_reason(self) -> str:
+        """The reason that came with :attr:`close_code`."""
+        return self._endpoint.close_reason
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds from the latest answered Ping to its Pong; ``None`` before the first."""
+        return None if self._keepalive is None else self._keepalive.latency
+
+    # ------------------------------------------------------- internal interface
+
+    @property
+    def _is_ending(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._hung_up or self._endpoint.state > _OPEN
+
+    def _start_close(self, code: int, reason: str = "") -> None:
+        """Send a Close frame and wake ``receive()``, without waiting for the peer."""
+        endpoint = self._endpoint
+        if endpoint.state is not _OPEN:
+            return
+        endpoint.close(code, reason)
+        self._watch_progress()
+        if self._paused:
+            self._continue_reading()  # the peer's Close frame is behind unread messages
+        self._input_parsed()
+        self._wake()
+
+    def _send_frames(self, frames: bytes) -> None:
+        """Write whole frames, which the caller has built."""
+        self._transmit(frames)
+
+    def _drop(self) -> None:
+        """End the connection now, whatever its state. The server still closes the descriptor."""
+        if self._endpoint.state is State.PENDING:
+            self._sweeper.remove(self)
+            self._endpoint.refuse()
+            self._end_reported = True
+        else:
+            self._end(End.DROPPED)
+
+    def _drop_slow_consumer(self, fault: str) -> None:
+        """Close with 1013, without waiting: the peer reads less than it is sent."""
+        self._fault = fault
+        self._totals.slow_consumers_dropped += 1
+        self._start_close(CloseCode.TRY_AGAIN_LATER, "too slow")
+
+    @property
+    def _buffered(self) -> Buffered:
+        received = self._received
+        return Buffered(
+            0 if received is None else len(received),
+            0 if received is None else received.size,
+            0 if self._output is None else self._output.size,
+        )
+
+    @property
+    def _send_limit(self) -> int:
+        """How many bytes may wait for the peer."""
+        return self._options.max_send_buffer
+
+    @property
+    def _fault_of_peer(self) -> str | None:
+        """What the log says about the peer; None if it did nothing wrong."""
+        error = self._endpoint.error
+        if error is not None:
+            return f"broke the protocol: {error}; closed with {error.close_code}"
+        return self._fault
+
+    # ---------------------------------------------------------------- receiving
+
+    def _open(self) -> None:
+        raise NotImplementedError
+
+    def _closed_error(self) -> WebSocketError:
+        return self._endpoint.closed_error()
+
+    def _receive_parsed(self) -> str | bytes | None:
+        self._receives = True
+        now = monotonic()
+        if now >= self._slice_end:
+            if self._slice_end:
+                # If an exception is thrown in here, the message stays where it is.
+                self._sweeper.let_others_run()
+                now = monotonic()
+            self._slice_end = now + SLICE
+        received = self._received
+        if received is not None:
+            message: str | bytes | None = received.take()
+            if not received:
+                self._received = None
+                if self._paused:
+                    self._continue_reading()
+            return message
+        endpoint = self._endpoint
+        message = self._next_message()
+        if message is not None:
+            self._totals.messages_received += 1
+        if endpoint.has_news:
+            self._input_parsed()
+        return message
+
+    def _next_message(self) -> str | bytes | None:
+        try:
+            return self._endpoint.next_message()
+        except BaseException:
+            self._end(End.FAULT)
+            raise
+
+    def _parse_ahead(self, message: str | bytes | None = None) -> None:
+        if message is not None:
+            self._queue(message)
+        if self._endpoint.state is not _OPEN:
+            self._next_message()  # looks for the peer's Close frame and discards the rest
+            return
+        while self._received is None or not self._received.is_full:
+            message = self._next_message()
+            if message is None:
+                return
+            self._totals.messages_received += 1
+            self._queue(message)
+        self._pause_reading()
+
+    def _queue(self, message: str | bytes) -> None:
+        if self._received is None:
+            self._received = ReceiveQueue(self._options)
+        self._received.put(message)
+
+    def _input_parsed(self) -> None:
+        endpoint = self._endpoint
+        endpoint.has_news = False
+        if endpoint.interrupted:
+            endpoint.interrupted = False
+            self._resume_later()
+        frames = endpoint.take_output()
+        # A peer that reads nothing needs no Pongs.
+        is_full = self._output is not None and self._output.is_full
+        if frames and (endpoint.state is not _OPEN or not is_full):
+            self._transmit_now(frames)
+        if endpoint.pong is not None:
+            self._take_pong(endpoint.pong)
+            endpoint.pong = None
+        if endpoint.state is State.DRAINING:
+            self._drain_output()
+
+    # ------------------------------------------------------- pausing and resuming
+
+    def _pause_reading(self) -> None:
+        """The queue is full: leave further input in the kernel, and then with the peer."""
+        if self._paused or self._endpoint.state is State.CLOSED:
+            return
+        self._paused = True
+        self._stop_reading()
+        if self._hangup_timer is None:
+            self._hangup_timer = self._hub.loop.timer(_HANGUP_INTERVAL, _HANGUP_INTERVAL)
+            self._hangup_timer.start(self._check_hangup)
+
+    def _continue_reading(self) -> None:
+        """The queue is empty: fill it with kept input, then read from the socket again."""
+        self._paused = False
+        self._parse_ahead()
+        if self._endpoint.has_news:
+            self._input_parsed()
+        if not self._paused and self._endpoint.state is not State.CLOSED:
+            self._stop_hangup_timer()
+            self._start_reading()
+            if self._is_tls:
+                self._resume_later()
+
+    def _check_hangup(self) -> None:
+        if has_hung_up(self._sock):
+            # Messages that the peer has sent before are still received.
+            self._hung_up = True
+            self._stop_hangup_timer()
+
+    def _stop_hangup_timer(self) -> None:
+        if self._hangup_timer is not None:
+            self._hangup_timer.close()
+            self._hangup_timer = None
+
+    def _resume_later(self) -> None:
+        if not self._resuming:
+            self._resuming = True
+            self._sweeper.next_turn(self._resume)
+
+    @_ends_connection
+    def _resume(self) -> None:
+        self._resuming = False
+        if self._endpoint.state is State.CLOSED or self._paused:
+            return
+        if self._endpoint.has_input:
+            self._dispatch()
+            if self._holds_decrypted_input():
+                self._resume_later()
+        elif self._is_tls:
+            self._on_readable()
+
+    def _holds_decrypted_input(self) -> bool:
+        """Whether TLS has input that makes no descriptor readable."""
+        is_closed = self._endpoint.state is State.CLOSED
+        return self._is_tls and not is_closed and bool(self._sock.pending())
+
+    # ------------------------------------------------------------------ sending
+
+    def _queue_output(self, data: bytes | memoryview) -> None:
+        if self._output is None:
+            if self._send_buffer is None:
+                self._send_buffer = SendBuffer(self._options.max_send_buffer)
+                self._writer = self._hub.loop.io(self._sock.fileno(), _WRITE)
+            self._output = self._send_buffer
+            self._watch_progress()
+            self._writer.start(self._on_writable)
+            self._output.append(data)
+            if self._is_tls and len(data) > MAX_RECORD:
+                self._on_writable()  # nothing of it has been tried yet
+        else:
+            self._output.append(data)
+
+    @_ends_connection
+    def _on_writable(self) -> None:
+        output = self._output
+        if output is None:
+            return
+        try:
+            output.write_to(self._raw, self._is_tls)
+        except WOULD_BLOCK:
+            pass
+        except OSError:
+            self._end(End.ERROR)
+            return
+        if not output.size:
+            self._output = None
+            self._writer.stop()
+            if self._endpoint.state is State.DRAINING:
+                self._finish_output()
+
+    def _wait_for_room(self) -> None:
+        """Block while the send buffer is full and the peer reads; drop a peer that does not.
+
+        Returns at once in a callback of the event loop, which must not wait.
+        """
+        if getcurrent() is self._hub:
+            return
+        timeout = self._options.send_timeout
+        left = None
+        while (output := self._output) is not None and output.is_full:
+            if timeout is not None:
+                left = min(timeout - self._stalled_for(), timeout / _LOOKS)
+            if left is not None and left <= 0:
+                self._totals.slow_consumers_dropped += 1
+                self._drop_unresponsive(f"did not read for {timeout:g} seconds", "send timeout")
+            else:
+                output.room.clear()
+                output.room.wait(left)
+            if self._endpoint.state is not _OPEN:
+                break
+        if self._endpoint.state is not _OPEN:
+            raise self._closed_error()
+
+    # ------------------------------------------------------ keepalive and deadlines
+
+    def ping(self, data: str | bytes = b"") -> None:
+        """Send a Ping with up to 125 bytes (RFC 6455 section 5.5.2). Does not wait for the Pong.
+
+        :attr:`latency` is updated when the Pong has arrived. May be called in any thread.
+
+        :raises ConnectionClosed: when the connection has ended.
+        :raises TypeError: when ``data`` is neither ``str`` nor bytes-like.
+        :raises ValueError: for more than 125 bytes, or a ``str`` with a lone surrogate.
+        """
+        if get_ident() != self._thread:
+            call_in_hub(self._hub, functools.partial(self.ping, data))
+            return
+        payload = encode_text(data, "a Ping") if isinstance(data, str) else bytes(memoryview(data))
+        if len(payload) > MAX_CONTROL_PAYLOAD:
+            raise ValueError(f"a Ping carries at most {MAX_CONTROL_PAYLOAD} bytes")
+        self._require_open()
+        self._send_ping(payload)
+
+    def _send_ping(self, payload: bytes) -> None:
+        if self._keepalive is not None:
+            self._keepalive.note_ping(payload)
+        self._totals.pings_sent += 1
+        self._transmit(self._endpoint.encode(Opcode.PING, payload))
+
+    def _take_pong(self, payload: bytes) -> None:
+        keepalive = self._keepalive
+        if keepalive is None or not keepalive.take_pong(payload):
+            return
+        self._totals.pongs_received += 1
+        if keepalive.is_waiting and self._options.ping_interval is not None:
+            keepalive.is_waiting = self._heard = False
+            keepalive.due = monotonic() + self._options.ping_interval
+
+    def _check(self) -> float | None:
+        """Check the deadlines; see :class:`~geventws.connection.sweeper.Swept`."""
+        options = self._options
+        keepalive = self._keepalive
+        if self._endpoint.state is not _OPEN or keepalive is None:
+            return self._check_closing()
+        now = monotonic()
+        if options.message_timeout is not None:
+            # While reading is paused, an unfinished message is not the peer's fault.
+            waits_for_us = self._paused or self._resuming
+            number = 0 if waits_for_us else self._endpoint.unfinished()
+            if keepalive.is_message_overdue(number, now, options.message_timeout):
+                self._fault = f"did not finish a message within {options.message_timeout:g} seconds"
+                self._start_close(CloseCode.POLICY_VIOLATION, "message timeout")
+                return self._check_closing()
+        if options.ping_interval is None:
+            return options.check_interval
+        if now >= keepalive.due:
+            delay = self._check_peer(keepalive)
+            if delay is None:
+                return None
+            keepalive.due = now + delay
+        return min(options.check_interval, keepalive.due - now)
+
+    def _check_peer(self, keepalive: Keepalive) -> float | None:
+        """Any byte of the peer is a sign of life; after a silence, send a Ping.
+
+        Returns the seconds until the next check, or None if the peer has been dropped.
+        """
+        options = self._options
+        # While reading is paused, the Pong is not seen; but the kernel knows that the Ping arrived.
+        got_ping = self._paused and keepalive.is_waiting and not unacknowledged(self._sock)
+        if self._heard or got_ping:
+            self._heard = keepalive.is_waiting = False
+            return options.ping_interval
+        if not keepalive.is_waiting:
+            keepalive.is_waiting = True
+            self._send_ping(keepalive.new_payload())
+            self._watch_progress()
+            return options.ping_timeout
+        left = options.ping_timeout - self._stalled_for()
+        if left > 0:
+            return left  # the peer still reads what was sent before the Ping
+        self._drop_unresponsive(
+            f"did not answer a ping within {options.ping_timeout:g} seconds",
+            "keepalive ping timeout",
+        )
+        return None
+
+    def _check_closing(self) -> float | None:
+        """The time limit of ``close()``, for a connection that is closing by itself."""
+        if self._endpoint.state is State.CLOSED:
+            return None
+        left = self._options.close_timeout - self._stalled_for()
+        if left > 0:
+            return left
+        self._drop_unanswered()
+        return None
+
+    def _watch_progress(self) -> None:
+        """Measure the peer's progress from now on."""
+        self._progress = Progress(self._acknowledged(), monotonic())
+
+    def _stalled_for(self) -> float:
+        """Seconds since the peer has acknowledged any output."""
+        if self._progress is None:
+            self._watch_progress()
+            return 0.0
+        return self._progress.stalled_for(self._acknowledged(), monotonic())
+
+    def _acknowledged(self) -> int:
+        """How many bytes the peer has acknowledged.
+
+        A slow peer frees a part of the kernel's buffer long before there is room for more.
+        """
+        waiting = 0 if self._output is None else self._output.size
+        return self._written - waiting - unacknowledged(self._sock)
+
+    # ------------------------------------------------------------------ closing
+
+    def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Close the connection (RFC 6455 section 7.1.2). May be called repeatedly, in any thread.
+
+        A greenlet in :meth:`receive` gets ``None``. Messages that :meth:`send` has accepted are
+        delivered first, as long as the peer reads. Blocks until the peer has answered. When the
+        peer has neither answered nor read anything for ``close_timeout`` seconds, TCP is dropped.
+        After the first call, no effect.
+
+        :param code: 1000 to 1014 as far as they may be sent, or 3000 to 4999.
+        :param reason: at most 123 bytes of UTF-8.
+        :raises ValueError: for another code, a longer reason, or one with a lone surrogate.
+        """
+        if get_ident() != self._thread:
+            if is_running(self._hub):
+                call_in_hub(self._hub, functools.partial(self.close, code, reason))
+            else:
+                self._drop()
+            return
+        if self._endpoint.state is State.PENDING:
+            self._open()
+        self._start_close(code, reason)
+        try:
+            self._wait_for_end()
+        finally:
+            self._drop()
+
+    def _wait_for_end(self) -> None:
+        """Block until TCP has ended, or the peer makes no progress."""
+        timeout = self._options.close_timeout
+        if self._done is None:
+            self._done = Event()
+        while self._endpoint.state is not State.CLOSED:
+            left = timeout - self._stalled_for()
+            if left <= 0:
+                self._drop_unanswered()
+            else:
+                self._done.wait(min(left, timeout / _LOOKS))
+
+    def _drain_output(self) -> None:
+        """The closing handshake is over, or has failed: write what waits, then end TCP."""
+        if self._paused:
+            self._continue_reading()
+        if self._output is None:
+            self._finish_output()
+        if self._endpoint.state is not State.CLOSED:
+            self._watch_progress()
+        self._wake()
+
+    def _finish_output(self) -> None:
+        """All output is with the kernel. The server ends TCP first, RFC 6455 section 7.1.1."""
+        endpoint = self._endpoint
+        if endpoint.is_client:
+            return  # until the server closes, or close() has waited long enough
+        if self._is_tls:
+            self._send_close_notify()
+        if endpoint.close_received:
+            self._end(End.COMPLETE)
+            return
+        # The peer may still be sending. A close() now would answer it with a RST, which could
+        # overtake our Close frame. Read and discard until the peer stops.
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the peer was quicker
+
+    def _send_close_notify(self) -> None:
+        """End TLS in good order, RFC 8446 section 6.1."""
+        try:
+            self._sock.unwrap()
+        except (OSError, ValueError):
+            pass  # our alert is sent; unwrap() would wait for the peer's, which is not needed
+
+    def _transport_ended(self, end: End) -> None:
+        if end is End.EOF and self._output is not None:
+            if self._endpoint.close_received:
+                self._stop_reading()  # the peer may still read what was sent before its Close frame
+                return
+            self._fault = self._fault or (
+                f"closed the connection; {self._output.size} bytes were not delivered"
+            )
+        if end is End.EOF and self._is_tls:
+            self._send_close_notify()
+        self._end(end)
+
+    def _drop_unanswered(self) -> None:
+        """Drop a peer that has not answered our Close frame in time."""
+        if self._output is not None:
+            self._totals.slow_consumers_dropped += 1
+            self._fault = self._fault or (
+                f"did not read for {self._options.close_timeout:g} seconds while closing;"
+                f" {self._output.size} bytes were not delivered"
+            )
+        self._end(End.DROPPED)
+
+    def _drop_unresponsive(self, fault: str, reason: str) -> None:
+        """Drop a peer that does not read or answer, and the output that the kernel holds."""
+        self._fault = fault
+        self._endpoint.close(CloseCode.INTERNAL_ERROR, reason)
+        self._endpoint.take_output()  # it would not arrive
+        self._end(End.TIMEOUT)
+
+    def _abandon(self) -> None:
+        """In a child process: the peer belongs to the parent; see ``Swept``."""
+        self._end(End.FORK)
+
+    def _end(self, end: End) -> None:
+        """Change to CLOSED: the only way there after the opening handshake.
+
+        From here on nothing refers to the descriptor, which its owner may close and the system may
+        reuse. The state changes last: if a step raises, the next call repeats all of them.
+        """
+        endpoint = self._endpoint
+        if endpoint.state is State.CLOSED or endpoint.state is State.PENDING:
+            return
+        if end is End.FAULT:
+            # Unparsed input may lie in the buffer that the connections of the hub share.
+            endpoint._discard_input()
+            endpoint.keep()
+        self._detach()
+        self._sweeper.remove(self)
+        if is_running(self._hub):
+            self._stop_hangup_timer()
+            if self._writer is not None:
+                self._writer.close()
+        self._writer = self._output = None
+        self._end_tcp(TCP_AT_END[end])
+        if end is not End.FORK:  # the greenlets of the parent must not run in a child
+            self._wake_all()
+        self._send_buffer = None
+        endpoint.end_transport(by_peer=end is not End.FORK)
+
+    def _wake_all(self) -> None:
+        """Wake the greenlets in ``send()``, ``close()`` and ``receive()``."""
+        if self._send_buffer is not None:
+            self._send_buffer.room.set()
+        if self._done is not None:
+            self._done.set()
+        self._wake()
+
+    def _end_tcp(self, action: TCP) -> None:
+        sock = self._sock
+        if action is TCP.DISOWNED:
+            sock._sock.detach()
+            return
+        if action is TCP.UNTOUCHED:
+            return
+        if action is TCP.RESET:
+            reset_at_close(sock)
+        if not self._owns_socket:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # the peer was quicker
+        elif is_running(self._hub):
+            sock.close()
+        else:
+            sock._sock.close()  # the gevent socket would notify its loop
+
+    def _wake(self) -> None:
+        """Wake the greenlet in ``receive()``."""
+        if self._waiter is not None and is_running(self._hub):
+            self._hub.loop.run_callback(self._switch_to_waiter)
+
+    def _switch_to_waiter(self) -> None:
+        # By now the greenlet may have returned from receive(), and wait for something else.
+        if self._waiter is not None:
+            self._waiter.switch()

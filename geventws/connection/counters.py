@@ -1,0 +1,33 @@
+"""Counters of connections that belong together."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from .transport import Counters
+
+
+class Totals(Counters):
+    """What has happened on the connections that share this object. Never decreases."""
+
+    __slots__ = (
+        "closed",
+        "opened",
+        "pings_sent",
+        "pongs_received",
+        "refused",
+        "slow_consumers_dropped",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened = 0
+        self.closed: Counter[int] = Counter()
+        self.refused: Counter[int] = Counter()
+        self.pings_sent = 0
+        self.pongs_received = 0
+        self.slow_consumers_dropped = 0
+
+
+#: For the connections that this process has opened as a client.
+CLIENTS = Totals()

@@ -1,0 +1,54 @@
+"""What the connections of one hub share: one object a hub, and one hook for forks."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from gevent import get_hub
+
+from .sweeper import Sweeper
+from .threads import call_in_child, is_running
+from .transport import HubBuffers
+
+if TYPE_CHECKING:
+    from gevent.hub import Hub
+
+
+class HubState:
+    """The shared state of the connections of a hub."""
+
+    __slots__ = ("__weakref__", "buffers", "sweeper")
+
+    def __init__(self, hub: Hub) -> None:
+        self.buffers = HubBuffers()
+        self.sweeper = Sweeper(hub)
+
+    def abandon(self) -> None:
+        """Give up all connections, in a child process: they belong to the parent."""
+        # The buffers come first: their epoll set is still the parent's, and must stay as it is.
+        self.buffers.abandon()
+        self.sweeper.abandon()
+
+
+_states: WeakKeyDictionary[Hub, HubState] = WeakKeyDictionary()
+
+
+def hub_state() -> HubState:
+    """The state of the running thread's hub."""
+    hub = get_hub()
+    state = _states.get(hub)
+    if state is None:
+        state = _states[hub] = HubState(hub)
+    return state
+
+
+def _after_fork() -> None:
+    for hub, state in list(_states.items()):
+        if is_running(hub):
+            call_in_child(hub, state.abandon)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

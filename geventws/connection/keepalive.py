@@ -1,0 +1,77 @@
+"""What a peer must do in time: answer Pings, and finish the messages that it starts. No I/O."""
+
+from __future__ import annotations
+
+import itertools
+from time import perf_counter
+
+#: No two Pings of this process are alike, so that a Pong tells which Ping it answers.
+_ping_numbers = itertools.count()
+
+
+class Keepalive:
+    """Deadlines of one connection, and the latency that its Pings measure."""
+
+    __slots__ = ("_message", "_message_since", "_payload", "_sent", "due", "is_waiting", "latency")
+
+    def __init__(self, due: float) -> None:
+        #: When the peer is checked next, by monotonic().
+        self.due = due
+        #: Whether keepalive has sent a Ping and waits for a sign of life.
+        self.is_waiting = False
+        #: Seconds from the latest answered Ping to its Pong.
+        self.latency: float | None = None
+        # The latest Ping, and when it was sent.
+        self._payload: bytes | None = None
+        self._sent = 0.0
+        # The message or frame that the peer has started, and since when it is known.
+        self._message = 0
+        self._message_since = 0.0
+
+    @staticmethod
+    def new_payload() -> bytes:
+        """A payload for a Ping of keepalive."""
+        return next(_ping_numbers).to_bytes(8, "big")
+
+    def note_ping(self, payload: bytes) -> None:
+        """A Ping is sent."""
+        self._payload = payload
+        self._sent = perf_counter()
+
+    def take_pong(self, payload: bytes) -> bool:
+        """A Pong has arrived; return whether it answers the latest Ping."""
+        if self._payload is None or payload != self._payload:
+            return False
+        self.latency = perf_counter() - self._sent
+        self._payload = None
+        return True
+
+    def is_message_overdue(self, number: int, now: float, timeout: float) -> bool:
+        """Whether a message is unfinished for so many seconds.
+
+        :param number: identifies the unfinished message; 0 if there is none.
+        """
+        if not number or number != self._message:
+            self._message, self._message_since = number, now
+            return False
+        return now - self._message_since >= timeout
+
+
+class Progress:
+    """Since when a peer has not acknowledged any more of the output."""
+
+    __slots__ = ("_acknowledged", "_since")
+
+    def __init__(self, acknowledged: int, now: float) -> None:
+        self._acknowledged = acknowledged
+        self._since = now
+
+    def stalled_for(self, acknowledged: int, now: float) -> float:
+        """Seconds without progress.
+
+        :param acknowledged: how many bytes of the output the peer has acknowledged so far.
+        """
+        if acknowledged > self._acknowledged:
+            self._since = now
+        self._acknowledged = acknowledged
+        return now - self._since

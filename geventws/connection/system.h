@@ -1,0 +1,132 @@
+/* System calls for the compiled transport: recv, send, epoll, a clock. */
+#ifndef GEVENTWS_SYSTEM_H
+#define GEVENTWS_SYSTEM_H
+
+#include <Python.h>
+#include <errno.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(_WIN32)
+#define DIRECT_IO 0  /* descriptors are no sockets there: Python's sockets do it */
+struct iovec {
+    void *iov_base;
+    size_t iov_len;
+};
+static Py_ssize_t direct_recv(int fd, uint8_t *buffer, size_t size) { return -1; }
+static Py_ssize_t direct_send(int fd, struct iovec *parts, int count) { return -1; }
+static int would_block(void) { return 0; }
+#else
+#define DIRECT_IO 1
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0  /* Python ignores SIGPIPE anyway */
+#endif
+
+/* Neither call blocks, so both keep the GIL. */
+static Py_ssize_t direct_recv(int fd, uint8_t *buffer, size_t size)
+{
+    ssize_t got;
+    do
+        got = recv(fd, buffer, size, MSG_DONTWAIT);
+    while (got < 0 && errno == EINTR);
+    return got;
+}
+
+static Py_ssize_t direct_send(int fd, struct iovec *parts, int count)
+{
+    ssize_t sent;
+    do {
+        if (count == 1)
+            sent = send(fd, parts->iov_base, parts->iov_len, MSG_DONTWAIT | MSG_NOSIGNAL);
+        else {
+            struct msghdr message = {0};
+            message.msg_iov = parts;
+            message.msg_iovlen = count;
+            sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        }
+    } while (sent < 0 && errno == EINTR);
+    return sent;
+}
+
+static int would_block(void) { return errno == EAGAIN || errno == EWOULDBLOCK; }
+#endif
+
+/* The descriptor of a Python socket, -1 once that is closed. CPython's socket objects begin with
+   it; the caller compares the answer with fileno() before it relies on that. */
+static int descriptor_of(PyObject *sock)
+{
+    return *(int *)((char *)sock + sizeof(PyObject));
+}
+
+/* --------------------------------------------------------- many descriptors, watched in one go */
+
+/* How many connections are read from before the loop calls its other watchers. */
+#define MAX_READY 64
+
+#if defined(__linux__)
+#include <sys/epoll.h>
+#include <unistd.h>
+
+static int poll_open(void) { return epoll_create1(EPOLL_CLOEXEC); }
+
+static void poll_close(int set) { close(set); }
+
+/* The label comes back from poll_ready(). */
+static int poll_add(int set, int fd, uint64_t label)
+{
+    struct epoll_event event;
+    event.events = EPOLLIN;
+    event.data.u64 = label;
+    return epoll_ctl(set, EPOLL_CTL_ADD, fd, &event);
+}
+
+static void poll_remove(int set, int fd)
+{
+    struct epoll_event event;  /* not looked at, but old kernels want one */
+    epoll_ctl(set, EPOLL_CTL_DEL, fd, &event);
+}
+
+/* The labels of those that can be read now; returns how many, never waits. */
+static int poll_ready(int set, uint64_t *labels)
+{
+    struct epoll_event events[MAX_READY];
+    int i, count = epoll_wait(set, events, MAX_READY, 0);
+    for (i = 0; i < count; i++)
+        labels[i] = events[i].data.u64;
+    return count;
+}
+#else
+static int poll_open(void) { return -1; }
+static void poll_close(int set) { (void)set; }
+static int poll_add(int set, int fd, uint64_t label) { return -1; }
+static void poll_remove(int set, int fd) { (void)set; }
+static int poll_ready(int set, uint64_t *labels) { return 0; }
+#endif
+
+/* Have a cache line ready for later. */
+#if defined(__GNUC__)
+#define fetch_line(where) __builtin_prefetch(where)
+#else
+#define fetch_line(where) ((void)(where))
+#endif
+
+/* ------------------------------------------------------------------------------------------ clock */
+
+#if defined(_WIN32)
+#include <windows.h>
+static uint64_t now_us(void) { return GetTickCount64() * 1000u; }
+#else
+#include <time.h>
+static uint64_t now_us(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
+}
+#endif
+
+#endif

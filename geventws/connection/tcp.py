@@ -1,0 +1,93 @@
+"""What TCP tells of a peer, and how to drop one."""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from gevent.monkey import get_original
+
+_INT = struct.Struct("i")
+
+
+def _by_ioctl() -> Callable[[Any], int]:
+    from fcntl import ioctl  # noqa: PLC0415 - not on Windows
+    from termios import TIOCOUTQ  # noqa: PLC0415 - the same number as SIOCOUTQ, see tcp(7)
+
+    empty = bytes(_INT.size)
+    unpack = _INT.unpack
+
+    def unacknowledged(sock: Any) -> int:
+        held: int = unpack(ioctl(sock.fileno(), TIOCOUTQ, empty))[0]
+        return held
+
+    return unacknowledged
+
+
+def _by_option() -> Callable[[Any], int]:
+    from socket import SOL_SOCKET  # noqa: PLC0415 - beside the others
+
+    so_nwrite = 0x1024  # macOS; the standard library has no name for it
+
+    def unacknowledged(sock: Any) -> int:
+        held: int = sock.getsockopt(SOL_SOCKET, so_nwrite)
+        return held
+
+    return unacknowledged
+
+
+def _unknown(sock: Any) -> int:
+    return 0
+
+
+_ask = {"linux": _by_ioctl, "darwin": _by_option}.get(sys.platform, lambda: _unknown)()
+
+
+def unacknowledged(sock: Any) -> int:
+    """The bytes that the kernel holds for the peer, sent or not; 0 where it does not tell."""
+    try:
+        return _ask(sock)
+    except (OSError, ValueError):
+        return 0  # the socket is closed
+
+
+def disable_nagle(sock: Any) -> None:
+    """Send small frames at once: Nagle's algorithm would delay them by 40 ms."""
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except OSError:
+        pass  # unix sockets do not have the option
+
+
+def reset_at_close(sock: Any) -> None:
+    """Make the kernel discard unsent output, and send a RST, when the socket is closed."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    except OSError:
+        pass  # the peer has gone
+
+
+#: poll() reports a half-closed peer as POLLRDHUP, where the system has that.
+_HANGUP = (
+    select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
+    if hasattr(select, "poll")
+    else 0
+)
+#: The operating system's: gevent's would wait in the hub.
+_poll = get_original("select", "poll") if hasattr(select, "poll") else None
+
+
+def has_hung_up(sock: Any) -> bool:
+    """Whether the peer has closed or reset TCP, whatever is still to be read."""
+    if _poll is None:
+        return False
+    poll = _poll()
+    try:
+        poll.register(sock.fileno(), _HANGUP)
+        return bool(poll.poll(0))
+    except (OSError, ValueError):
+        return True  # other code has closed the socket

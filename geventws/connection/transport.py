@@ -1,0 +1,21 @@
+"""Select the transport: the compiled twin together with the compiled frame reader."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..protocol.reader import CORE
+from .transport_py import MAX_RECORD, SLICE, WOULD_BLOCK, Counters, HubBuffers, Transport, fan_out
+
+__all__ = [
+    "MAX_RECORD",
+    "SLICE",
+    "WOULD_BLOCK",
+    "Counters",
+    "HubBuffers",
+    "Transport",
+    "fan_out",
+]
+
+if not TYPE_CHECKING and CORE == "compiled":
+    from ._transport import Counters, HubBuffers, Transport, fan_out

@@ -1,0 +1,589 @@
+"""Messages through a gevent socket: reads in the hub, corked writes, direct greenlet switches.
+
+The Python twin, which is the reference for ``_transport.pyx``. It contains the path of every
+message. What happens once a connection, or when a buffer is full, is in
+:mod:`geventws.connection.connection`.
+
+How it works:
+
+- One READ watcher a connection stays active for its whole life. Its callback runs in the hub,
+  reads into a buffer that all connections of the hub share, and parses the first message.
+- If a greenlet waits in :meth:`Transport.receive`, the callback switches into it: a *dispatch*.
+  Until that greenlet blocks, its further calls of ``receive()`` parse the rest of the shared
+  buffer. If no greenlet waits, messages go to a bounded queue, so that Close, Ping and the loss of
+  the connection are noticed at once.
+- During a dispatch, frames that are sent while input is left are *corked*: they are gathered, and
+  leave in one system call as soon as the input is used up or the greenlet blocks. A greenlet that
+  has no input left may start to compute, so its frame leaves at once.
+
+Ownership: a connection belongs to the thread that made it, and to that thread's hub. ``send()``
+from another thread is carried over. ``_waiter`` is the one greenlet inside ``receive()``; any
+number of greenlets may be inside ``send()``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from errno import EBADF
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from gevent import get_hub, getcurrent
+from gevent.exceptions import ConcurrentObjectUseError
+from gevent.ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
+from gevent.timeout import Timeout
+
+from ..exceptions import WebSocketError
+from ..protocol.frames import Opcode, encode_text
+from ..protocol.state import State
+from .lifecycle import End
+from .threads import call_in_hub, get_ident, is_running
+
+if TYPE_CHECKING:
+    from ..protocol.endpoint import Endpoint
+    from ..protocol.permessage_deflate import PerMessageDeflate
+
+#: Why receive() fails in another thread.
+NOT_HERE = (
+    "receive() can wait only in the thread of the view: receive there, and pass the messages on,"
+    " for instance with hub.threadpool.apply() or a queue.Queue"
+)
+_PENDING = State.PENDING
+_OPEN = State.OPEN
+_CLOSED = State.CLOSED
+_TEXT = int(Opcode.TEXT)
+_BINARY = int(Opcode.BINARY)
+_READ = 1
+#: What a non-blocking socket raises; gevent's TLS sockets also return 0 from send().
+WOULD_BLOCK = (BlockingIOError, SSLWantReadError, SSLWantWriteError)
+#: The payload of a TLS record in bytes, at most (RFC 8446 section 5.1).
+MAX_RECORD = 16 << 10
+#: 256 KiB would cost fairness, 16 KiB throughput.
+_BUFFER_SIZE = 64 << 10
+_MAX_CORK = 64 << 10
+#: How long one connection may keep the loop from the others, in seconds.
+SLICE = 0.001
+
+
+class HubBuffers:
+    """Input buffer, cork and dispatch of a hub: only one connection is dispatched at a time."""
+
+    __slots__ = ("buffer", "connections", "cork", "cork_size", "deadline", "dispatched")
+
+    def __init__(self) -> None:
+        self.buffer = bytearray(_BUFFER_SIZE)
+        #: The attached connections by descriptor.
+        self.connections: dict[int, Transport] = {}
+        #: The connection whose greenlet runs on behalf of the watcher's callback.
+        self.dispatched: Transport | None = None
+        #: The time at which that greenlet must let the loop run.
+        self.deadline = 0.0
+        #: Frames of that greenlet that are to be written together.
+        self.cork: list[bytes] = []
+        self.cork_size = 0
+
+    def abandon(self) -> None:
+        """Forget the connections, in a child process: they belong to the parent."""
+        self.connections.clear()
+
+
+def close_watchers(sock: Any) -> None:
+    """Free the two watchers of a gevent socket: no greenlet waits in its methods any more."""
+    sock._read_event.close()
+    sock._write_event.close()
+    sock._read_event = sock._write_event = None
+
+
+class Counters:
+    """Messages and bytes of the connections that share this object."""
+
+    __slots__ = ("bytes_received", "bytes_sent", "messages_received", "messages_sent")
+
+    def __init__(self) -> None:
+        self.messages_received = 0
+        self.messages_sent = 0
+        #: Including the headers of frames, and as compressed as they arrive.
+        self.bytes_received = 0
+        #: Passed to the kernel, or waiting for room there.
+        self.bytes_sent = 0
+
+
+class Transport:
+    """Messages in and out; the lower half of :class:`~geventws.connection.connection.Connection`.
+
+    One object holds both halves, for the sake of memory. The transport calls the methods of the
+    upper half that are in the section "what the connection implements", and no others.
+
+    :param endpoint: the protocol; the opening handshake may still be pending.
+    :param buffers: of the running hub.
+    :param counters: where messages and bytes are counted.
+    """
+
+    __slots__ = (  # noqa: RUF023 - grouped
+        # The connection.
+        "__weakref__",
+        "_buffers",
+        "_descriptor",
+        "_endpoint",
+        "_hub",
+        "_is_tls",
+        "_raw",
+        "_reader",
+        "_sock",
+        "_thread",
+        "_totals",
+        # Input.
+        "_end_reported",
+        "_heard",
+        "_ready",
+        "_received",
+        "_receives",
+        "_recv_into",
+        "_resuming",
+        "_waiter",
+        # Output.
+        "_output",
+        "_send",
+        "_written",
+    )
+
+    def __init__(self, endpoint: Endpoint, buffers: HubBuffers, counters: Counters) -> None:
+        self._endpoint = endpoint
+        self._buffers = buffers
+        self._totals: Any = counters
+        self._hub = get_hub()
+        self._thread = get_ident()
+        #: The gevent socket, and what is read and written: for TLS the same, else the one below.
+        self._sock: Any = None
+        self._raw: Any = None
+        self._reader: Any = None
+        self._descriptor = -1
+        self._is_tls = False
+        self._recv_into: Any = None
+        self._send: Any = None
+        #: The greenlet inside receive(), and the message that a dispatch has for it.
+        self._waiter: Any = None
+        self._ready: str | bytes | None = None
+        #: Messages that were parsed ahead; None while there are none.
+        self._received: Any = None
+        #: Whether receive() has ever waited.
+        self._receives = False
+        #: Whether receive() has returned None.
+        self._end_reported = False
+        #: Whether input that was kept is dispatched soon.
+        self._resuming = False
+        #: Whether bytes of the peer have arrived since this was reset.
+        self._heard = False
+        #: Output that waits for room in the kernel; None while there is none.
+        self._output: Any = None
+        #: How many bytes were passed to the kernel, or wait for it.
+        self._written = 0
+
+    def _attach(self, sock: Any) -> None:
+        """Take over a gevent socket and start to read from it."""
+        descriptor = sock.fileno()
+        if descriptor < 0:
+            raise OSError(EBADF, "the socket is closed")
+        self._sock = sock
+        self._is_tls = isinstance(sock, SSLSocket)
+        # gevent's own methods would wait for readiness. A TLS socket holds decrypted bytes back.
+        self._raw = sock if self._is_tls else sock._sock
+        if self._is_tls:
+            sock.settimeout(0)
+        else:
+            close_watchers(sock)
+        self._recv_into = self._raw.recv_into
+        self._send = self._raw.send
+        self._descriptor = descriptor
+        connections = self._buffers.connections
+        former = connections.get(descriptor)
+        if former is not None:
+            # Other code has closed the descriptor of that connection, and the system reuses it.
+            former._transport_ended(End.DESCRIPTOR)
+        connections[descriptor] = self
+        self._reader = self._hub.loop.io(descriptor, _READ)
+        self._start_reading()
+
+    def _start_reading(self) -> None:
+        self._reader.start(self._on_readable)
+
+    def _stop_reading(self) -> None:
+        """Leave in the kernel what the peer sends from now on."""
+        self._reader.stop()
+
+    def _detach(self) -> None:
+        """Stop to use the descriptor."""
+        if self._reader is not None and is_running(self._hub):
+            self._reader.close()
+        self._reader = None
+        connections = self._buffers.connections
+        if connections.get(self._descriptor) is self:
+            del connections[self._descriptor]
+
+    # -------------------------------------------------------------- receiving
+
+    def receive(self, timeout: float | None = None) -> str | bytes | None:
+        """Block until the next message and return it: ``str`` for text, ``bytes`` for binary.
+
+        Returns ``None`` once when the connection has ended, whichever side ended it. Messages that
+        arrived before the end are returned first. If an exception is thrown into the greenlet
+        (``gevent.Timeout``, ``kill()``), no message is lost and the WebSocket stays usable.
+
+        :param timeout: in seconds; ``None`` waits without a limit.
+        :raises TimeoutError: when no message arrived in time.
+        :raises ConnectionClosed: when ``None`` has been returned before.
+        :raises gevent.exceptions.ConcurrentObjectUseError: when another greenlet is receiving.
+        :raises gevent.exceptions.BlockingSwitchOutError: in a callback of the event loop, which
+            must not wait.
+        :raises RuntimeError: in another thread than the view's.
+        """
+        if timeout is not None:
+            return receive_within(self, timeout)
+        if get_ident() != self._thread:
+            raise RuntimeError(NOT_HERE)
+        endpoint = self._endpoint
+        if endpoint.state is _PENDING:
+            self._open()
+        buffers = self._buffers
+        if buffers.dispatched is self:
+            if endpoint._position < endpoint._end:  # has_input, on the hottest of paths
+                if monotonic() < buffers.deadline:
+                    message = endpoint.next_message()
+                    if endpoint.has_news:
+                        self._input_parsed()
+                    if message is not None:
+                        self._totals.messages_received += 1
+                        return message
+                else:
+                    self._resume_later()
+        elif self._received is not None or endpoint.has_input:
+            message = self._receive_parsed()
+            if message is not None:
+                return message
+        return self._wait()
+
+    def _wait(self) -> str | bytes | None:
+        """Wait in the hub until a dispatch brings a message, or the end."""
+        endpoint = self._endpoint
+        if endpoint.state is not _OPEN:
+            self._report_end()
+            return None
+        if self._waiter is not None:
+            raise ConcurrentObjectUseError("another greenlet is receiving from this WebSocket")
+        self._waiter = getcurrent()
+        self._receives = True
+        try:
+            while True:
+                self._hub.switch()
+                message = self._ready
+                if message is not None:
+                    self._ready = None
+                    return message
+                if endpoint.state is not _OPEN:
+                    self._report_end()
+                    return None
+                # Another greenlet has switched in here, without a message.
+        finally:
+            self._waiter = None
+
+    def _report_end(self) -> None:
+        """Return ``None`` the first time, then raise."""
+        if self._end_reported:
+            raise self._closed_error()
+        self._end_reported = True
+
+    def __iter__(self) -> Iterator[str | bytes]:
+        """The messages until the connection ends."""
+        return self
+
+    def __next__(self) -> str | bytes:
+        message = self.receive() if not self._end_reported else None
+        if message is None:
+            raise StopIteration
+        return message
+
+    # ---------------------------------------------------------------- sending
+
+    def send(
+        self,
+        data: str | bytes | bytearray | memoryview,
+        *,
+        binary: bool | None = None,
+        compress: bool = True,
+    ) -> None:
+        """Send one message: ``str`` as text, bytes-like as binary.
+
+        Returns when the message is in the kernel, or in a buffer that holds less than
+        ``max_send_buffer`` bytes. While the buffer holds more, blocks as long as the peer reads.
+        When the peer has read nothing for ``send_timeout`` seconds, the connection is dropped
+        (1011). Messages of several greenlets are never torn or mixed. Bytes are copied: the caller
+        may reuse a buffer at once. In another thread than the view's, blocks that thread until the
+        hub of the view has sent the message.
+
+        :param binary: overrides the type: ``True`` sends a ``str`` in UTF-8 as binary, ``False``
+            sends bytes, which must be UTF-8, as text.
+        :param compress: ``False`` for data that is compressed already, such as an image. No effect
+            without permessage-deflate.
+        :raises ConnectionClosed: when the connection has ended, whatever ``data`` is: the ``None``
+            of :meth:`receive` may be sent back. A loss that is not detected yet is raised by a
+            later call.
+        :raises TypeError: when ``data`` is neither ``str`` nor bytes-like.
+        :raises ValueError: for bytes that are sent as text and are not UTF-8, and for a ``str``
+            with a lone surrogate, which UTF-8 cannot encode. Nothing is sent then.
+        :raises TimeoutError: in another thread, when the thread of the view is blocked for 30
+            seconds.
+        """
+        if get_ident() != self._thread:
+            call_in_hub(self._hub, partial(self.send, data, binary=binary, compress=compress))
+            return
+        endpoint = self._endpoint
+        if endpoint.state is not _OPEN:
+            self._require_open()
+        if binary is None and type(data) is str:
+            opcode = _TEXT
+            try:
+                payload = data.encode()
+            except UnicodeEncodeError:
+                payload = encode_text(data)  # explains the error
+        else:
+            opcode, payload = _message(data, binary)
+        if self._output is not None:
+            self._wait_for_room()
+        self._totals.messages_sent += 1
+        self._transmit(endpoint.encode_message(opcode, payload, compress))
+        if self._output is not None:
+            self._wait_for_room()
+        if endpoint.state is _CLOSED:
+            raise self._closed_error()
+
+    def _require_open(self) -> None:
+        """Finish the opening handshake if it is pending; raise if the connection has ended."""
+        if self._endpoint.state is _PENDING:
+            self._open()
+        if self._endpoint.state is not _OPEN:
+            raise self._closed_error()
+
+    def _transmit(self, frame: bytes) -> None:
+        """Write a frame now, or cork it with the other frames of this dispatch."""
+        buffers = self._buffers
+        if buffers.dispatched is self:
+            endpoint = self._endpoint
+            if (
+                endpoint._position < endpoint._end
+                and buffers.cork_size < _MAX_CORK
+                and len(frame) < _MAX_CORK
+            ):
+                buffers.cork.append(frame)
+                buffers.cork_size += len(frame)
+                return
+            if buffers.cork:
+                buffers.cork.append(frame)
+                self._flush_cork()
+                return
+        self._write(frame)
+
+    def _transmit_now(self, frames: bytes) -> None:
+        """Write frames without delay, after the corked ones."""
+        if self._buffers.dispatched is self and self._buffers.cork:
+            self._buffers.cork.append(frames)
+            self._flush_cork()
+        else:
+            self._write(frames)
+
+    def _flush_cork(self) -> None:
+        buffers = self._buffers
+        cork, buffers.cork, buffers.cork_size = buffers.cork, [], 0
+        self._write(b"".join(cork))
+
+    def _write(self, data: bytes) -> None:
+        """Write after the output that waits; the rest waits for room in the kernel.
+
+        The loss of the connection raises nothing: the state of the endpoint shows it.
+        """
+        if self._endpoint.state is _CLOSED:
+            return
+        self._totals.bytes_sent += len(data)
+        self._written += len(data)
+        if self._output is not None or (self._is_tls and len(data) > MAX_RECORD):
+            self._queue_output(data)
+            return
+        try:
+            sent = self._send(data)
+        except WOULD_BLOCK:
+            sent = 0
+        except OSError:
+            self._transport_ended(End.ERROR)
+            return
+        if sent < len(data):
+            self._queue_output(memoryview(data)[sent:] if sent else data)
+
+    # ------------------------------------------------------------ in the hub
+
+    def _on_readable(self) -> None:
+        if self._resuming:
+            return  # older input is parsed first; the loop comes to it next
+        try:
+            self._read()
+        except BaseException:
+            self._transport_ended(End.FAULT)
+            raise
+
+    def _read(self) -> None:
+        """Read once, and dispatch the input."""
+        buffers = self._buffers
+        try:
+            size = self._recv_into(buffers.buffer)
+            if self._is_tls and size:
+                size = self._fill_from_tls(size)
+        except WOULD_BLOCK:
+            return
+        except OSError:
+            self._transport_ended(End.ERROR)
+            return
+        if not size:
+            self._transport_ended(End.EOF)
+            return
+        self._heard = True
+        self._totals.bytes_received += size
+        endpoint = self._endpoint
+        endpoint.borrow(buffers.buffer, size)
+        self._dispatch()
+        if self._is_tls and endpoint.state is not _CLOSED and self._sock.pending():
+            self._resume_later()  # what OpenSSL holds back makes no descriptor readable
+
+    def _fill_from_tls(self, size: int) -> int:
+        """Read until the shared buffer is full: a TLS record has 16 KiB at most."""
+        view = memoryview(self._buffers.buffer)
+        try:
+            while size < _BUFFER_SIZE and (more := self._recv_into(view[size:])):
+                size += more
+        except OSError:
+            pass  # would block, or an error that the next read reports again
+        return size
+
+    def _dispatch(self) -> None:
+        """Pass the input to the greenlet that waits for it, else to the queue."""
+        endpoint = self._endpoint
+        buffers = self._buffers
+        waiter = self._waiter
+        if waiter is not None:
+            message = endpoint.next_message()
+            if endpoint.has_news:
+                self._input_parsed()  # a Pong is sent before the view answers
+            if message is not None:
+                self._totals.messages_received += 1
+                self._ready = message
+                buffers.deadline = monotonic() + SLICE
+                buffers.dispatched = self
+                try:
+                    waiter.switch()
+                finally:
+                    buffers.dispatched = None
+                    if buffers.cork:
+                        self._flush_cork()
+                    if self._ready is not None:
+                        # The greenlet was dead.
+                        message, self._ready = self._ready, None
+                        self._parse_ahead(message)
+        if self._waiter is None and endpoint.has_input:
+            self._parse_ahead()
+        endpoint.keep()
+        if endpoint.has_news:
+            self._input_parsed()
+
+    # ------------------------------------------- what the connection implements
+
+    def _open(self) -> None:
+        """Finish the opening handshake, or raise."""
+        raise NotImplementedError
+
+    def _closed_error(self) -> WebSocketError:
+        """The exception for a use of the connection after its end."""
+        raise NotImplementedError
+
+    def _receive_parsed(self) -> str | bytes | None:
+        """The next message that was parsed ahead, or of the input that was kept."""
+        raise NotImplementedError
+
+    def _parse_ahead(self, message: str | bytes | None = None) -> None:
+        """Queue a message that nobody took, then as many as the limits allow."""
+        raise NotImplementedError
+
+    def _input_parsed(self) -> None:
+        """The endpoint has news: output, a Pong, another state, or an interruption."""
+        raise NotImplementedError
+
+    def _resume_later(self) -> None:
+        """Dispatch the input that was kept after the other connections had their turn."""
+        raise NotImplementedError
+
+    def _queue_output(self, data: bytes | memoryview) -> None:
+        """Write the data when the kernel has room."""
+        raise NotImplementedError
+
+    def _wait_for_room(self) -> None:
+        """Block while too much output waits."""
+        raise NotImplementedError
+
+    def _transport_ended(self, end: End) -> None:
+        """The socket, or a callback of the hub, has failed."""
+        raise NotImplementedError
+
+
+def receive_within(transport: Transport, timeout: float) -> str | bytes | None:
+    """``receive()`` with a time limit, which does not count the opening handshake."""
+    if transport._endpoint.state is _PENDING:
+        transport._open()
+    timer = Timeout.start_new(timeout, TimeoutError(f"no message within {timeout} seconds"))
+    try:
+        return transport.receive()
+    finally:
+        timer.close()
+
+
+def fan_out(
+    connections: Iterable[Transport], data: str | bytes | bytearray | memoryview
+) -> list[Transport]:
+    """Send one message to many connections; return the connections that it was not sent to.
+
+    These have ended, or their send buffer is full. The frame is built once, and compressed once,
+    for all connections that can share it. No greenlet switch happens: a slow peer delays nobody.
+    """
+    opcode, payload = _message(data, None)
+    #: By the extension that the connections share; None for those without one.
+    frames: dict[PerMessageDeflate | None, bytes] = {}
+    left_out = []
+    for connection in connections:
+        endpoint = connection._endpoint
+        output = connection._output
+        if endpoint.state is not _OPEN or (output is not None and output.is_full):
+            left_out.append(connection)
+            continue
+        connection._totals.messages_sent += 1
+        extension = endpoint.extension
+        if endpoint.is_client or (extension is not None and not extension.is_shared):
+            # It has a mask (RFC 6455 section 5.3) or a context (RFC 7692 section 7.2) of its own.
+            connection._transmit(endpoint.encode_message(opcode, payload))
+        else:
+            frame = frames.get(extension)
+            if frame is None:
+                frame = frames[extension] = endpoint.encode_message(opcode, payload)
+            connection._transmit(frame)
+    return left_out
+
+
+def _message(data: str | bytes | bytearray | memoryview, binary: bool | None) -> tuple[int, bytes]:
+    """The opcode and the payload of a message."""
+    if isinstance(data, str):
+        return (_BINARY if binary else _TEXT), encode_text(data)
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise TypeError(f"a message is str or bytes-like, not {type(data).__name__}")
+    payload = bytes(data)
+    if binary is None or binary:
+        return _BINARY, payload
+    try:
+        payload.decode()
+    except UnicodeDecodeError as problem:
+        raise ValueError("a text message must be UTF-8") from problem
+    return _TEXT, payload

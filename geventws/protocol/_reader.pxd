@@ -1,0 +1,64 @@
+# cython: language_level=3
+"""The fields and C methods of the compiled frame reader, for the compiled transport."""
+from cpython.ref cimport PyObject
+from libc.stdint cimport uint8_t, uint32_t
+
+from geventws.protocol._frames cimport utf8_state
+
+
+cdef class FrameReader:
+    cdef public object state
+    cdef public bint has_news
+    cdef public bint interrupted
+    cdef readonly bint is_client
+    cdef readonly object extension
+    cdef Py_ssize_t min_compressed
+    cdef Py_ssize_t max_message_size
+    # Input: from `at` to `end`, inside of `owner`, or of the buffer of a hub if that is None.
+    cdef uint8_t* at
+    cdef uint8_t* end
+    cdef object owner
+    cdef bint borrowed
+    # The message being assembled: an object with more capacity than it uses; a str as long as
+    # all is ASCII, else bytes.
+    cdef PyObject* message
+    cdef uint8_t* data
+    cdef bint is_str
+    cdef Py_ssize_t used
+    cdef Py_ssize_t capacity
+    cdef int opcode
+    cdef bint compressed
+    cdef object inflation
+    cdef utf8_state text_state
+    # The frame whose header is parsed and whose payload is not all there.
+    cdef Py_ssize_t left
+    cdef uint32_t mask
+    cdef bint fin
+    # What has begun and is not complete, numbered: see unfinished().
+    cdef uint32_t number
+    cdef uint32_t message_number
+    cdef uint32_t rest_number
+
+    cdef void drop_message(self) noexcept
+    cdef void discard_input(self) noexcept
+    cdef int add(self, const uint8_t* data, Py_ssize_t size) except -1
+    cdef int borrow_at(self, uint8_t* data, Py_ssize_t size) except -1
+    cdef int keep_rest(self) except -1
+    cdef bint rests_at_start(self) noexcept
+    cdef object parse(self)
+    cdef object parse_frames(self)
+    cdef void interrupt(self) noexcept
+    cdef bint bad(self, str reason) except -1
+    cdef bint bad_text(self) except -1
+    cdef bint check_header(self, int first, Py_ssize_t size) except -1
+    cdef object begin_frame(self, int first, uint8_t* payload, Py_ssize_t size)
+    cdef int make_room(self, Py_ssize_t size, Py_ssize_t arrived) except -1
+    cdef int resize(self, Py_ssize_t capacity) except -1
+    cdef int become_bytes(self) except -1
+    cdef object continue_frame(self)
+    cdef object take_message(self)
+    cdef object inflate(self, payload)
+    cdef object continue_inflating(self)
+    cdef void wait_for_inflation(self) noexcept
+    cdef object take_inflated(self, message)
+    cdef object compress(self, payload, Py_ssize_t size)

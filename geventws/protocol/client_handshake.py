@@ -1,0 +1,167 @@
+"""The client's side of the opening handshake, RFC 6455 section 4.1, without any I/O."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from ..exceptions import HandshakeError
+from ..typing import Headers
+from .headers import check_header, has_token, is_token, parse_extensions
+from .permessage_deflate import Agreement, Deflate, accept_answer, offer
+from .server_handshake import VERSION, accept_key
+from .urls import Target
+
+#: The headers of the request that are the handshake's own.
+_RESERVED = {
+    "connection",
+    "content-length",
+    "host",
+    "origin",
+    "sec-websocket-extensions",
+    "sec-websocket-key",
+    "sec-websocket-protocol",
+    "sec-websocket-version",
+    "transfer-encoding",
+    "upgrade",
+}
+#: The code of a response and its reason, RFC 9112 section 4.
+_STATUS = re.compile(r"[1-9][0-9]{2}( .*)?", re.DOTALL)
+
+
+class Response(NamedTuple):
+    """The head of a response."""
+
+    code: int
+    #: Such as ``"404 Not Found"``.
+    status: str
+    headers: Headers
+
+    def get(self, name: str) -> str:
+        """The values of a header, joined by commas; an empty string if there is none."""
+        return ", ".join(value for key, value in self.headers if key.lower() == name.lower())
+
+
+def new_key() -> str:
+    """A nonce of 16 random bytes in base64, as Sec-WebSocket-Key has it."""
+    return base64.b64encode(os.urandom(16)).decode()
+
+
+def pairs(headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> Headers:
+    """Headers that were given as a mapping or as pairs, as pairs.
+
+    :raises ValueError: for a header that cannot be sent.
+    """
+    fields = list(headers.items() if isinstance(headers, Mapping) else headers)
+    for name, value in fields:
+        check_header(name, value)
+    return fields
+
+
+def request_head(
+    target: Target,
+    key: str,
+    *,
+    subprotocols: Sequence[str] = (),
+    origin: str | None = None,
+    compression: Deflate | None = None,
+    headers: Iterable[tuple[str, str]] = (),
+) -> bytes:
+    """The request.
+
+    :raises ValueError: for a subprotocol or a header that cannot be sent.
+    """
+    fields = [
+        ("Host", target.authority),
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Key", key),
+        ("Sec-WebSocket-Version", VERSION),
+    ]
+    if origin is not None:
+        fields.append(("Origin", origin))
+    if subprotocols:
+        if not all(map(is_token, subprotocols)) or len(set(subprotocols)) < len(subprotocols):
+            raise ValueError(f"{list(subprotocols)!r} are not distinct tokens")
+        fields.append(("Sec-WebSocket-Protocol", ", ".join(subprotocols)))
+    if compression is not None:
+        fields.append(("Sec-WebSocket-Extensions", offer(compression)))
+    if target.userinfo:
+        fields.append(("Authorization", basic_authorization(target.userinfo)))
+    for name, value in headers:
+        if name.lower() in _RESERVED:
+            raise ValueError(f"the header {name} belongs to the handshake")
+        fields.append((name, value))
+    return encode_head(f"GET {target.resource} HTTP/1.1", fields)
+
+
+def basic_authorization(userinfo: str) -> str:
+    """The value of the header Authorization for ``user:password``, RFC 7617."""
+    return f"Basic {base64.b64encode(userinfo.encode(errors='surrogateescape')).decode()}"
+
+
+def encode_head(first: str, fields: Iterable[tuple[str, str]]) -> bytes:
+    """A request line and its headers.
+
+    :raises ValueError: for a header that cannot be sent.
+    """
+    lines = [first]
+    for name, value in fields:
+        check_header(name, value)
+        lines.append(f"{name}: {value}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def parse_response(head: bytes) -> Response:
+    """The head of a response, without the empty line that ends it.
+
+    :raises HandshakeError: when it is no HTTP.
+    """
+    first, *lines = head.decode("latin-1").split("\r\n")
+    version, _, status = first.partition(" ")
+    if not version.startswith("HTTP/1.") or not _STATUS.fullmatch(status):
+        raise HandshakeError("", f"what came is no answer in HTTP/1.1: {first[:80]!r}")
+    headers = []
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not is_token(name):
+            raise HandshakeError(status, f"a malformed header: {line[:80]!r}")
+        headers.append((name, value.strip(" \t")))
+    return Response(int(status[:3]), status, headers)
+
+
+def check_response(
+    response: Response, key: str, subprotocols: Sequence[str], compression: Deflate | None
+) -> tuple[str | None, Agreement | None]:
+    """See that a ``101`` is the answer to our request.
+
+    Returns the subprotocol and what is agreed on about compression.
+
+    :raises HandshakeError: when "the client MUST _Fail the WebSocket Connection_".
+    """
+
+    def fail(why: str) -> HandshakeError:
+        return HandshakeError(response.status, why, response.headers)
+
+    if response.get("Upgrade").lower() != "websocket":
+        raise fail("the answer lacks Upgrade: websocket")
+    if not has_token(response.get("Connection"), "upgrade"):
+        raise fail("the answer lacks Connection: Upgrade")
+    if response.get("Sec-WebSocket-Accept") != accept_key(key):
+        raise fail("the answer has a wrong Sec-WebSocket-Accept")
+    extensions = response.get("Sec-WebSocket-Extensions")
+    agreement = None
+    if extensions and compression is None:
+        raise fail("the server agrees to an extension that was not offered")
+    if compression is not None:
+        try:
+            agreement = accept_answer(parse_extensions(extensions), compression)
+        except ValueError as problem:
+            raise fail(str(problem)) from None
+    subprotocol = response.get("Sec-WebSocket-Protocol")
+    if subprotocol and subprotocol not in subprotocols:
+        raise fail("the answer has a subprotocol that was not offered")
+    return subprotocol or None, agreement

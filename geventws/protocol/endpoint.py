@@ -1,0 +1,189 @@
+"""One side of an open connection, without I/O: control frames and the closing handshake.
+
+RFC 6455 sections 5.5 and 7. Data frames are parsed by the base class, in
+:mod:`geventws.protocol.reader`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from ..exceptions import ConnectionClosed, ProtocolError
+from .frames import CloseCode, Opcode, close_payload, parse_close
+from .permessage_deflate import PerMessageDeflate
+from .reader import FrameReader
+from .state import TRANSITIONS, Event, State
+
+#: The number of Pings that are answered when many arrive at once: the latest ones.
+MAX_PONGS = 16
+
+
+class Endpoint(FrameReader):
+    """Bytes in; messages and bytes out.
+
+    Input: ``receive_data()`` copies bytes, ``borrow()`` parses a buffer of the caller in place
+    until ``keep()``. Output: ``next_message()`` returns messages, :meth:`take_output` returns the
+    Pong and Close frames that are due.
+
+    A fault of the peer raises no exception. The endpoint prepares a Close frame, changes to
+    ``DRAINING``, and stores the fault in :attr:`error`.
+
+    :param client: whether this is the client's side, which masks its frames.
+    :param max_message_size: in bytes of payload. A longer message fails with 1009 before it is
+        buffered. ``None`` means no limit.
+    :param extension: permessage-deflate, if both sides agreed on it.
+    :param pending: whether the opening handshake is still to be finished, see :meth:`open`.
+    """
+
+    __slots__ = (
+        "_output",
+        "_pings",
+        "close_code",
+        "close_reason",
+        "close_received",
+        "closed_by_peer",
+        "error",
+        "pong",
+    )
+
+    def __init__(
+        self,
+        *,
+        client: bool = False,
+        max_message_size: int | None = 1 << 20,
+        extension: PerMessageDeflate | None = None,
+        pending: bool = False,
+    ) -> None:
+        super().__init__(client)
+        # None while nothing is due: most connections send no control frame for hours.
+        self._output: list[bytes] | None = None
+        #: Payloads of Pings that have not been answered yet.
+        self._pings: deque[bytes] | None = None
+        #: Code and reason of the Close frame that came first, from either side; 1006 without one.
+        self.close_code: int | None = None
+        self.close_reason = ""
+        #: Whether the peer started the closing handshake, or dropped the connection.
+        self.closed_by_peer = False
+        #: Whether the peer has sent a Close frame.
+        self.close_received = False
+        #: The fault of the peer that ended the connection.
+        self.error: ProtocolError | None = None
+        #: The payload of the latest Pong; the caller resets it to None.
+        self.pong: bytes | None = None
+        if not pending:
+            self.open(max_message_size, extension)
+
+    # ------------------------------------------------------------------ events
+
+    def open(self, max_message_size: int | None, extension: PerMessageDeflate | None) -> None:
+        """Start the connection after the opening handshake."""
+        self._configure(max_message_size, extension)
+        self._change(Event.ACCEPT)
+
+    def refuse(self) -> None:
+        """End a connection whose opening handshake has failed; nothing if it is not pending."""
+        if self.state is State.PENDING:
+            self._change(Event.REFUSE)
+
+    def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Start the closing handshake, RFC 6455 section 7.1.2; nothing if it has started.
+
+        :raises ValueError: when a Close frame cannot carry that code or reason.
+        """
+        payload = close_payload(code, reason)
+        if self.state is State.OPEN:
+            self._note_close(code, reason, by_peer=False)
+            self._add_output(Opcode.CLOSE, payload)
+            self._change(Event.SEND_CLOSE)
+
+    def end_transport(self, *, by_peer: bool = True) -> None:
+        """TCP has ended. Without a Close frame the code is 1006, RFC 6455 section 7.1.5.
+
+        :param by_peer: whether the peer ended it, rather than this side.
+        """
+        if Event.END_TRANSPORT in TRANSITIONS[self.state]:
+            self._note_close(CloseCode.ABNORMAL_CLOSURE, "", by_peer=by_peer)
+            self._change(Event.END_TRANSPORT)
+
+    # ------------------------------------------------------------------ output
+
+    def take_output(self) -> bytes:
+        """Return the control frames that are due, in order, each only once."""
+        if self._pings is not None:
+            self._answer_pings()
+        frames, self._output = self._output, None
+        return b"".join(frames) if frames else b""
+
+    def _add_output(self, opcode: int, payload: bytes) -> None:
+        if self._pings is not None:
+            self._answer_pings()
+        if self._output is None:
+            self._output = []
+        self._output.append(self.encode(opcode, payload))
+
+    def _answer_pings(self) -> None:
+        pings, self._pings = self._pings or (), None
+        for payload in pings:
+            self._add_output(Opcode.PONG, payload)
+
+    def closed_error(self) -> ConnectionClosed:
+        """The exception for a use of the connection after its end."""
+        code = CloseCode.ABNORMAL_CLOSURE if self.close_code is None else self.close_code
+        return ConnectionClosed(code, self.close_reason, by_peer=self.closed_by_peer)
+
+    # ----------------------------------------- what the frame reader calls, see its docstring
+
+    def _receive_control(self, opcode: int, payload: bytes) -> None:
+        if opcode == Opcode.CLOSE:
+            self._receive_close(payload)
+        elif opcode == Opcode.PONG:
+            self.pong = payload
+            self.has_news = True
+        elif self.state is State.OPEN:
+            # Section 5.5.3: "may elect to send a Pong frame for only the most recently processed
+            # Ping frame". The Autobahn|Testsuite expects an answer to each of ten.
+            if self._pings is None:
+                self._pings = deque(maxlen=MAX_PONGS)
+            self._pings.append(payload)
+            self.has_news = True
+
+    def _receive_close(self, payload: bytes) -> None:
+        code, reason = parse_close(payload)
+        self.close_received = True
+        if self.state is State.OPEN:
+            self._note_close(code, reason, by_peer=True)
+            # Section 5.5.1: "the endpoint typically echos the status code it received". With the
+            # reason, a browser's event.reason is the one that its page has given.
+            self._add_output(Opcode.CLOSE, payload)
+        self._change(Event.RECEIVE_CLOSE)
+
+    def _fail(self, problem: ProtocolError) -> None:
+        if self.state is State.OPEN:
+            self.error = problem
+            code, reason = problem.close_code, str(problem)
+            self._note_close(code, reason, by_peer=False)
+            self._add_output(Opcode.CLOSE, close_payload(code, reason))
+        # In CLOSING, our Close frame has been sent already.
+        self._change(Event.FAIL)
+
+    def _abort(self) -> None:
+        self._note_close(CloseCode.ABNORMAL_CLOSURE, "", by_peer=True)
+        if Event.FAIL in TRANSITIONS[self.state]:
+            self._change(Event.FAIL)
+
+    # ------------------------------------------------------------------- state
+
+    def _note_close(self, code: int, reason: str, *, by_peer: bool) -> None:
+        if self.close_code is None:
+            self.close_code = int(code)
+            self.close_reason = reason
+            self.closed_by_peer = by_peer
+
+    def _change(self, event: Event) -> None:
+        following = TRANSITIONS[self.state].get(event)
+        if following is None:
+            raise AssertionError(f"{event.name} in the state {self.state.name}")
+        self.state = following
+        self.has_news = True
+        if following >= State.DRAINING:
+            self._discard_input()

@@ -1,0 +1,108 @@
+"""The origin policy: which pages may connect, RFC 6455 section 10.2 and RFC 6454.
+
+Browsers send cookies with a WebSocket that any page opens. Without this check, every page on the
+web could act in the name of a logged-in user (cross-site WebSocket hijacking).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+from .headers import split_list
+
+#: The longest Origin or Host in characters. A host name has at most 253.
+MAX_HOST = 1024
+#: The longest origin that is compared, from whichever header.
+_MAX_ORIGIN = 2 * MAX_HOST
+
+
+def is_origin_allowed(
+    environ: Mapping[str, Any], allowed_origins: Sequence[str], trusted_proxies: Sequence[str]
+) -> bool:
+    """Whether the page that sends the request may connect.
+
+    Only browsers send Origin, and no page can forge it. A request without one is allowed.
+    """
+    origin = environ.get("HTTP_ORIGIN")
+    if origin is None or "*" in allowed_origins:
+        return True
+    own = request_origin(environ, trusted_proxies)
+    given = _normal_origin(origin)
+    return any(
+        (given == own and given != "") if allowed == "self" else _matches(given, allowed)
+        for allowed in allowed_origins
+    )
+
+
+def request_origin(environ: Mapping[str, Any], trusted_proxies: Sequence[str]) -> str:
+    """Scheme, host and port under which the client knows this server."""
+    scheme = environ.get("wsgi.url_scheme", "http")
+    host = environ.get("HTTP_HOST", "")
+    if _is_trusted(environ.get("REMOTE_ADDR", ""), trusted_proxies):
+        # The last value is the one that the proxy nearest to us has set.
+        for proto in split_list(environ.get("HTTP_X_FORWARDED_PROTO", ""))[-1:]:
+            scheme = {"ws": "http", "wss": "https"}.get(proto.lower(), proto)
+        for forwarded in split_list(environ.get("HTTP_X_FORWARDED_HOST", ""))[-1:]:
+            host = forwarded
+    return _normal_origin(f"{scheme}://{host}")
+
+
+def _is_trusted(address: str, trusted_proxies: Sequence[str]) -> bool:
+    if "*" in trusted_proxies:
+        return True
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(ip in ipaddress.ip_network(proxy) for proxy in trusted_proxies)
+
+
+def _normal_origin(origin: str) -> str:
+    """In lower case and without the scheme's own port, RFC 6454 section 6.2.
+
+    An empty string stands for what is no origin, or too long for one.
+    """
+    return "" if len(origin) > _MAX_ORIGIN else _normalize(origin)
+
+
+@lru_cache(maxsize=64)
+def _normalize(origin: str) -> str:
+    try:
+        parts = urlsplit(origin.strip().lower())
+        port = parts.port
+    except ValueError:
+        return ""
+    if not parts.scheme or not parts.hostname:
+        return origin.strip().lower()
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    if port is None or port == {"http": 80, "https": 443}.get(parts.scheme):
+        return f"{parts.scheme}://{host}"
+    return f"{parts.scheme}://{host}:{port}"
+
+
+def _matches(origin: str, allowed: str) -> bool:
+    """``*`` stands for any characters within one host and port; alone, for everything."""
+    if allowed == "*":
+        return True
+    if "*" not in allowed:
+        return origin == _normal_origin(allowed)
+    # A regular expression with several stars would try all ways to share the characters out.
+    first, *between, last = allowed.strip().lower().split("*")
+    if not origin.startswith(first):
+        return False
+    position = len(first)
+    for piece in between:
+        found = origin.find(piece, position)
+        if found < 0 or not _may_be_star(origin[position:found]):
+            return False
+        position = found + len(piece)
+    end = len(origin) - len(last)
+    return end >= position and origin.endswith(last) and _may_be_star(origin[position:end])
+
+
+def _may_be_star(text: str) -> bool:
+    return "/" not in text and "@" not in text

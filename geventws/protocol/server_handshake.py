@@ -1,0 +1,206 @@
+"""The server's side of the opening handshake, RFC 6455 section 4.2, without any I/O.
+
+Takes the CGI-style variables of a WSGI environ (PEP 3333), gives the headers of the ``101``, or
+raises a :exc:`~geventws.HandshakeError` that carries the response to send instead.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..exceptions import HandshakeError
+from ..typing import Headers
+from .headers import (
+    MAX_EXTENSIONS,
+    check_header,
+    has_token,
+    is_token,
+    parse_extensions,
+    split_list,
+)
+from .origin import MAX_HOST, is_origin_allowed
+from .permessage_deflate import Agreement, Deflate, accept_offer
+
+VERSION = "13"
+#: 16 bytes in base64.
+_KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
+#: Appended to the key before it is hashed, RFC 6455 section 1.3.
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_TEXT: Headers = [("Content-Type", "text/plain; charset=utf-8")]
+#: In seconds: long enough for a restart, short enough to be waited for.
+_RETRY_AFTER = ("Retry-After", "5")
+#: The longest value of each header that the handshake parses, in characters. A browser's
+#: subprotocols may be an access token of some kilobytes.
+_MAX_SIZES = {
+    "Host": MAX_HOST,
+    "Origin": MAX_HOST,
+    "Upgrade": 1024,
+    "Connection": 1024,
+    "Sec-WebSocket-Extensions": MAX_EXTENSIONS,
+    "Sec-WebSocket-Protocol": 16 << 10,
+}
+_LIMITS = [
+    (f"HTTP_{name.upper().replace('-', '_')}", size, name) for name, size in _MAX_SIZES.items()
+]
+_MAX_SUBPROTOCOLS = 100
+#: The headers of the 101 that are the handshake's own.
+_RESERVED = {
+    "connection",
+    "upgrade",
+    "content-length",
+    "transfer-encoding",
+    "sec-websocket-accept",
+    "sec-websocket-extensions",
+    "sec-websocket-protocol",
+    "sec-websocket-version",
+}
+
+
+def is_websocket_request(environ: Mapping[str, Any]) -> bool:
+    """Whether the client asks for a WebSocket, rightly or wrongly."""
+    upgrade = environ.get("HTTP_UPGRADE")
+    if upgrade is None:
+        return False
+    if len(upgrade) > _MAX_SIZES["Upgrade"]:
+        return "websocket" in upgrade.lower()  # is refused; a list that long is not parsed
+    return has_token(upgrade, "websocket")
+
+
+def check_request(
+    environ: Mapping[str, Any],
+    allowed_origins: Sequence[str] = ("self",),
+    trusted_proxies: Sequence[str] = (),
+) -> None:
+    """Refuse a request that RFC 6455 section 4.2.1 or the origin policy forbids.
+
+    :raises HandshakeError: 400 for a malformed request, 426 for another version of the protocol,
+        403 for an Origin that is not allowed. Lists are parsed only if the Origin is allowed.
+    """
+    _check_sizes(environ)
+    _check_request_itself(environ)
+    if not is_origin_allowed(environ, allowed_origins, trusted_proxies):
+        raise HandshakeError(
+            "403 Forbidden",
+            f"WebSockets from {environ['HTTP_ORIGIN']!a} are not allowed here.\n",
+            _TEXT,
+        )
+    if "HTTP_SEC_WEBSOCKET_PROTOCOL" in environ:
+        subprotocols = requested_subprotocols(environ)
+        if len(subprotocols) > _MAX_SUBPROTOCOLS or not all(map(is_token, subprotocols)):
+            raise _bad_request(
+                "The header Sec-WebSocket-Protocol is not a list of tokens, or of more than"
+                f" {_MAX_SUBPROTOCOLS}."
+            )
+    if "HTTP_SEC_WEBSOCKET_EXTENSIONS" in environ:
+        try:
+            parse_extensions(environ["HTTP_SEC_WEBSOCKET_EXTENSIONS"])
+        except ValueError:
+            raise _bad_request("The header Sec-WebSocket-Extensions is malformed.") from None
+
+
+def _check_sizes(environ: Mapping[str, Any]) -> None:
+    """Refuse headers that no client sends, before they cost the time to parse them."""
+    for variable, size, name in _LIMITS:
+        if variable in environ and len(environ[variable]) > size:
+            raise _bad_request(f"The header {name} is longer than {size:,} bytes.")
+
+
+def _check_request_itself(environ: Mapping[str, Any]) -> None:
+    """Refuse what is no opening handshake, whoever may send it."""
+    protocol = environ.get("SERVER_PROTOCOL", "HTTP/1.1")
+    if protocol < "HTTP/1.1":
+        raise _bad_request(
+            f"A WebSocket needs HTTP/1.1, and this request is {protocol}. If there is a proxy in"
+            " front of the server, it must be told: for nginx, proxy_http_version 1.1."
+        )
+    if environ["REQUEST_METHOD"] != "GET":
+        raise _bad_request("A WebSocket is opened with GET.")
+    if not has_token(environ.get("HTTP_CONNECTION", ""), "upgrade"):
+        raise _bad_request(
+            "The header Connection: Upgrade is missing. If there is a proxy in front of the"
+            " server, it must pass it on: for nginx, proxy_set_header Connection"
+            " $connection_upgrade, with the map that nginx's documentation of WebSockets shows."
+        )
+    if not environ.get("HTTP_HOST"):
+        raise _bad_request("The header Host is missing.")
+    if environ.get("CONTENT_LENGTH", "0") != "0" or "HTTP_TRANSFER_ENCODING" in environ:
+        # What follows the request would be a body for a proxy and frames for us.
+        raise _bad_request("A WebSocket request has no body.")
+    version = environ.get("HTTP_SEC_WEBSOCKET_VERSION", "").strip()
+    if version != VERSION:
+        raise HandshakeError(
+            "426 Upgrade Required",
+            f"This server speaks version {VERSION} of the WebSocket protocol.\n",
+            [*_TEXT, ("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION)],
+        )
+    if not _KEY.fullmatch(environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()):
+        raise _bad_request("The header Sec-WebSocket-Key is not 16 bytes in base64.")
+
+
+def requested_subprotocols(environ: Mapping[str, Any]) -> list[str]:
+    """What the client offers, in its order of preference."""
+    return split_list(environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL", ""))
+
+
+def choose_subprotocol(offered: Sequence[str], spoken: Sequence[str]) -> str | None:
+    """The first of the spoken ones that was offered; RFC 6455 section 4.2.2 allows none."""
+    return next((subprotocol for subprotocol in spoken if subprotocol in offered), None)
+
+
+def choose_extension(
+    environ: Mapping[str, Any], compression: Deflate | None
+) -> tuple[str, Agreement | None]:
+    """The answer to the extensions that the client offers, and what is agreed on with it."""
+    offers = environ.get("HTTP_SEC_WEBSOCKET_EXTENSIONS")
+    if compression is None or offers is None:
+        return "", None
+    return accept_offer(parse_extensions(offers), compression) or ("", None)
+
+
+def response_headers(
+    environ: Mapping[str, Any],
+    subprotocol: str | None = None,
+    extensions: str = "",
+    extra: Iterable[tuple[str, str]] = (),
+) -> Headers:
+    """The headers of the ``101``, RFC 6455 section 4.2.2.
+
+    :raises ValueError: for an extra header that belongs to the handshake, or would break it.
+    """
+    headers = [
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Accept", accept_key(environ["HTTP_SEC_WEBSOCKET_KEY"].strip())),
+    ]
+    if subprotocol is not None:
+        if subprotocol not in requested_subprotocols(environ):
+            # "the client MUST _Fail the WebSocket Connection_", section 4.1
+            raise ValueError(f"the client did not offer the subprotocol {subprotocol!r}")
+        headers.append(("Sec-WebSocket-Protocol", subprotocol))
+    if extensions:
+        headers.append(("Sec-WebSocket-Extensions", extensions))
+    for name, value in extra:
+        check_header(name, value)
+        if name.lower() in _RESERVED:
+            raise ValueError(f"the header {name} belongs to the handshake")
+        headers.append((name, value))
+    return headers
+
+
+def accept_key(key: str) -> str:
+    """The proof that the request was understood: Sec-WebSocket-Accept for Sec-WebSocket-Key."""
+    digest = hashlib.sha1(key.encode("latin-1") + _GUID, usedforsecurity=False).digest()
+    return binascii.b2a_base64(digest, newline=False).decode()
+
+
+def unavailable(why: str) -> HandshakeError:
+    """The refusal of a request that may succeed a little later, or with another server."""
+    return HandshakeError("503 Service Unavailable", why + "\n", [*_TEXT, _RETRY_AFTER])
+
+
+def _bad_request(why: str) -> HandshakeError:
+    return HandshakeError("400 Bad Request", why + "\n", _TEXT)

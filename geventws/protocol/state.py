@@ -1,0 +1,71 @@
+"""The life of a connection: its states, the events that change them, and one table of both.
+
+========================== ==================================================================
+State                      Meaning
+========================== ==================================================================
+:attr:`State.PENDING`      The opening handshake is not finished.
+:attr:`State.OPEN`         Messages travel both ways (RFC 6455 section 6).
+:attr:`State.CLOSING`      This side has sent a Close frame and waits for the peer's.
+:attr:`State.DRAINING`     The closing handshake is over or has failed. No input is parsed any
+                           more; output may still be on its way to the peer.
+:attr:`State.CLOSED`       TCP has ended, or belongs to somebody else. Nothing is read or written.
+========================== ==================================================================
+
+Every way to the end of a connection is a row of :data:`TRANSITIONS`:
+
+- The peer's Close frame: ``RECEIVE_CLOSE``, then ``END_TRANSPORT`` when the answer has been sent.
+- Our Close frame (``close()``, the end of a view, a drain, a message that takes too long):
+  ``SEND_CLOSE``, ``RECEIVE_CLOSE``, ``END_TRANSPORT``.
+- A protocol error of the peer, or an exception in the parser: ``FAIL``, ``END_TRANSPORT``.
+- The loss of TCP, a deadline without progress, a killed view, a fork: ``END_TRANSPORT``.
+- A request that is answered with HTTP instead: ``REFUSE``.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class State(enum.IntEnum):
+    """Where a connection is in its life."""
+
+    PENDING = 0
+    OPEN = 1
+    CLOSING = 2
+    DRAINING = 3
+    CLOSED = 4
+
+
+class Event(enum.Enum):
+    """What changes the state of a connection."""
+
+    ACCEPT = "the opening handshake is finished"
+    REFUSE = "the opening handshake has failed"
+    SEND_CLOSE = "this side sends the first Close frame"
+    RECEIVE_CLOSE = "a Close frame of the peer arrives"
+    FAIL = "_Fail the WebSocket Connection_, RFC 6455 section 7.1.7"
+    END_TRANSPORT = "TCP has ended, or is given up"
+
+
+#: The state that follows, for every event that a state allows.
+TRANSITIONS: dict[State, dict[Event, State]] = {
+    State.PENDING: {
+        Event.ACCEPT: State.OPEN,
+        Event.REFUSE: State.CLOSED,
+    },
+    State.OPEN: {
+        Event.SEND_CLOSE: State.CLOSING,
+        Event.RECEIVE_CLOSE: State.DRAINING,
+        Event.FAIL: State.DRAINING,
+        Event.END_TRANSPORT: State.CLOSED,
+    },
+    State.CLOSING: {
+        Event.RECEIVE_CLOSE: State.DRAINING,
+        Event.FAIL: State.DRAINING,
+        Event.END_TRANSPORT: State.CLOSED,
+    },
+    State.DRAINING: {
+        Event.END_TRANSPORT: State.CLOSED,
+    },
+    State.CLOSED: {},
+}

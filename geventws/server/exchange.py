@@ -1,0 +1,245 @@
+"""The exchange between one WebSocket request and the application: a conversation or a response."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from ..connection.logs import logger, peers, printable
+from ..exceptions import ConnectionClosed, HandshakeError
+from ..options import Options
+from ..protocol import server_handshake as handshake
+from ..protocol.frames import CloseCode
+from ..protocol.origin import request_origin
+from ..typing import Application, Environ, HeaderPairs, Headers
+from .adapters import Adapter
+from .registry import OpenWebSockets
+from .websocket import WebSocket
+
+#: Keys of the environ; the first is set for WebSocket requests only.
+WEBSOCKET = "wsgi.websocket"
+WEBSOCKET_VERSION = "wsgi.websocket_version"
+
+
+def serve(
+    application: Application,
+    environ: Environ,
+    adapter: Adapter,
+    options: Options,
+    websockets: OpenWebSockets,
+) -> Iterable[bytes]:
+    """Answer one WebSocket request; returns the body for the server, empty after a ``101``."""
+    try:
+        handshake.check_request(environ, options.allowed_origins, options.trusted_proxies)
+        _check_capacity(websockets, options)
+    except HandshakeError as refusal:
+        websockets.totals.refused[refusal.status_code] += 1
+        _log_refusal(environ, refusal, options)
+        length = ("Content-Length", str(len(refusal.body)))
+        adapter.start_response(refusal.status, [*refusal.headers, length, ("Connection", "close")])
+        return adapter.refusal([refusal.body])
+    ws = WebSocket(environ, adapter, options, websockets.totals)
+    del adapter  # the WebSocket releases it with the 101
+    environ[WEBSOCKET] = ws
+    environ[WEBSOCKET_VERSION] = ws.version
+    websockets.add(ws)
+    ws._expect_answer()
+    try:
+        return _Exchange(ws).run(application)
+    finally:
+        ws._view = None
+        # The two refer to each other; without this their memory waits for the collector.
+        environ.pop(WEBSOCKET, None)
+        try:
+            websockets.discard(ws)
+        finally:
+            # Whatever has ended the view: from here on the descriptor is the server's.
+            ws._drop()
+
+
+def _check_capacity(websockets: OpenWebSockets, options: Options) -> None:
+    """Refuse what would be too much."""
+    if websockets.draining:
+        raise handshake.unavailable("The server is about to stop.")
+    if options.max_connections is not None and len(websockets) >= options.max_connections:
+        raise handshake.unavailable("Too many WebSockets are open (max_connections).")
+
+
+class _Exchange:
+    """What the application makes of a WebSocket request: a conversation or a response."""
+
+    __slots__ = ("exc_info", "headers", "server_write", "status", "ws")
+
+    def __init__(self, ws: WebSocket) -> None:
+        self.ws = ws
+        self.status = ""
+        self.headers: HeaderPairs = ()
+        self.exc_info: Any = None
+        self.server_write: Callable[[bytes], object] | None = None
+
+    def run(self, application: Application) -> Iterable[bytes]:
+        ws = self.ws
+        try:
+            result = application(ws.environ, self)
+            try:
+                body = self.read(result)
+            except BaseException:
+                _close(result)
+                raise
+        except ConnectionClosed:
+            if not self.is_accepted and not ws._client_left:
+                raise
+            if ws._client_left:
+                return []
+        except Exception:
+            if not self.is_accepted:
+                raise
+            logger.exception(
+                "Exception in the view of %s [%s]",
+                printable(ws.path),
+                ws.id,
+                extra={"connection_id": ws.id},
+            )
+            ws._start_close(CloseCode.INTERNAL_ERROR)
+        except BaseException:
+            # GreenletExit, SystemExit: the server is stopping, there is no time to wait.
+            if ws.accepted:
+                ws._start_close(CloseCode.GOING_AWAY)
+                ws._drop()
+            raise
+        else:
+            if body is not None:
+                refusal: Iterable[bytes] = ws._adapter.refusal(body)
+                return refusal
+        self.finish()
+        return []
+
+    def __call__(
+        self, status: str, headers: Headers, exc_info: Any = None
+    ) -> Callable[[bytes], object]:
+        """The application's start_response(), PEP 3333: it may still use the WebSocket instead."""
+        self.status = status
+        self.headers = headers
+        self.exc_info = exc_info
+        if status[:1] != "2":
+            self.ws._stop_expecting_answer()
+        return self.write
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the ``101`` has been sent; blocks while another greenlet sends it."""
+        self.ws._wait_while_accepting()
+        return self.ws.accepted
+
+    def write(self, data: bytes) -> None:
+        """What start_response() returns, PEP 3333."""
+        if not self.is_accepted:
+            self.respond()(data)
+
+    def respond(self) -> Callable[[bytes], object]:
+        """Pass the application's response on; from now on there is no WebSocket."""
+        if self.server_write is None:
+            self.ws._note_response(self.status)
+            headers = [
+                (name, value) for name, value in self.headers if name.lower() != "connection"
+            ]
+            headers.append(("Connection", "close"))
+            self.server_write = self.ws._adapter.start_response(self.status, headers, self.exc_info)
+        return self.server_write
+
+    def read(self, result: Iterable[bytes]) -> Iterable[bytes] | None:
+        """The body of the response, or None if the application used the WebSocket.
+
+        A view may be a generator: it runs only here.
+        """
+        if hasattr(result, "__len__") and self.status and not self.is_accepted:
+            self.respond()
+            return result  # as it is: the server sees how long it is
+        chunks = iter(result)
+        first = next((chunk for chunk in chunks if chunk), b"")
+        if self.status and not self.is_accepted:
+            self.respond()
+            return _Body(first, chunks, result)
+        for _ in chunks:
+            pass
+        _close(result)
+        return None
+
+    def finish(self) -> None:
+        """The view is done, and the conversation with it."""
+        ws = self.ws
+        try:
+            ws.close(*self.close_arguments())
+        except ConnectionClosed:
+            return  # the client has gone before it was accepted
+        fault = ws._fault_of_peer
+        if fault is not None:
+            peers.log(
+                logging.INFO,
+                "%s %s [%s]",
+                _peer(ws.environ),
+                fault,
+                ws.id,
+                extra={"connection_id": ws.id},
+            )
+
+    def close_arguments(self) -> tuple[CloseCode, str]:
+        """The code and the reason for an open WebSocket whose view has given a status."""
+        ws = self.ws
+        # A 5xx: a framework has caught and logged the exception.
+        code = CloseCode.INTERNAL_ERROR if self.status[:1] == "5" else CloseCode.NORMAL_CLOSURE
+        if not ws._accepted_late or self.status[:1] not in {"3", "4", "5"}:
+            return code, ""
+        if code is CloseCode.NORMAL_CLOSURE:
+            code = CloseCode.POLICY_VIOLATION
+        status = printable(self.status, limit=100)
+        ws._warn(
+            "The view of %s answered after its WebSocket had been accepted automatically"
+            " (accept_after, %g seconds): %s, closed with %d",
+            status,
+            int(code),
+        )
+        return code, status
+
+
+class _Body:
+    """The rest of a response whose first chunk has been taken."""
+
+    def __init__(self, first: bytes, rest: Iterator[bytes], result: Iterable[bytes]) -> None:
+        self._first = first
+        self._rest = rest
+        self._result = result
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._first
+        yield from self._rest
+
+    def close(self) -> None:
+        _close(self._result)
+
+
+def _close(result: Iterable[bytes]) -> None:
+    if hasattr(result, "close"):
+        result.close()
+
+
+def _log_refusal(environ: Environ, refusal: HandshakeError, options: Options) -> None:
+    peer = _peer(environ)
+    if refusal.status.startswith("403"):
+        peers.log(
+            logging.WARNING,
+            "Refused a WebSocket from %s: its Origin is %.200r, and this server is %r. If that is"
+            " a page of yours, name it in allowed_origins; if there is a proxy in front, it must"
+            " pass the header Host on, or set X-Forwarded-* and be named in trusted_proxies",
+            peer,
+            environ.get("HTTP_ORIGIN"),
+            request_origin(environ, options.trusted_proxies),
+        )
+    else:
+        level = logging.WARNING if refusal.status.startswith("503") else logging.INFO
+        peers.log(level, "Refused a WebSocket from %s: %s", peer, refusal)
+
+
+def _peer(environ: Environ) -> str:
+    return printable(environ.get("REMOTE_ADDR") or "peer")

@@ -1,0 +1,116 @@
+"""The open WebSockets of a server: their number, their statistics, and their drain."""
+
+from __future__ import annotations
+
+import dataclasses
+from math import ceil
+from time import monotonic
+from weakref import WeakValueDictionary, finalize
+
+import gevent
+from gevent import getcurrent, sleep
+from gevent.event import Event
+
+from ..connection.counters import Totals
+from ..protocol.frames import CloseCode
+from .stats import Stats
+from .websocket import WebSocket
+
+#: The part of the drain time over which Close frames are spread: clients that are closed together
+#: would reconnect together. The rest is for their answers.
+_SPREAD = 0.5
+#: Seconds between two groups of Close frames. A few WebSockets are closed almost at once.
+_TICK = 0.01
+#: Seconds between two looks for WebSockets that were accepted during the drain.
+_LATECOMERS = 0.1
+
+
+class OpenWebSockets(set[WebSocket]):
+    """The WebSockets whose views are running."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: What has happened on these WebSockets, and on those that have ended.
+        self.totals = Totals()
+        _alive[id(self)] = self
+        # Not at exit, when this object would still be counted as alive.
+        finalize(self, _keep_totals, self.totals).atexit = False
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Accept new WebSockets again."""
+        #: Whether the server is stopping, and refuses new WebSockets.
+        self.draining = False
+        self._empty = Event()
+
+    def discard(self, ws: WebSocket) -> None:  # type: ignore[override] # it contains nothing else
+        if ws.accepted:
+            code = ws.close_code
+            self.totals.closed[CloseCode.ABNORMAL_CLOSURE if code is None else code] += 1
+        super().discard(ws)
+        if self.draining and not self:
+            self._empty.set()
+
+    def stats(self) -> Stats:
+        """Statistics up to now. Takes a microsecond for each open WebSocket."""
+        accepted = [ws for ws in list(self) if ws.accepted]  # a copy: threads may call this
+        buffered = [ws._buffered for ws in accepted]
+        return dataclasses.replace(
+            Stats.of(self.totals),
+            connections=len(accepted),
+            receive_queue=sum(each.messages for each in buffered),
+            receive_queue_size=sum(each.received for each in buffered),
+            send_buffer_size=sum(each.unsent for each in buffered),
+            send_buffer_size_max=max((each.unsent for each in buffered), default=0),
+        )
+
+    def drain(self, timeout: float) -> bool:
+        """Close all WebSockets with 1001 (going away), and wait until their views have ended.
+
+        Blocks at most ``timeout`` seconds; returns whether all views have ended.
+        """
+        self.draining = True
+        deadline = monotonic() + timeout
+        closed: set[WebSocket] = set()
+        self._close_accepted(closed, timeout * _SPREAD)
+        while self and monotonic() < deadline:
+            self._empty.wait(min(_LATECOMERS, deadline - monotonic()))
+            self._close_accepted(closed)
+        return not self
+
+    def kill(self) -> None:
+        """End the views that are left: ``GreenletExit`` is raised in them."""
+        views = [ws._view for ws in self if ws._view is not getcurrent()]
+        gevent.killall(views, block=True, timeout=1)
+
+    def _close_accepted(self, closed: set[WebSocket], seconds: float = 0.0) -> None:
+        """Send Close frames to the WebSockets that are not in ``closed``, over some seconds."""
+        due = [ws for ws in self if ws.accepted and ws not in closed]
+        closed.update(due)
+        size = ceil(len(due) * _TICK / seconds) if seconds else len(due)
+        for start in range(0, len(due), size or 1):
+            for ws in due[start : start + size]:
+                ws._start_close(CloseCode.GOING_AWAY)
+            if seconds:
+                sleep(_TICK)
+
+
+_alive: WeakValueDictionary[int, OpenWebSockets] = WeakValueDictionary()
+#: Totals of servers that do not exist any more.
+_ended = Stats()
+
+
+def stats() -> Stats:
+    """The :class:`Stats` of all servers and middlewares of this process.
+
+    May be called in any thread.
+    """
+    total = _ended
+    for websockets in list(_alive.values()):
+        total += websockets.stats()
+    return total
+
+
+def _keep_totals(totals: Totals) -> None:
+    global _ended  # noqa: PLW0603
+    _ended += Stats.of(totals)

@@ -1,0 +1,321 @@
+"""The WebSocket that a view finds in ``environ["wsgi.websocket"]``."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable
+from os import urandom
+from typing import TYPE_CHECKING, Any
+
+from gevent import getcurrent, spawn
+from gevent.event import Event
+
+from ..connection.connection import Connection
+from ..connection.logs import logger, peers, printable
+from ..connection.threads import call_in_hub, get_ident
+from ..exceptions import ConnectionClosed, WebSocketError
+from ..protocol import server_handshake as handshake
+from ..protocol.frames import CloseCode
+from ..protocol.permessage_deflate import Deflate, PerMessageDeflate
+from ..protocol.state import State
+
+if TYPE_CHECKING:
+    from ..connection.counters import Totals
+    from ..options import Options
+    from ..typing import Environ, HeaderPairs
+    from .adapters import Adapter
+
+
+class WebSocket(Connection):
+    """One connection with a browser or another client, in plain blocking style::
+
+        for message in ws:
+            ws.send(message)
+
+    The opening handshake waits for the view. The ``101`` is sent by the first :meth:`accept`,
+    :meth:`receive`, :meth:`send`, :meth:`ping`, :meth:`close` or iteration. Until then the view may
+    answer with HTTP, for instance with a 401 or a redirect. When the view has done neither for
+    ``accept_after`` seconds, the ``101`` is sent automatically; a later refusal closes the
+    WebSocket with 1008.
+
+    Any number of greenlets may send; one at a time may receive. "Blocks" means that the greenlet
+    waits and others run. :meth:`send`, :meth:`ping` and :meth:`close` may be called in any thread,
+    such as one of ``gevent.get_hub().threadpool`` or of a scheduler; there they block the thread.
+    All other methods must be called in the thread of the view.
+    """
+
+    __slots__ = (
+        "__dict__",
+        "_accept_called",
+        "_accepted_late",
+        "_accepting",
+        "_adapter",
+        "_client_left",
+        "_environ",
+        "_extensions",
+        "_headers_hook",
+        "_id",
+        "_refusal",
+        "_subprotocol",
+        "_view",
+    )
+
+    def __init__(
+        self, environ: Environ, adapter: Adapter, options: Options, totals: Totals
+    ) -> None:
+        super().__init__(options, client=False, totals=totals)
+        self._environ = environ
+        #: The server's side of the request, until the 101.
+        self._adapter: Any = adapter
+        self._subprotocol: str | None = None
+        self._extensions = ""
+        #: The HTTP status of a view that has refused.
+        self._refusal = ""
+        #: Whether the client was lost before the 101.
+        self._client_left = False
+        self._id = ""
+        #: True while a greenlet sends the 101, or the Event that others wait for meanwhile.
+        self._accepting: Any = False
+        #: Whether the 101 was sent because of accept_after, and the view has called accept() since.
+        self._accepted_late = False
+        self._accept_called = False
+        #: The greenlet of the view, until the view has ended.
+        self._view: Any = getcurrent()
+        self._headers_hook: Callable[[], HeaderPairs] | None = None
+
+    def __repr__(self) -> str:
+        state = self._endpoint.state.name.lower()
+        if self._endpoint.state is State.PENDING:
+            state = "not accepted yet"
+        elif self._refusal:
+            state = "refused"
+        return f"<{type(self).__name__} {self.path} {state}>"
+
+    # -------------------------------------------------------------- handshake
+
+    def accept(
+        self,
+        subprotocol: str | None = None,
+        headers: HeaderPairs = (),
+        *,
+        compression: bool | Deflate | None = None,
+    ) -> None:
+        """Send the ``101``: from here on this is a WebSocket (RFC 6455 section 4.2.2).
+
+        :param subprotocol: one of :attr:`requested_subprotocols`; by default the first of the
+            ``subprotocols`` option that the client offers, or none.
+        :param headers: more headers for the ``101``, such as ``[("Set-Cookie", "seen=1")]``.
+        :param compression: overrides the ``compression`` option for this connection.
+        :raises ValueError: for a subprotocol that was not offered or a header that cannot be sent.
+        :raises WebSocketError: when it is too late: accepted already, or answered with HTTP.
+        :raises ConnectionClosed: when the client has gone meanwhile.
+        """
+        if get_ident() != self._thread:
+            call_in_hub(
+                self._hub,
+                functools.partial(self.accept, subprotocol, headers, compression=compression),
+            )
+            return
+        self._wait_while_accepting()
+        headers = list(headers)
+        if self._accepted_late and not self._accept_called:
+            self._accept_called = True
+            if headers or subprotocol not in {None, self._subprotocol}:
+                self._warn(
+                    "The view of %s called accept() with headers or a subprotocol after its"
+                    " WebSocket had been accepted automatically (accept_after, %g seconds). They"
+                    " are not sent. Call accept() earlier, or increase accept_after"
+                )
+            return
+        if self.accepted:
+            raise WebSocketError("the WebSocket has been accepted already")
+        if self._endpoint.state is not State.PENDING:
+            raise self._closed_error()
+        self._accepting = True
+        try:
+            self._switch_protocols(subprotocol, headers, compression)
+        finally:
+            accepting, self._accepting = self._accepting, False
+            if isinstance(accepting, Event):
+                accepting.set()
+
+    def _switch_protocols(
+        self,
+        subprotocol: str | None,
+        headers: HeaderPairs,
+        compression: bool | Deflate | None,
+    ) -> None:
+        """Send the ``101``, and take the connection over."""
+        if subprotocol is None:
+            subprotocol = handshake.choose_subprotocol(
+                self.requested_subprotocols, self._options.subprotocols
+            )
+        options = self._options
+        if compression is not None:
+            options = dataclasses.replace(options, compression=compression)
+        parameters = options.compression_parameters
+        extensions, agreement = handshake.choose_extension(self._environ, parameters)
+        if self._headers_hook is not None:
+            headers = [*headers, *self._headers_hook()]
+        answer = handshake.response_headers(self._environ, subprotocol, extensions, headers)
+        extension = PerMessageDeflate.of(agreement, parameters, client=False)
+        if self._options.check_interval < (self._options.accept_after or 0):
+            self._sweeper.remove(self)  # _start() asks for an earlier check
+        try:
+            sock, early = self._adapter.switch_protocols(answer)
+            self._start(sock, extension, early)
+        except BaseException as problem:
+            # A part of the 101 may have been sent: the connection is unusable.
+            self._client_left = True
+            self._refuse()
+            if isinstance(problem, OSError):
+                raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE) from problem
+            raise
+        # The adapter holds memory that is not needed any more.
+        self._headers_hook = self._adapter = None
+        self._subprotocol = subprotocol
+        self._extensions = extensions
+
+    def _wait_while_accepting(self) -> None:
+        """Block while another greenlet sends the ``101``."""
+        while self._accepting:
+            if not isinstance(self._accepting, Event):
+                self._accepting = Event()
+            self._accepting.wait()
+
+    def _open(self) -> None:
+        self._wait_while_accepting()
+        if self._endpoint.state is State.PENDING:
+            self.accept()
+
+    def _closed_error(self) -> WebSocketError:
+        if self._refusal:
+            return WebSocketError(f"the request has been answered already: {self._refusal}")
+        return super()._closed_error()
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the ``101`` has been sent. Reading this attribute does not send it."""
+        return self._sock is not None
+
+    # ------------------------------------------------------ internal interface
+
+    def _note_response(self, status: str) -> None:
+        """The view answers with HTTP: every later use raises."""
+        self._refusal = status
+        self._totals.refused[int(status[:3])] += 1
+        self._refuse()
+
+    def _refuse(self) -> None:
+        self._end_reported = True
+        self._endpoint.refuse()
+        self._sweeper.remove(self)
+
+    def _expect_answer(self) -> None:
+        """Send the ``101`` if the view neither accepts nor refuses within ``accept_after``."""
+        if self._options.accept_after is not None:
+            self._sweeper.add(self, self._options.accept_after)
+
+    def _allow_messages_of(self, size: int) -> None:
+        """Increase ``max_message_size`` to so many bytes, before the ``101``."""
+        limit = self._options.max_message_size
+        if not self.accepted and limit is not None and limit < size:
+            self._options = dataclasses.replace(self._options, max_message_size=size)
+
+    def _stop_expecting_answer(self) -> None:
+        """The view has answered, though the response is not sent yet."""
+        if self._endpoint.state is State.PENDING:
+            self._sweeper.remove(self)
+
+    def _warn(self, message: str, *arguments: object) -> None:
+        """Log a mistake of the view; the first two arguments are the path and ``accept_after``."""
+        peers.log(
+            logging.WARNING,
+            f"{message} [%s]",
+            printable(self.path),
+            self._options.accept_after,
+            *arguments,
+            self.id,
+            extra={"connection_id": self.id},
+        )
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether a :exc:`ConnectionClosed` that leaves the view may be this connection's."""
+        return self._client_left or (self.accepted and self._is_ending)
+
+    # ------------------------------------------------------- automatic acceptance
+
+    def _check(self) -> float | None:
+        if self._endpoint.state is not State.PENDING:
+            return super()._check()
+        spawn(self._accept_late)
+        return None
+
+    def _accept_late(self) -> None:
+        if self._endpoint.state is not State.PENDING or self._accepting:
+            return
+        self._warn(
+            "The view of %s has neither accepted nor refused its WebSocket for %g seconds"
+            " (accept_after). It is accepted automatically. Call ws.accept() earlier in the view,"
+            " or increase accept_after"
+        )
+        try:
+            self.accept()
+            self._accepted_late = True
+        except ConnectionClosed:
+            pass  # the view learns it at its first use of the WebSocket
+        except Exception:  # noqa: BLE001 - raised by a hook of the view; only the log can show it
+            logger.exception("The WebSocket of %s cannot be accepted", printable(self.path))
+
+    # ------------------------------------------------------------- the request
+
+    @property
+    def id(self) -> str:
+        """16 random hexadecimal digits that identify the connection, also in geventws' log."""
+        if not self._id:
+            self._id = urandom(8).hex()
+        return self._id
+
+    @property
+    def environ(self) -> Environ:
+        """The WSGI environ of the request."""
+        return self._environ
+
+    @property
+    def requested_subprotocols(self) -> list[str]:
+        """The subprotocols that the client offers, in its order of preference."""
+        return handshake.requested_subprotocols(self._environ)
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that :meth:`accept` has chosen."""
+        return self._subprotocol
+
+    @property
+    def extensions(self) -> str:
+        """The extensions that :meth:`accept` has agreed on: permessage-deflate, or empty."""
+        return self._extensions
+
+    @property
+    def origin(self) -> str | None:
+        """The Origin header: the page that connects, if the client is a browser."""
+        return self._environ.get("HTTP_ORIGIN")
+
+    @property
+    def path(self) -> str:
+        """The path of the request, without the query."""
+        return str(self._environ.get("PATH_INFO", ""))
+
+    @property
+    def version(self) -> str:
+        """The version of the WebSocket protocol: ``"13"``."""
+        return handshake.VERSION
+
+    @property
+    def remote_address(self) -> tuple[str, int] | None:
+        """Address and port of the peer, as the server sees them; ``None`` for a unix socket."""
+        address = self._environ.get("REMOTE_ADDR")
+        return (address, int(self._environ.get("REMOTE_PORT", 0))) if address else None

@@ -1,0 +1,813 @@
+"""Broadcast within one process: who gets what, in which order, and what slow peers cost."""
+
+import contextlib
+import sys
+import threading
+import zlib
+from urllib.parse import parse_qs
+
+import gevent
+import pytest
+from gevent.event import AsyncResult, Event
+from gevent.ssl import SSLContext
+
+from geventws import Broadcast, BroadcastError, Deflate, connect
+from geventws.broadcast import Backend, History
+from tests.support.client import BINARY, CLOSE, PING, PONG, TEXT, frame
+
+SECONDS = 10  # nothing here takes so long
+
+
+class Room:
+    """A server whose sockets subscribe to the channels that their path names."""
+
+    def __init__(self, serve, broadcast, **options):
+        self.broadcast = broadcast
+        self.subscriptions = []
+        self.clients = []
+        self.server = serve(self.view, **options)
+        #: What a view does with a message.
+        self.react = lambda ws, channel, message: broadcast.publish(channel, message)
+
+    def view(self, environ, start_response):
+        ws = environ["wsgi.websocket"]
+        channel = environ["PATH_INFO"][1:]
+        since = parse_qs(environ["QUERY_STRING"]).get("since", [None])[0]
+        with self.broadcast.subscribe(channel, ws, since) as subscription:
+            self.subscriptions.append(subscription)
+            for message in ws:
+                self.react(ws, channel, message)
+        self.subscriptions.remove(subscription)
+        return []
+
+    def join(self, channel="room", since=None, headers=(), **options):
+        """A client that is subscribed."""
+        count = len(self.subscriptions)
+        query = "" if since is None else f"?since={since}"
+        client = self.server.client(**options).open(f"/{channel}{query}", headers)
+        self.clients.append(client)
+        wait_until(lambda: len(self.subscriptions) > count)
+        return client
+
+
+def wait_until(condition):
+    with gevent.Timeout(SECONDS, AssertionError("it did not happen")):
+        while not condition():
+            gevent.sleep(0.005)
+
+
+@pytest.fixture
+def make_room(serve):
+    rooms = []
+
+    def make(broadcast=None, **options):
+        room = Room(serve, broadcast or Broadcast(), **options)
+        rooms.append(room)
+        return room
+
+    yield make
+    for room in rooms:
+        for client in room.clients:
+            client.sock.close()
+
+
+def texts(client, count):
+    """The next messages, which are text."""
+    frames = [client.read_frame() for _ in range(count)]
+    assert {first for first, _ in frames} <= {TEXT}
+    return [payload.decode() for _, payload in frames]
+
+
+# ------------------------------------------------------------------- publishing
+
+
+def test_every_subscriber_gets_every_message_in_order(make_room):
+    room = make_room()
+    clients = [room.join() for _ in range(5)]
+    for number in range(100):
+        room.broadcast.publish("room", str(number))
+    for client in clients:
+        assert texts(client, 100) == [str(number) for number in range(100)]
+
+
+def test_what_one_client_sends_all_get_it_included(make_room):
+    room = make_room()
+    ann, bob = room.join(), room.join()
+    ann.send(frame(TEXT, "hällo"))
+    assert texts(ann, 1) == texts(bob, 1) == ["hällo"]
+
+
+def test_str_goes_as_text_and_bytes_as_binary(make_room):
+    room = make_room()
+    client = room.join()
+    for message in ("text", b"bytes", bytearray(b"array"), memoryview(b"view"), "", b""):
+        room.broadcast.publish("room", message)
+    assert [client.read_frame() for _ in range(6)] == [
+        (TEXT, b"text"),
+        (BINARY, b"bytes"),
+        (BINARY, b"array"),
+        (BINARY, b"view"),
+        (TEXT, b""),
+        (BINARY, b""),
+    ]
+
+
+def test_channels_are_separate_and_a_socket_may_be_in_several(make_room):
+    room = make_room()
+    client, other = room.join("a"), room.join("b")
+    room.broadcast.subscribe("b", room.subscriptions[0].ws)
+    for channel in ("a", "b", "c"):
+        room.broadcast.publish(channel, channel)
+    assert texts(client, 2) == ["a", "b"]
+    assert texts(other, 1) == ["b"]
+
+
+def test_subscribing_twice_is_as_good_as_once(make_room):
+    room = make_room()
+    client = room.join()
+    room.broadcast.subscribe("room", room.subscriptions[0].ws)
+    room.broadcast.publish("room", "once")
+    room.broadcast.publish("room", "and again")
+    assert texts(client, 2) == ["once", "and again"]
+    assert room.broadcast.subscribers("room") == 1
+
+
+def test_leaving_the_block_unsubscribes(make_room):
+    room = make_room()
+    client, stays = room.join(), room.join()
+    assert room.broadcast.subscribers("room") == 2
+    client.finish()
+    wait_until(lambda: room.broadcast.subscribers("room") == 1)
+    room.broadcast.publish("room", "left")
+    assert texts(stays, 1) == ["left"]
+    assert room.broadcast.subscribers("nowhere") == 0
+
+
+def test_unsubscribing_ends_the_messages_and_not_the_connection(make_room):
+    room = make_room()
+    client = room.join()
+    ws = room.subscriptions[0].ws
+    room.broadcast.unsubscribe("room", ws)
+    room.broadcast.unsubscribe("room", ws)
+    room.broadcast.publish("room", "unheard")
+    ws.send("heard")
+    assert texts(client, 1) == ["heard"]
+
+
+def test_a_socket_that_nobody_unsubscribes_is_forgotten_with_the_next_message(make_room, serve):
+    broadcast = Broadcast()
+    ended = Event()
+
+    def view(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        broadcast.subscribe("room", ws)
+        ws.receive()
+        ended.set()
+        return []
+
+    with serve(view).client() as client:
+        client.open()
+        client.finish()
+    ended.wait(SECONDS)
+    assert broadcast.subscribers("room") == 1
+    broadcast.publish("room", "is anybody there?")
+    assert broadcast.subscribers("room") == 0
+
+
+def test_a_subscription_sends_the_101(serve):
+    broadcast = Broadcast()
+    left = Event()
+
+    def view(environ, start_response):
+        with broadcast.subscribe("room", environ["wsgi.websocket"]):
+            left.wait(SECONDS)
+        return []
+
+    with serve(view).client() as client:
+        client.open()
+        broadcast.publish("room", "hello")
+        assert texts(client, 1) == ["hello"]
+        left.set()
+
+
+def test_publishing_to_nobody_costs_nothing():
+    broadcast = Broadcast()
+    assert broadcast.publish("room", "hello") is None
+    assert broadcast.healthy
+    broadcast.close()
+
+
+def test_own_answers_and_what_is_published_keep_their_order(make_room):
+    """The frames of the connection that is dispatched are corked, those of the others are not."""
+    room = make_room()
+    ann, bob = room.join(), room.join()
+
+    def react(ws, channel, message):
+        ws.send(f"{message} before")
+        room.broadcast.publish(channel, message)
+        ws.send(f"{message} after")
+
+    room.react = react
+    ann.send(b"".join(frame(TEXT, str(number)) for number in range(200)))
+    own = [f"{number}{what}" for number in range(200) for what in (" before", "", " after")]
+    assert texts(ann, 600) == own
+    assert texts(bob, 200) == [str(number) for number in range(200)]
+
+
+def test_a_message_goes_behind_the_pong_that_is_due(make_room):
+    room = make_room()
+    ann = room.join()
+    ann.send(frame(PING, "p") + frame(TEXT, "1") + frame(TEXT, "2"))
+    assert [ann.read_frame() for _ in range(3)] == [(PONG, b"p"), (TEXT, b"1"), (TEXT, b"2")]
+
+
+def test_a_client_may_subscribe_what_it_is_connected_to(make_room, serve):
+    """What is published here goes to another server; it masks its frames."""
+    broadcast = Broadcast()
+    room = make_room()
+    listener = room.join()
+    upstream = connect(f"ws://127.0.0.1:{room.server.server_port}/room")
+    with contextlib.closing(upstream), broadcast.subscribe("outgoing", upstream):
+        broadcast.publish("outgoing", "hällo")
+        broadcast.publish("outgoing", b"bytes")
+        assert [upstream.receive(timeout=SECONDS) for _ in range(2)] == ["hällo", b"bytes"]
+    assert [listener.read_frame() for _ in range(2)] == [
+        (TEXT, "hällo".encode()),
+        (BINARY, b"bytes"),
+    ]
+
+
+def test_large_messages_arrive_whole(make_room):
+    room = make_room(max_message_size=2 << 20)
+    clients = [room.join() for _ in range(3)]
+    message = bytes(range(256)) * 4096
+    readers = [gevent.spawn(client.read_frame) for client in clients]
+    room.broadcast.publish("room", message)
+    for reader in readers:
+        assert reader.get(timeout=SECONDS) == (BINARY, message)
+
+
+def test_tls(make_room, tls):
+    certificate, key, context = tls
+    assert isinstance(context, SSLContext)
+    room = make_room(certfile=certificate, keyfile=key)
+    clients = [room.join(context=context) for _ in range(2)]
+    message = "x" * 100_000
+    for _ in range(5):
+        room.broadcast.publish("room", message)
+    for client in clients:
+        assert texts(client, 5) == [message] * 5
+
+
+DEFLATE = [("Sec-WebSocket-Extensions", "permessage-deflate")]
+
+
+def inflate(frame):
+    first, payload = frame
+    assert first == TEXT | 0x40
+    return zlib.decompress(payload + b"\x00\x00\xff\xff\x03\x00", -15).decode()
+
+
+def test_a_message_is_compressed_once_for_all_who_agreed_on_the_same(make_room, monkeypatch):
+    room = make_room()
+    plain = [room.join(), room.join()]
+    deflated = [room.join(headers=DEFLATE) for _ in range(3)]
+    deflate = room.subscriptions[-1].ws._endpoint.deflate
+    compressed = []
+    compress = deflate.compress
+    monkeypatch.setattr(deflate, "compress", lambda data: compressed.append(data) or compress(data))
+    message = "hällo " * 1000
+    for _ in range(2):
+        room.broadcast.publish("room", message)
+    room.broadcast.publish("room", "short")
+    for client in plain:
+        assert texts(client, 3) == [message, message, "short"]
+    for client in deflated:
+        assert [inflate(client.read_frame()) for _ in range(2)] == [message] * 2
+        assert texts(client, 1) == ["short"]
+    assert compressed == [message.encode()] * 2
+
+
+def test_who_has_a_context_of_its_own_gets_its_own_compression(make_room):
+    room = make_room(compression=Deflate(server_context_takeover=True, min_size=0))
+    clients = [room.join(headers=DEFLATE) for _ in range(2)]
+    room.subscriptions[0].ws.send("something that the others have not been sent")
+    message = "something that the others have been sent"
+    for _ in range(2):
+        room.broadcast.publish("room", message)
+    for client, own in zip(clients, (1, 0), strict=True):
+        inflater = zlib.decompressobj(-15)
+        frames = [client.read_frame() for _ in range(own + 2)]
+        assert {first for first, _ in frames} == {TEXT | 0x40}
+        heard = [
+            inflater.decompress(payload + b"\x00\x00\xff\xff").decode() for _, payload in frames
+        ]
+        assert heard[own:] == [message] * 2
+        assert len(frames[-1][1]) < 10
+
+
+def test_publishers_in_other_threads_are_heard_in_their_order(make_room):
+    room = make_room(Broadcast(history=1000))
+    client = room.join()
+
+    def publish(name):
+        for number in range(100):
+            room.broadcast.publish("room", f"{name} {number}")
+
+    threads = [threading.Thread(target=publish, args=(name,)) for name in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    heard = texts(client, 200)
+    for thread in threads:
+        thread.join()
+    for name in ("a", "b"):
+        own = [text for text in heard if text.startswith(name)]
+        assert own == [f"{name} {number}" for number in range(100)]
+    assert [message.data for message in room.broadcast.history("room")] == heard
+
+
+@pytest.mark.parametrize("channel", ["", b"room", None])
+def test_a_channel_is_named_by_a_string(channel):
+    broadcast = Broadcast()
+    for verb in (broadcast.history, broadcast.subscribers, broadcast.listen):
+        with pytest.raises(ValueError, match="a channel is named"):
+            verb(channel)
+    with pytest.raises(ValueError, match="a channel is named"):
+        broadcast.publish(channel, "hello")
+
+
+def test_only_text_and_bytes_can_be_published():
+    with pytest.raises(TypeError, match="not dict"):
+        Broadcast().publish("room", {"text": "hello"})
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("nats://localhost", {}),
+        ("", {}),
+        ("memory://", {"history": -1}),
+        ("memory://", {"history_ttl": 0}),
+        ("memory://", {"when_slow": "wait"}),
+    ],
+)
+def test_what_makes_no_sense_is_refused_at_once(url, options):
+    with pytest.raises(ValueError, match=r"there is no broadcast|history|when_slow"):
+        Broadcast(url, **options)
+
+
+# ---------------------------------------------------------------------- slow peers
+
+
+def test_a_slow_peer_is_closed_with_1013_and_delays_nobody(make_room):
+    room = make_room(max_send_buffer=65536)
+    slow, quick = room.join(), room.join()
+    message = "x" * 50_000
+    for _ in range(200):
+        room.broadcast.publish("room", message)
+        assert quick.read_frame() == (TEXT, message.encode())
+    assert room.broadcast.subscribers("room") == 1
+    got = 0
+    while (arrived := slow.read_frame())[0] == TEXT:
+        assert arrived[1] == message.encode()
+        got += 1
+    assert arrived == (CLOSE, b"\x03\xf5too slow")
+    assert 0 < got < 200
+
+
+def test_a_slow_peer_misses_messages_if_that_is_the_policy(make_room):
+    room = make_room(Broadcast(when_slow="skip"), max_send_buffer=65536)
+    slow = room.join()
+    for number in range(200):
+        room.broadcast.publish("room", f"{number:03}" + "x" * 50_000)
+    room.react = lambda ws, channel, message: ws.send("the end")
+    slow.send(frame(TEXT, "enough"))
+    heard = []
+    while (text := texts(slow, 1)[0]) != "the end":
+        assert len(text) == 50_003
+        heard.append(int(text[:3]))
+    assert heard == list(range(len(heard)))
+    assert 0 < len(heard) < 200
+    room.broadcast.publish("room", "back again")
+    assert texts(slow, 1) == ["back again"]
+
+
+def test_a_peer_that_has_vanished_delays_nobody(make_room):
+    room = make_room()
+    gone, there = room.join(), room.join()
+    gone.vanish()
+    for number in range(10):
+        room.broadcast.publish("room", str(number))
+    assert texts(there, 10) == [str(number) for number in range(10)]
+    wait_until(lambda: room.broadcast.subscribers("room") == 1)
+
+
+# -------------------------------------------------------------- history, recovery
+
+
+def tagged(message, id_):
+    return f"{id_} {message}"
+
+
+def test_ids_rise_and_reach_the_clients_in_an_envelope(make_room):
+    room = make_room(Broadcast(history=10, envelope=tagged))
+    client = room.join()
+    ids = [room.broadcast.publish("room", str(number)) for number in range(3)]
+    assert texts(client, 3) == [f"{id_} {number}" for number, id_ in enumerate(ids)]
+    order = [tuple(map(int, id_.split("-"))) for id_ in ids]
+    assert order == sorted(set(order))
+
+
+def test_the_history_holds_the_latest_messages():
+    broadcast = Broadcast(history=3)
+    ids = [broadcast.publish("room", message) for message in ("a", b"b", "c", "d")]
+    kept = broadcast.history("room")
+    assert [message.id for message in kept] == ids[1:]
+    assert [message.data for message in kept] == [b"b", "c", "d"]
+    assert broadcast.history("elsewhere") == []
+
+
+def test_a_history_is_forgotten_when_its_time_is_over():
+    broadcast = Broadcast(history=3, history_ttl=0.01)
+    broadcast.publish("room", "a")
+    wait_until(lambda: not broadcast.history("room"))
+    broadcast.publish("elsewhere", "b")
+    assert list(broadcast._backend._kept) == ["elsewhere"]
+
+
+def test_who_comes_back_gets_what_was_missed(make_room):
+    room = make_room(Broadcast(history=10))
+    ids = [room.broadcast.publish("room", str(number)) for number in range(5)]
+    client = room.join(since=ids[1])
+    assert room.subscriptions[0].recovered is True
+    room.broadcast.publish("room", "live")
+    assert texts(client, 4) == ["2", "3", "4", "live"]
+
+
+def test_what_is_not_worth_keeping_is_heard_in_its_place_and_not_kept(make_room):
+    broadcast = Broadcast(history=10)
+    room = make_room(broadcast)
+    first = broadcast.publish("room", "first")
+    client = room.join(since="0-0")
+    assert broadcast.publish("room", "passing", keep=False) is None
+    broadcast.publish("room", "second")
+    assert broadcast.publish("room", "passing too", keep=False) is None
+    assert texts(client, 4) == ["first", "passing", "second", "passing too"]
+    assert [message.data for message in broadcast.history("room")] == ["first", "second"]
+    back = room.join(since=first)
+    broadcast.publish("room", "now", keep=False)
+    assert texts(back, 2) == ["second", "now"]
+
+
+def test_of_very_many_channels_the_oldest_histories_are_forgotten(monkeypatch):
+    monkeypatch.setattr("geventws.broadcast.memory.MAX_CHANNELS", 3)
+    broadcast = Broadcast(history=1)
+    for channel in ("a", "b", "a", "c", "d"):
+        broadcast.publish(channel, channel)
+    assert [len(broadcast.history(channel)) for channel in "abcd"] == [1, 0, 1, 1]
+
+
+def test_who_missed_nothing_gets_nothing_twice(make_room):
+    room = make_room(Broadcast(history=10))
+    last = room.broadcast.publish("room", "old")
+    client = room.join(since=last)
+    assert room.subscriptions[0].recovered is True
+    room.broadcast.publish("room", "new")
+    assert texts(client, 1) == ["new"]
+
+
+@pytest.mark.parametrize("since", ["", "nonsense", "1-0", "-", "0-" + "9" * 50, "\u0663-0"])
+def test_who_asks_for_more_than_is_kept_gets_all_of_it_and_is_told(make_room, since):
+    broadcast = Broadcast(history=2)
+    room = make_room(broadcast)
+    client = room.join("elsewhere")
+    for text in ("a", "b", "c"):
+        broadcast.publish("room", text)
+    subscription = broadcast.subscribe("room", room.subscriptions[0].ws, since)
+    assert subscription.recovered is False
+    broadcast.publish("room", "d")
+    assert texts(client, 3) == ["b", "c", "d"]
+
+
+def test_while_others_publish_nothing_is_missed_and_nothing_comes_twice(make_room):
+    room = make_room(Broadcast(history=10_000, envelope=tagged))
+    heard = []
+    client = room.join()
+
+    def publish(name):
+        for number in range(1000):
+            room.broadcast.publish("room", f"{name} {number}")
+            gevent.sleep(0.0001)
+
+    publishers = [gevent.spawn(publish, name) for name in ("a", "b")]
+    while len(heard) < 2000:
+        heard += texts(client, 100)
+        client.vanish()
+        wait_until(lambda: room.subscriptions == [])
+        client = room.join(since=heard[-1].split(" ")[0])
+        assert room.subscriptions[0].recovered is True
+    gevent.joinall(publishers, raise_error=True)
+    ids = [text.split(" ", 1)[0] for text in heard]
+    assert ids == [message.id for message in room.broadcast.history("room")]
+
+
+def test_messages_wait_while_the_history_is_replayed(make_room):
+    """The client reads nothing at first: the replay blocks, and others publish meanwhile."""
+    room = make_room(Broadcast(history=100), max_send_buffer=1 << 20)
+    first = room.broadcast.publish("room", "first")
+    size = 500_000
+    for number in range(20):
+        room.broadcast.publish("room", f"{number:02}" + "x" * size)
+    client = room.server.client().open(f"/room?since={first}")
+    room.clients.append(client)
+    wait_until(lambda: room.broadcast.subscribers("room") == 1)
+    for number in range(20, 25):
+        room.broadcast.publish("room", f"{number:02}")
+    heard = [int(text[:2]) for text in texts(client, 25)]
+    assert heard == list(range(25))
+
+
+def test_who_does_not_read_while_the_history_is_replayed_is_slow(make_room):
+    room = make_room(Broadcast(history=100), max_send_buffer=65536)
+    first = room.broadcast.publish("room", "first")
+    for _ in range(100):
+        room.broadcast.publish("room", "x" * 100_000)
+    client = room.server.client().open(f"/room?since={first}")
+    room.clients.append(client)
+    wait_until(lambda: room.broadcast.subscribers("room") == 1)
+    for _ in range(3):
+        room.broadcast.publish("room", "y" * 30_000)
+    assert room.broadcast.subscribers("room") == 0
+    while (arrived := client.read_frame())[0] == TEXT:
+        pass
+    assert arrived == (CLOSE, b"\x03\xf5too slow")
+
+
+@pytest.mark.parametrize("message", ["", "😀" * 1000], ids=["empty", "wide"])
+def test_what_waits_for_a_replay_is_counted_as_it_costs(make_room, message):
+    room = make_room(Broadcast(history=100), max_send_buffer=65536)
+    first = room.broadcast.publish("room", "first")
+    for _ in range(100):
+        room.broadcast.publish("room", "x" * 100_000)
+    client = room.server.client().open(f"/room?since={first}")
+    room.clients.append(client)
+    wait_until(lambda: room.broadcast.subscribers("room") == 1)
+    published = 0
+    while room.broadcast.subscribers("room"):
+        room.broadcast.publish("room", message)
+        published += 1
+    assert abs(published - 65536 / (sys.getsizeof(message) + 150)) < 2
+
+
+def test_the_histories_of_all_channels_take_a_bounded_amount_of_memory():
+    broadcast = Broadcast("memory://?max_history_size=1000000", history=1000)
+    for number in range(50):
+        for _ in range(10):
+            broadcast.publish(f"room {number}", "😀" * 1000)
+    kept = [number for number in range(50) if broadcast.history(f"room {number}")]
+    assert kept == list(range(kept[0], 50))
+    assert 20 < len(kept) < 25
+    assert broadcast._backend._size == sum(each.size for each in broadcast._backend._kept.values())
+    for number in range(1000):
+        broadcast.publish("room", f"{number:03}" + "x" * 10_000)
+    assert 90 < len(broadcast.history("room")) < 100
+    assert not broadcast.history("room 49")
+    broadcast.publish("room", "x" * 2_000_000)
+    assert len(broadcast.history("room")) == 1
+    broadcast.close()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "max_history_size=0",
+        "max_history_size=",
+        "history=5",
+        "max_history_size=-1",
+        "max_history_size=1e6",
+    ],
+)
+def test_a_limit_of_the_histories_that_is_none_is_refused(query):
+    with pytest.raises(ValueError, match="max_history_size, a number of bytes"):
+        Broadcast(f"memory://?{query}")
+
+
+def test_an_envelope_that_always_fails_cannot_fill_the_log(make_room, caplog):
+    room = make_room(Broadcast(envelope=lambda message, id_: 1 / 0))
+    room.join()
+    for _ in range(200):
+        room.broadcast.publish("room", "x")
+    assert 0 < len(caplog.records) <= 12
+
+
+def test_an_envelope_that_fails_is_logged_and_harms_nobody(make_room, caplog):
+    def envelope(message, id_):
+        return {"good": "fine"}[message]
+
+    room = make_room(Broadcast(envelope=envelope))
+    client = room.join()
+    room.broadcast.publish("room", "bad")
+    room.broadcast.publish("room", "good")
+    assert texts(client, 1) == ["fine"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "A message of 'room' cannot be sent and was dropped"
+    ]
+
+
+def test_an_envelope_may_publish(make_room):
+    def envelope(message, id_):
+        if message == "1":
+            broadcast.publish("room", "2")
+        return message
+
+    broadcast = Broadcast(envelope=envelope)
+    room = make_room(broadcast)
+    client = room.join()
+    broadcast.publish("room", "1")
+    assert texts(client, 2) == ["1", "2"]
+
+
+# ------------------------------------------------------------- the process itself
+
+
+def test_the_process_itself_can_listen():
+    broadcast = Broadcast(history=10)
+    heard = AsyncResult()
+
+    def listen():
+        with broadcast.listen("room") as messages:
+            heard.set([next(messages).data for _ in range(2)])
+
+    gevent.spawn(listen)
+    gevent.sleep(0)
+    broadcast.publish("room", "a")
+    broadcast.publish("elsewhere", "b")
+    broadcast.publish("room", b"c")
+    assert heard.get(timeout=SECONDS) == ["a", b"c"]
+    assert broadcast._channels == {}
+
+
+def test_a_loop_over_messages_ends_when_it_is_closed_or_the_broadcast_is():
+    broadcast = Broadcast()
+    closed, other = broadcast.listen("room"), broadcast.listen("room")
+    loops = [gevent.spawn(list, listener) for listener in (closed, other)]
+    gevent.sleep(0)
+    broadcast.publish("room", "a")
+    closed.close()
+    broadcast.close()
+    for loop in loops:
+        assert [message.data for message in loop.get(timeout=SECONDS)] == ["a"]
+    assert list(closed) == []
+
+
+def test_a_loop_that_does_not_keep_up_loses_the_oldest():
+    broadcast = Broadcast()
+    listener = broadcast.listen("room")
+    for number in range(1010):
+        broadcast.publish("room", str(number))
+    assert listener.lost == 10
+    assert next(listener).data == "10"
+    listener.close()
+
+
+def test_a_loop_that_does_not_keep_up_takes_a_bounded_amount_of_memory():
+    broadcast = Broadcast()
+    listener = broadcast.listen("room", max_queued_bytes=1 << 20)
+    for number in range(100):
+        broadcast.publish("room", f"{number:06}" + "😀" * 10_000)  # 40 KB in memory
+    assert 70 < listener.lost < 80
+    assert next(listener).data.startswith(f"{listener.lost:06}")
+    large = "x" * (2 << 20)
+    broadcast.publish("room", large)
+    assert next(listener).data == large
+    listener.close()
+    assert list(listener) == []
+
+
+@pytest.mark.parametrize("limits", [{"max_queued_messages": 0}, {"max_queued_bytes": -1}])
+def test_a_queue_without_room_is_refused(limits):
+    broadcast = Broadcast()
+    with pytest.raises(ValueError, match="positive"):
+        broadcast.listen("room", **limits)
+    assert not broadcast._channels
+
+
+def test_what_waits_of_a_listener_is_heard_after_its_end():
+    broadcast = Broadcast()
+    listener = broadcast.listen("room", max_queued_messages=2)
+    broadcast.publish("room", "a")
+    broadcast.publish("room", "b")
+    broadcast.close()
+    assert [message.data for message in listener] == ["a", "b"]
+    assert list(listener) == []
+
+
+def test_a_thread_that_publishes_faster_than_messages_are_passed_on_waits(make_room):
+    room = make_room(max_send_buffer=64 << 20)
+    client = room.join()
+    largest = 0
+    message = "x" * 100_000
+
+    def publish():
+        nonlocal largest
+        for _ in range(300):
+            room.broadcast.publish("room", message)
+            largest = max(largest, room.broadcast._incoming.size)
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    thread.join(0.5)  # the hub does not run meanwhile
+    assert thread.is_alive()
+    for _ in range(300):
+        assert client.read_frame() == (TEXT, message.encode())
+    thread.join(SECONDS)
+    assert not thread.is_alive()
+    assert (3 << 20) < largest < (5 << 20)
+
+
+def test_subscribers_of_two_threads_are_refused():
+    broadcast = Broadcast()
+    broadcast.listen("room")
+    problem = AsyncResult()
+
+    def listen():
+        try:
+            broadcast.listen("room")
+        except RuntimeError as error:
+            problem.set(error)
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    assert "the same thread" in str(problem.get(timeout=SECONDS))
+    thread.join()
+
+
+# ------------------------------------------------------------------ other backends
+
+
+class Parrot(Backend):
+    """A backend from outside, which fails on request."""
+
+    broken = False
+
+    def publish(self, channel, data, keep):
+        return None
+
+    def subscribe(self, channel):
+        pass
+
+    def unsubscribe(self, channel):
+        pass
+
+    def history(self, channel, since):
+        if self.broken:
+            problem = OSError("it sleeps")
+            self.note_down(problem)
+            raise BroadcastError(str(problem))
+        return History([], False)
+
+    def subscribers(self, channel):
+        return 0
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def parrots(monkeypatch, tmp_path):
+    """An installed package that announces a backend for parrot://."""
+    metadata = tmp_path / "parrots-1.dist-info"
+    metadata.mkdir()
+    metadata.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: parrots\nVersion: 1\n")
+    metadata.joinpath("entry_points.txt").write_text(
+        f"[geventws.broadcast]\nparrot = {__name__}:Parrot\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_a_package_may_add_a_backend_by_an_entry_point(parrots):
+    broadcast = Broadcast("parrot://user:secret@branch/1", history=7)
+    backend = broadcast._backend
+    assert isinstance(backend, Parrot)
+    assert (backend.name, backend.history_size) == ("parrot://branch/1", 7)
+
+
+def test_a_broken_backend_is_logged_once_each_way_and_history_waits_for_it(
+    parrots, make_room, caplog
+):
+    broadcast = Broadcast("parrot://branch", history=7)
+    broadcast._backend.broken = True
+    room = make_room(broadcast)
+    client = room.join(since="0-0")
+    assert room.subscriptions[0].recovered is None
+    assert not broadcast.healthy
+    broadcast._backend.note_down(OSError("it sleeps still"))
+    broadcast._backend.broken = False
+    broadcast._backend.note_up()
+    broadcast._backend.note_up()
+    wait_until(lambda: room.subscriptions[0].recovered is False)
+    assert broadcast.healthy
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first == "The broadcast at parrot://branch does not work: it sleeps"
+    assert second.startswith("The broadcast at parrot://branch works again, after ")
+    client.finish()

@@ -1,0 +1,395 @@
+"""``geventws module:app``, as a user meets it."""
+
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from geventws.cli.application import load_application
+from geventws.cli.errors import UsageError
+from geventws.cli.listeners import open_listener
+from tests.support.client import TEXT, RawClient, close_frame, frame, request
+from tests.support.servers import ROOT, arguments_of, serving, wait_until
+from tests.support.tools import need
+
+SITE = "tests.support.apps:site"
+CLI = ["-m", "geventws"]
+FACTORY = """
+def create_app(greeting="hello", *, excited=False):
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [(greeting + "!" * excited).encode()]
+    return app
+"""
+
+
+def run(*arguments, cwd=ROOT, **environment):
+    """Run the command line to its end; returns its status and what it says."""
+    done = subprocess.run(
+        [sys.executable, *CLI, *arguments],
+        cwd=cwd,
+        text=True,
+        timeout=30,
+        capture_output=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+    return done.returncode, (done.stdout + done.stderr).strip()
+
+
+def body(client):
+    """What a plain request for ``/whoami`` gets; both sides close then."""
+    with client:
+        client.send(request("/whoami", [("Connection", "close")], without="Upgrade"))
+        return client.read_response()[1].decode()
+
+
+def wait_for_two_workers(process, **options):
+    """Gunicorn forgets a SIGTERM that comes before its worker is ready."""
+    workers = set()
+
+    def ask():
+        workers.add(body(process.client(**options)))
+        return len(workers) == 2
+
+    wait_until(ask, "an answer by a second worker")
+
+
+def echo(client):
+    with client:
+        client.open()
+        client.send(frame(TEXT, "hello"))
+        assert client.read_frame() == (TEXT, b"hello")
+        client.finish()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_closes_the_clients_with_1001_and_stops_quietly(tmp_path, signum):
+    with serving(arguments_of("cli"), tmp_path / "log") as process:
+        clients = [process.client().open() for _ in range(3)]
+        process.process.send_signal(signum)
+        for client in clients:
+            assert client.read_close() == (1001, "")
+            client.send(close_frame(1001))
+            assert client.read_to_end() == b""
+            client.sock.close()
+        assert process.process.wait(15) == 0
+        assert "Traceback" not in process.output
+        assert "KeyboardInterrupt" not in process.output
+
+
+def test_requests_and_connections_have_a_line_each(tmp_path):
+    with serving(arguments_of("cli"), tmp_path / "log") as process:
+        with process.client() as client:
+            client.send(request("/plain", without="Upgrade"))
+            assert client.read_response() == ("200", b"plain")
+        with process.client().open() as client:
+            client.send(frame(TEXT, "x"))
+            assert client.read_frame() == (TEXT, b"x")
+            client.finish()
+        process.wait_for('"GET /plain HTTP/1.1" 200')
+        process.wait_for('"GET /echo HTTP/1.1" 101')
+        assert process.output.startswith("Serving tests.support.apps:site on http://127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere:app"], "geventws: there is no module nowhere here"),
+        (["nowhere:app", "--workers", "2"], "geventws: there is no module nowhere here"),
+        (["nowhere:app", "--reload"], "geventws: there is no module nowhere here"),
+        ([SITE, "--keyfile", "key.pem"], "geventws: --keyfile needs --certfile"),
+        (
+            [SITE, "--bind", "127.0.0.1:0", "--certfile", "nowhere.pem"],
+            "geventws: cannot use the certificate nowhere.pem: No such file or directory",
+        ),
+        (
+            [SITE, "--bind", "127.0.0.1:0", "--certfile", "setup.cfg"],
+            "geventws: cannot use the certificate setup.cfg: they must be PEM files that belong"
+            " together",
+        ),
+        (
+            [SITE, "--bind", "127.0.0.1:0", "--forwarded-allow-ips", "proxy"],
+            "geventws: --forwarded-allow-ips: 'proxy' does not appear to be an IPv4 or IPv6 network",
+        ),
+    ],
+)
+def test_a_mistake_is_one_clear_sentence(arguments, sentence):
+    assert run(*arguments) == (2, sentence)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("tests.support.nowhere:app", "there is no module tests.support.nowhere here"),
+        ("tests/support/apps.py", "there is no module tests/support/apps.py here"),
+        ("tests.support.apps:nothing", "tests.support.apps has no nothing"),
+        ("tests.support.apps:site.nothing", "tests.support.apps has no site.nothing"),
+        ("tests.support.apps", "tests.support.apps has no app"),
+        (
+            "tests.support.apps:PLAIN",
+            "tests.support.apps:PLAIN is not a WSGI application: it cannot be called",
+        ),
+        (
+            "tests.support.apps:PLAIN.copy()",
+            "tests.support.apps:PLAIN.copy() is not a WSGI application: it cannot be called",
+        ),
+        (
+            "tests.support.apps:create(",
+            "create( is neither a name such as app nor a call such as create_app()",
+        ),
+        (
+            "tests.support.apps:create(os)",
+            "create(os) is neither a name such as app nor a call such as create_app()",
+        ),
+        ("tests.support.apps:1", "1 is neither a name such as app nor a call such as create_app()"),
+    ],
+)
+def test_an_application_that_is_not_there_is_said_so(monkeypatch, name, sentence):
+    monkeypatch.syspath_prepend(ROOT)
+    with pytest.raises(UsageError) as problem:
+        load_application(name)
+    assert str(problem.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("8000", "8000 is not of the form HOST:PORT, unix:PATH or fd://NUMBER"),
+        ("localhost:http", "localhost:http is not of the form HOST:PORT, unix:PATH or fd://NUMBER"),
+        (
+            "localhost:65536",
+            "localhost:65536 is not of the form HOST:PORT, unix:PATH or fd://NUMBER",
+        ),
+        ("192.0.2.1:0", "cannot listen on 192.0.2.1:0: Cannot assign requested address"),
+        ("fd://socket", "fd://socket is not of the form fd://NUMBER"),
+        ("fd://99999", "cannot listen on fd://99999: Bad file descriptor"),
+        (
+            "unix:/nowhere/socket",
+            "cannot listen on unix:/nowhere/socket: No such file or directory",
+        ),
+        ("unix:setup.cfg", "cannot listen on unix:setup.cfg: Address already in use"),
+    ],
+)
+def test_an_address_that_is_not_to_be_had_is_said_so(monkeypatch, address, sentence):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UsageError) as problem:
+        open_listener(address)
+    assert str(problem.value) == sentence
+
+
+def test_a_descriptor_must_be_a_socket_that_listens():
+    with socket.socket() as other, pytest.raises(UsageError, match="that does not listen"):
+        open_listener(f"fd://{other.fileno()}")
+
+
+@pytest.mark.parametrize("more", [[], ["--workers", "2"], ["--reload"]])
+def test_a_port_in_use_is_one_clear_sentence(serve, more):
+    server = serve(lambda environ, start_response: [])
+    address = f"127.0.0.1:{server.server_port}"
+    status, sentence = run("tests.support.apps:site", "--bind", address, *more)
+    assert status == 2
+    assert sentence == f"geventws: cannot listen on {address}: Address already in use"
+
+
+def test_a_fault_inside_the_module_keeps_its_traceback(tmp_path):
+    (tmp_path / "faulty.py").write_text("import not_installed\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "geventws", "faulty:app"],
+        cwd=tmp_path,
+        text=True,
+        timeout=30,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "No module named 'not_installed'" in done.stderr
+
+
+def test_version():
+    import geventws
+
+    assert run("--version") == (0, f"geventws {geventws.__version__} ({geventws.__core__} core)")
+
+
+def test_the_console_script_is_the_same():
+    script = Path(sys.executable).with_name("geventws")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert (0, done.stdout.strip()) == run("--version")
+
+
+def test_several_addresses_are_served_at_once(tmp_path):
+    path = tmp_path / "socket"
+    binds = ["--bind", "127.0.0.1:0", "--bind", "[::1]:0", "--bind", f"unix:{path}"]
+    with serving([*CLI, SITE, *binds], tmp_path / "log") as process:
+        ports = re.search(r"http://127\.0\.0\.1:(\d+), http://\[::1\]:(\d+), unix:", process.output)
+        for address in ("127.0.0.1", int(ports[1])), ("::1", int(ports[2])), str(path):
+            echo(RawClient(address))
+        assert process.stop() == 0
+    assert not path.exists()
+
+
+def test_other_users_such_as_a_proxy_may_connect_to_a_unix_socket(tmp_path):
+    path = tmp_path / "socket"
+    with serving([*CLI, SITE, "--bind", f"unix:{path}"], tmp_path / "log"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666
+
+
+def test_the_socket_of_a_server_that_was_killed_is_replaced_but_not_one_in_use(tmp_path):
+    path = tmp_path / "socket"
+    arguments = [*CLI, SITE, "--bind", f"unix:{path}"]
+    with serving(arguments, tmp_path / "log") as process:
+        process.stop(signal.SIGKILL)
+    assert path.exists()
+    with serving(arguments, tmp_path / "log") as process:
+        assert run(SITE, "--bind", f"unix:{path}") == (
+            2,
+            f"geventws: cannot listen on unix:{path}: Address already in use",
+        )
+        echo(process.client())
+
+
+def test_a_socket_of_systemd_is_taken_over(tmp_path):
+    activate = need("systemd-socket-activate", "apt-get install systemd")
+    for more in [], ["--workers", "2"]:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        command = [activate, f"--listen=127.0.0.1:{port}", sys.executable, *CLI, SITE]
+        arguments = [
+            "-c",
+            "import os, sys; os.execv(sys.argv[1], sys.argv[1:])",
+            *command,
+            "--bind",
+            "fd://3",
+            *more,
+        ]
+        log = tmp_path / f"log{len(more)}"
+        with serving(arguments, log, ready=r"Listening on") as process:
+            process.address = ("127.0.0.1", port)
+            echo(process.client())  # this starts it
+            if more:
+                wait_for_two_workers(process)
+            assert process.stop() == 0
+            assert "Connection in use" not in process.output
+
+
+def test_tls(tmp_path, tls):
+    certificate, key, context = tls
+    arguments = [*arguments_of("cli"), "--certfile", certificate, "--keyfile", key]
+    with serving(arguments, tmp_path / "log") as process:
+        assert "on https://127.0.0.1:" in process.output
+        echo(process.client(context=context))
+
+
+@pytest.mark.parametrize(
+    ("expression", "answer"),
+    [
+        ("create_app()", "hello"),
+        ("create_app('good morning')", "good morning"),
+        ("create_app('hi', excited=True)", "hi!"),
+    ],
+)
+def test_a_factory_makes_the_application(tmp_path, expression, answer):
+    (tmp_path / "factory.py").write_text(FACTORY)
+    arguments = [*CLI, f"factory:{expression}", "--bind", "127.0.0.1:0"]
+    with serving(arguments, tmp_path / "log", cwd=tmp_path) as process:
+        assert body(process.client()) == answer
+
+
+def test_the_options_of_the_application_hold(tmp_path):
+    arguments = [*CLI, "tests.support.serve:application", "--bind", "127.0.0.1:0"]
+    with serving(arguments, tmp_path / "log") as process, process.client() as client:
+        client.open(headers=[("Sec-WebSocket-Protocol", "other, own")])
+        assert client.headers["sec-websocket-protocol"] == "own"
+        assert "asks for" not in process.output
+        client.finish()
+
+
+def test_the_environment_says_where_and_how_many(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    environment = {"PORT": str(port), "WEB_CONCURRENCY": "2"}
+    ready = rf"http://0\.0\.0\.0:{port}"
+    with serving([*CLI, SITE], tmp_path / "log", ready=ready, **environment) as process:
+        process.address = "127.0.0.1", port
+        wait_for_two_workers(process)
+
+
+def test_several_workers_are_gunicorns(tmp_path, tls):
+    certificate, key, context = tls
+    path = tmp_path / "socket"
+    more = ["--workers", "2", "--certfile", certificate, "--keyfile", key, "--bind", f"unix:{path}"]
+    with serving([*arguments_of("cli"), *more], tmp_path / "log") as process:
+        wait_for_two_workers(process, context=context)
+        echo(RawClient(str(path), context=context))
+        process.wait_for('"GET /echo HTTP/1.1" 101')
+        with process.client(context=context).open() as client:
+            process.process.send_signal(signal.SIGTERM)
+            assert client.read_close() == (1001, "")
+            client.send(close_frame(1001))
+        assert process.stop() == 0
+    assert not path.exists()
+
+
+def test_a_low_log_level_spares_the_lines_of_requests(tmp_path):
+    arguments = [*arguments_of("cli"), "--log-level", "warning"]
+    with serving(arguments, tmp_path / "log") as process:
+        echo(process.client())
+        with process.client() as client:
+            client.send(request("/crash-early"))
+            assert client.read_head() == "500"
+        process.wait_for("ZeroDivisionError")
+        assert process.stop() == 0
+        assert "GET /echo" not in process.output
+
+
+def test_a_peers_fault_is_a_line_with_date_and_level(tmp_path):
+    with serving(arguments_of("cli"), tmp_path / "log") as process:
+        with process.client().open() as client:
+            client.send(frame(TEXT, "\0", mask=None))
+            assert client.read_close()[0] == 1002
+        process.wait_for(r"\d\d:\d\d,\d+ INFO geventws: 127\.0\.0\.1.* broke the protocol")
+
+
+def test_an_origin_behind_a_proxy_is_right_only_if_the_proxy_is_named(tmp_path):
+    forwarded = [("Origin", "https://test.example"), ("X-Forwarded-Proto", "https")]
+    for more, status in ([], "403"), (["--forwarded-allow-ips", "127.0.0.1"], "101"):
+        log = tmp_path / f"log{status}"
+        with serving([*arguments_of("cli"), *more], log) as process, process.client() as client:
+            client.send(request("/echo", forwarded))
+            assert client.read_head() == status
+
+
+def test_a_second_ctrl_c_waits_for_nobody(tmp_path):
+    arguments = arguments_of("cli")
+    arguments[arguments.index(SITE)] = "tests.server.test_drain:stuck"
+    with serving(arguments, tmp_path / "log") as process, process.client().open() as client:
+        process.process.send_signal(signal.SIGINT)
+        assert client.read_close() == (1001, "")
+        process.process.send_signal(signal.SIGINT)
+        assert client.read_to_end() == b""
+        assert process.stop(seconds=5) == 0
+        assert "Traceback" not in process.output
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_changed_file_is_served_anew_on_the_same_socket(tmp_path, signum):
+    app = tmp_path / "changing.py"
+    app.write_text(FACTORY + "app = create_app('before')\n")
+    path = tmp_path / "socket"
+    arguments = [*CLI, "changing", "--reload", "--bind", f"unix:{path}"]
+    with serving(arguments, tmp_path / "log", cwd=tmp_path) as process:
+        assert body(process.client()) == "before"
+        app.write_text("this is no Python\n")
+        process.wait_for("(?s)Reloading: changing.py changed.*SyntaxError")
+        app.write_text(FACTORY + "app = create_app('after')\n")
+        assert body(process.client()) == "after"  # waits until there is somebody to answer
+        assert process.stop(signum) == 0
+        assert "KeyboardInterrupt" not in process.output
+    assert not path.exists()

@@ -1,0 +1,187 @@
+"""``geventws connect`` and ``geventws bench``, as a user meets them."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
+
+import gevent
+import pytest
+
+from tests.support.apps import echo, site
+from tests.support.servers import ROOT, wait_until
+
+CLI = [sys.executable, "-m", "geventws"]
+
+
+class Session:
+    """A command that reads and writes a terminal, or pipes."""
+
+    def __init__(self, *arguments, terminal=False, home):
+        self.output = ""
+        environment = {**os.environ, "HOME": str(home), "TERM": "dumb"}
+        if terminal:
+            self.ours, theirs = pty.openpty()
+            mode = termios.tcgetattr(theirs)
+            mode[3] &= ~termios.ECHO
+            termios.tcsetattr(theirs, termios.TCSANOW, mode)
+            self.process = subprocess.Popen(
+                [*CLI, *arguments],
+                cwd=ROOT,
+                stdin=theirs,
+                stdout=theirs,
+                stderr=theirs,
+                env=environment,
+                start_new_session=True,
+            )
+            os.close(theirs)
+            self.reader = self.writer = self.ours
+        else:
+            self.process = subprocess.Popen(
+                [*CLI, *arguments],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=environment,
+            )
+            self.reader = self.process.stdout.fileno()
+            self.writer = self.process.stdin.fileno()
+        self.greenlet = gevent.spawn(self.read)
+
+    def read(self):
+        pool = gevent.get_hub().threadpool
+        while True:
+            try:
+                data = pool.apply(os.read, (self.reader, 4096))
+            except OSError:
+                return  # the terminal's other end is closed
+            if not data:
+                return
+            self.output += data.decode()
+
+    def type(self, line):
+        os.write(self.writer, line.encode() + b"\n")
+
+    def wait_for(self, pattern):
+        wait_until(lambda: re.search(pattern, self.output), f"{pattern!r} in {self.output!r}")
+
+    def end(self):
+        """Wait for its end; returns the exit status."""
+        wait_until(lambda: self.process.poll() is not None, f"the end of {self.output!r}")
+        self.greenlet.join(5)
+        return self.process.returncode
+
+
+@pytest.fixture
+def start(tmp_path):
+    sessions = []
+
+    def begin(*arguments, **options):
+        sessions.append(Session(*arguments, home=tmp_path, **options))
+        return sessions[-1]
+
+    yield begin
+    for session in sessions:
+        if session.process.poll() is None:
+            session.process.kill()
+        session.process.wait()
+        session.greenlet.join(5)
+        for pipe in (session.process.stdin, session.process.stdout):
+            if pipe is not None:
+                pipe.close()
+        if session.process.stdin is None:
+            os.close(session.ours)
+
+
+def url_of(server, path="/echo"):
+    return f"ws://127.0.0.1:{server.server_port}{path}"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_connect_sends_lines_and_prints_what_comes(serve, start, tmp_path, terminal):
+    session = start("connect", url_of(serve(echo)), terminal=terminal)
+    if terminal:
+        session.wait_for("> ")
+    session.type("hello")
+    session.wait_for("< hello")
+    session.type("/ping")
+    session.wait_for(r"pong after \d+\.\d ms")
+    session.type("/help")
+    session.wait_for("/close")
+    session.type("/close 4000 as you wish")
+    assert session.end() == 1
+    assert "closed with 4000 as you wish" in session.output
+    if terminal:
+        assert "hello" in (tmp_path / ".geventws_history").read_text()
+
+
+def test_connect_prints_json_on_several_lines(serve, start):
+    session = start("connect", "--json", url_of(serve(echo)))
+    session.type('{"a": [1]}')
+    session.wait_for(r'< \{\n  "a": \[\n    1\n')
+    session.process.stdin.close()
+    assert session.end() == 0
+    assert session.output.endswith("closed with 1000\n")
+
+
+def test_connect_waits_for_the_answer_to_the_last_line_of_a_pipe(serve, start):
+    def answer_late(environ, start_response):
+        for message in environ["wsgi.websocket"]:
+            gevent.sleep(0.1)
+            environ["wsgi.websocket"].send(message)
+        return []
+
+    session = start("connect", url_of(serve(answer_late)))
+    session.type("hello")
+    session.process.stdin.close()
+    assert session.end() == 0
+    assert session.output == "< hello\nclosed with 1000\n"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_connect_ends_when_the_server_closes(serve, start, terminal):
+    session = start("connect", url_of(serve(site), "/close"), terminal=terminal)
+    assert session.end() == 1
+    assert "closed with 4001 not you" in session.output
+    assert "Traceback" not in session.output
+
+
+def test_connect_says_in_a_sentence_why_it_cannot(serve, start):
+    server = serve(site)
+    for url, sentence in (
+        (url_of(server, "/refuse"), "cannot open .*: 401 Unauthorized"),
+        ("http://127.0.0.1/", "begins neither with ws:// nor with wss://"),
+    ):
+        session = start("connect", url)
+        assert session.end() == 2
+        assert re.match(rf"geventws: .*{sentence}.*\n\Z", session.output), session.output
+
+
+def test_bench_tells_rate_and_latency(serve, start):
+    server = serve(echo)
+    session = start("bench", url_of(server), "-c", "5", "--duration", "0.5")
+    assert session.end() == 0
+    assert re.search(r"connections   5 in [\d.]+ s", session.output)
+    count = int(re.search(r"messages      ([\d,]+) in", session.output)[1].replace(",", ""))
+    assert 0 < count <= server.stats().messages_sent
+    assert re.search(r"latency, ms   50% [\d.]+ 90% [\d.]+ 99% [\d.]+ max [\d.]+", session.output)
+
+
+def test_bench_keeps_a_rate_and_shows_a_bar(serve, start):
+    server = serve(echo)
+    session = start(
+        "bench", url_of(server), "-c", "4", "--duration", "1", "--rate", "40", terminal=True
+    )
+    assert session.end() == 0
+    assert "[####" in session.output
+    count = int(re.search(r"messages      (\d+) in", session.output)[1])
+    assert 10 < count <= 44
+
+
+def test_bench_tells_what_failed(serve, start):
+    session = start("bench", url_of(serve(site), "/close"), "-c", "3", "--duration", "5")
+    assert session.end() == 1
+    assert "failed        3: closed with 4001 not you" in session.output

@@ -1,0 +1,172 @@
+"""``gunicorn -k geventws.Worker``, and the other ways into gunicorn where they differ."""
+
+import os
+import signal
+
+import pytest
+
+from tests.support.client import TEXT, are_sent_away, close_frame, frame, request
+from tests.support.servers import arguments_of, serving
+
+SITE = "tests.support.apps:site"
+WRAPPED = "tests.support.serve:application"
+
+
+@pytest.fixture
+def gunicorn(tmp_path):
+    """``with gunicorn(*arguments) as process``: our worker and the tests' site."""
+
+    def start(*arguments, **environment):
+        command = [*arguments_of("gunicorn-worker"), *arguments]
+        return serving(command, tmp_path / "log", **environment)
+
+    return start
+
+
+def echo(client):
+    client.send(frame(TEXT, "hello"))
+    assert client.read_frame() == (TEXT, b"hello")
+
+
+def test_sigterm_closes_every_websocket_with_1001_and_leaves_soon(gunicorn):
+    with gunicorn("--graceful-timeout", "30") as process:
+        clients = [process.client().open() for _ in range(5)]
+        os.kill(process.process.pid, signal.SIGTERM)
+        are_sent_away(clients)
+        assert process.stop(seconds=10) == 0
+        assert "Worker graceful timeout" not in process.output
+        assert process.output.count('"GET /echo HTTP/1.1" 101') == 5
+
+
+def test_ctrl_c_which_the_terminal_and_the_master_both_pass_on_is_quiet(gunicorn):
+    with gunicorn() as process:
+        worker = int(process.wait_for(r"Booting worker with pid: (\d+)")[1])
+        with process.client().open() as client:
+            client.finish()
+        os.kill(worker, signal.SIGINT)
+        assert process.stop(signal.SIGINT) == 0
+        assert "Traceback" not in process.output
+
+
+def test_sighup_moves_the_clients_to_a_new_worker(gunicorn):
+    with gunicorn() as process:
+        with process.client().open() as client:
+            os.kill(process.process.pid, signal.SIGHUP)
+            assert client.read_close() == (1001, "")
+            client.send(close_frame(1001))
+        process.wait_for("(?s)Booting worker.*Booting worker")
+        with process.client().open() as client:
+            echo(client)
+            client.finish()
+
+
+def test_max_requests_counts_websockets_and_restarts_the_worker(gunicorn):
+    with gunicorn("--max-requests", "3") as process:
+        for _ in range(3):
+            with process.client().open("/leave") as client:
+                assert client.read_frame() == (TEXT, b"hello and goodbye")
+                assert client.read_close() == (1000, "")
+                client.send(close_frame(1000))
+        process.wait_for("Autorestarting worker")
+        process.wait_for("(?s)Booting worker.*Booting worker")
+        with process.client().open() as client:
+            echo(client)
+            client.finish()
+
+
+def test_several_workers_and_a_preloaded_application(gunicorn):
+    with gunicorn("--preload", "--workers", "2") as process:
+        for _ in range(4):
+            with process.client().open() as client:
+                echo(client)
+                client.finish()
+
+
+def test_tls(gunicorn, tls):
+    certificate, key, context = tls
+    with gunicorn("--certfile", certificate, "--keyfile", key) as process:
+        with process.client(context=context) as client:
+            client.open(early=frame(TEXT, "early"))
+            assert client.read_frame() == (TEXT, b"early")
+            echo(client)
+            client.finish()
+        with process.client(context=context) as client:
+            client.send(request("/plain", without="Upgrade"))
+            assert client.read_response() == ("200", b"plain")
+
+
+def test_a_unix_socket(gunicorn, tmp_path):
+    with gunicorn("-b", f"unix:{tmp_path}/socket") as process:
+        process.wait_for(r"unix:\S+socket")
+        process.address = f"{tmp_path}/socket"
+        with process.client().open() as client:
+            echo(client)
+            client.finish()
+        process.wait_for(r'"GET /echo HTTP/1.1" 101')
+
+
+def test_the_access_log_has_the_real_duration(gunicorn):
+    with gunicorn("--access-logformat", "took %(D)s microseconds: %(s)s") as process:
+        with process.client().open() as client:
+            echo(client)
+            client.sock.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                client.read_frame()
+            client.sock.settimeout(10)
+            client.finish()
+        duration = int(process.wait_for(r"took (\d+) microseconds: 101")[1])
+        assert duration >= 300_000
+
+
+def test_options_of_a_subclass_hold(gunicorn, tmp_path):
+    settings = tmp_path / "gunicorn.conf.py"
+    settings.write_text(
+        "import geventws\n"
+        "class Worker(geventws.Worker):\n"
+        "    websocket_options = {'max_message_size': 10}\n"
+        "worker_class = Worker\n"
+    )
+    arguments = [
+        "-m",
+        "gunicorn",
+        "-c",
+        str(settings),
+        "-b",
+        "127.0.0.1:0",
+        "--access-logfile",
+        "-",
+        SITE,
+    ]
+    with serving(arguments, tmp_path / "log") as process, process.client().open() as client:
+        client.send(frame(TEXT, "0123456789a"))
+        assert client.read_close()[0] == 1009
+
+
+def test_an_application_that_is_wrapped_already_keeps_its_options(tmp_path):
+    settings = tmp_path / "gunicorn.conf.py"
+    settings.write_text(
+        "import geventws\n"
+        "class Worker(geventws.Worker):\n"
+        "    websocket_options = {'max_message_size': 10, 'subprotocols': ['own', 'other']}\n"
+        "worker_class = Worker\n"
+    )
+    arguments = ["-m", "gunicorn", "-c", str(settings), "-b", "127.0.0.1:0", WRAPPED]
+    with serving(arguments, tmp_path / "log") as process, process.client() as client:
+        client.open(headers=[("Sec-WebSocket-Protocol", "other, own")])
+        assert client.headers["sec-websocket-protocol"] == "own"
+        client.send(frame(TEXT, "0123456789a"))
+        assert client.read_close()[0] == 1009
+        process.wait_for(r"asks for subprotocols=\['own'\], the server for \['own', 'other'\]")
+
+
+def test_a_worker_without_gevent_says_what_is_missing(tmp_path):
+    arguments = arguments_of("gunicorn-gevent")
+    arguments[arguments.index("gevent")] = "sync"
+    with serving(arguments, tmp_path / "log") as process:
+        with process.client() as client:
+            client.send(request("/echo"))
+            assert client.read_head() == "500"
+        process.wait_for("RuntimeError: geventws needs a WSGI server on gevent")
+        with process.client() as client:
+            client.send(request("/plain", without="Upgrade"))
+            assert client.read_response() == ("200", b"plain")
