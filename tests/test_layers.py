@@ -45,7 +45,7 @@ MODULES = sorted(
 )
 #: Private names of connections that other folders may use, see Connection's docstring.
 INTERNAL_INTERFACE = {
-    "_accepted_late",
+    "_was_accepted_late",
     "_allow_messages_of",
     "_buffered",
     "_drop",
