@@ -14,7 +14,7 @@ from .protocol.permessage_deflate import Deflate
 _DEFLATE = Deflate()
 
 #: A hundred years, in seconds: timers would overflow with much more.
-_LONGEST = 3_155_760_000
+MAX_SECONDS = 3_155_760_000
 
 #: What allowed_origins may have beside origins; browsers send null for pages without an origin.
 _WORDS = {"self", "null"}
@@ -133,8 +133,8 @@ class Options:
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not is_number or not value > 0:
                 raise ValueError(f"{name} must be a positive number of seconds, not {value!r}")
-            if value > _LONGEST:
-                raise ValueError(f"{name} must be at most {_LONGEST} seconds, not {value!r}")
+            if value > MAX_SECONDS:
+                raise ValueError(f"{name} must be at most {MAX_SECONDS} seconds, not {value!r}")
         for name in ("allowed_origins", "trusted_proxies", "subprotocols"):
             value = getattr(self, name)
             if value == "*" and name != "subprotocols":

@@ -801,5 +801,5 @@ def test_a_cluster_that_is_not_there_at_the_start_is_waited_for(start_redis, ser
     ],
 )
 def test_a_url_that_makes_no_sense_is_refused_at_once(url):
-    with pytest.raises(ValueError, match=r"takes hosts|not an address|Invalid value"):
+    with pytest.raises(ValueError, match=r"needs hosts|not an address|Invalid value"):
         Broadcast(url)
