@@ -29,7 +29,7 @@ from .typing import Application, Headers
 __all__ = ["GeventWebSocketServer", "websocket"]
 
 
-def websocket(callback: Callable[..., Any]) -> Callable[..., Any]:
+def websocket(callback: Callable[..., object]) -> Callable[..., object]:
     """Bottle plugin: the view gets a :class:`~geventws.WebSocket` as its first argument.
 
     Bottle's hooks and plugins run before the upgrade. The view may refuse the WebSocket with
@@ -42,7 +42,7 @@ def websocket(callback: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @functools.wraps(callback)
-    def view(*args: Any, **kwargs: Any) -> Any:
+    def view(*args: Any, **kwargs: Any) -> object:
         ws: WebSocket | None = request.environ.get(WEBSOCKET)
         if ws is None:
             # RFC 9110 section 15.5.22: "MUST send an Upgrade header field"; section 7.8 requires

@@ -23,7 +23,7 @@ from .options import Options
 from .protocol.urls import Target, parse_url
 from .server.configuration import application_options
 from .server.server import WebSocketServer
-from .typing import Application, Environ, HeaderPairs, Message, StartResponse
+from .typing import Application, Environ, HeaderPairs, Keywords, Message, StartResponse
 
 if TYPE_CHECKING:
     from gevent import Greenlet
@@ -130,13 +130,12 @@ class TestedWebSocket(ClientWebSocket):
 class _Run:
     """One request to an application on a socket pair."""
 
-    # Any: the values of options and of the server's arguments have various types.
-    def __init__(self, app: Application, raises: bool, options: dict[str, Any]) -> None:
+    def __init__(self, app: Application, raises: bool, options: Keywords) -> None:
         self._app = app
         self._raises = raises
         self._failure: Exception | None = None
         self._greenlet: Greenlet[..., None]
-        settings: dict[str, Any] = {
+        settings: Keywords = {
             "log": None,
             "environ": {"SERVER_NAME": "localhost", "SERVER_PORT": "80"},
         }
@@ -155,7 +154,7 @@ class _Run:
         finally:
             sock.close()
 
-    def geventws_options(self) -> dict[str, Any]:
+    def geventws_options(self) -> Keywords:
         """Return the options that the application asks for."""
         return application_options(self._app)
 

@@ -15,6 +15,8 @@ Headers: TypeAlias = "list[tuple[str, str]]"
 HeaderPairs: TypeAlias = "Iterable[tuple[str, str]]"
 #: PEP 3333. Any: servers and middleware add values of their own types.
 Environ: TypeAlias = "dict[str, Any]"
+#: Keyword arguments and options by name. Any: the type of a value depends on its name.
+Keywords: TypeAlias = "dict[str, Any]"
 #: The result of ``sys.exc_info()``.
 ExcInfo: TypeAlias = (
     "tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]"
