@@ -163,7 +163,7 @@ def test_a_plain_request_for_a_socket_gets_426(app, sockets, serve):
     sockets.route("/echo")(echo)
     status, body, headers = ask(serve(app), "/echo")
     assert status == "426"
-    assert "speaks WebSocket" in body
+    assert "is a WebSocket endpoint" in body
     assert (headers["upgrade"], headers["connection"]) == ("websocket", "Upgrade")
 
 

@@ -401,7 +401,7 @@ def test_a_refusal_has_its_status_its_headers_and_its_body(serve, path, status, 
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (b"", "closed the connection without an answer"),
+        (b"", "closed the connection without a response"),
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "no answer in HTTP/1.1"),
         (b"HTTP/1.1 4403 Forbidden\r\n\r\n", "no answer in HTTP/1.1"),
         (b"HTTP/1.1 000 Nothing\r\n\r\n", "no answer in HTTP/1.1"),
