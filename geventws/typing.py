@@ -19,7 +19,7 @@ Environ: TypeAlias = "dict[str, Any]"
 Keywords: TypeAlias = "dict[str, Any]"
 #: The result of ``sys.exc_info()``.
 ExcInfo: TypeAlias = (
-    "tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]"
+    "tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]"
 )
 #: PEP 3333's ``write(data)``.
 Write: TypeAlias = "Callable[[bytes], object]"
