@@ -187,7 +187,7 @@ class Sock(Sockets):
 class SockWebSocket:
     """A :class:`~geventws.WebSocket` with simple-websocket's ``receive``, ``close``, ``connected``.
 
-    All other attributes are those of the WebSocket.
+    It has all other attributes of the WebSocket.
     """
 
     def __init__(self, ws: WebSocket) -> None:

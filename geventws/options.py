@@ -110,8 +110,8 @@ class Options:
     max_connections: int | None = 20_000
     #: The origins of pages that browsers may connect from. A list such as
     #: ``["https://example.com", "https://*.example.com"]``; by default the server's own origin.
-    #: ``"*"`` allows every origin. This is dangerous: every web page can then act in the name of a
-    #: user who is logged in with a cookie (cross-site WebSocket hijacking).
+    #: ``"*"`` allows every origin. This is dangerous: every web page can then use the cookies of a
+    #: logged-in user (cross-site WebSocket hijacking).
     allowed_origins: Sequence[str] = ("self",)
     #: Addresses and networks of proxies whose X-Forwarded-Proto and X-Forwarded-Host are used.
     #: ``"*"`` trusts every peer. This is safe only if clients can connect only through the proxy.

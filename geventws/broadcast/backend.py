@@ -149,10 +149,11 @@ class Backend(ABC):
 
     @abstractmethod
     def history(self, channel: str, since: str | None) -> History:
-        """Return the stored messages of a channel, or those after the message ``since``.
+        """Return the stored messages of a channel: all, or the messages after the id ``since``.
 
-        ``since`` may come from a client and is not validated. For an unknown id, return the later
-        messages, or all of them if the id has no position; ``complete`` is false then.
+        ``since`` may be any string of a client. For the id of a message that is not stored, return
+        the stored messages with a greater id. For an invalid id, return all stored messages. In
+        both cases, ``complete`` is false.
 
         If ``since`` is given and this process is subscribed to the channel, the returned messages
         and all earlier ones have been passed to :meth:`Receiver.deliver` before this returns.

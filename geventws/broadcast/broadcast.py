@@ -60,8 +60,8 @@ class Broadcast:
         0 stores none.
     :param history_ttl: seconds after the latest message of a channel until its history expires.
     :param envelope: a function of a message and its id that returns the message for the sockets.
-        It tells clients the id for ``since``; see :meth:`subscribe`. It is called once in each
-        process for each message, and must not block.
+        It can send the id to clients, which return it as ``since``; see :meth:`subscribe`. Each
+        process calls it once for each message. It must not block.
     :param when_slow: the policy for a socket whose ``max_send_buffer`` is full. ``"close"`` closes
         it with 1013 (try again later); ``"skip"`` does not send it the message.
     :raises ValueError: for an unknown URL scheme or an invalid option.
@@ -192,9 +192,9 @@ class Broadcast:
 
         :param since: the id of the last message that the client received (see ``envelope``). The
             socket first gets the stored messages after this id, then new messages, without a gap
-            or a duplicate. :attr:`Subscription.recovered` tells whether all messages after this id
-            were stored. The value may come from a client unchecked: for an unknown id, and for
-            ``""``, the socket gets all stored messages.
+            or a duplicate. :attr:`Subscription.recovered` is true if all of these messages were
+            stored. The value may be any string of a client. For an invalid id, and for ``""``, the
+            socket gets all stored messages.
         :raises ConnectionClosed: if the client disconnected before the ``101``.
         :raises RuntimeError: if the backend uses the network and ``gevent.monkey.patch_all()`` was
             not called, or if another thread already has subscribers of this ``Broadcast``.

@@ -6,8 +6,8 @@
   the channels with subscribers in this process. In a cluster, where channels are sharded, there is
   one for each node with such channels.
 - After that connection was lost, missed messages are read from the history. This also works if
-  Redis has lost its latest writes, or all of its data. A PING on the new connection separates
-  messages that also arrive as published ones from those that do not.
+  Redis has lost its latest writes, or all of its data. A message may be read from the history and
+  also arrive on the new connection: it is delivered once.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class RedisBackend(Backend):
         return History(messages[1 if found else 0 :], found)
 
     def subscribers(self, channel: str) -> int:
-        # Every process answers, so that a process that was killed leaves no wrong number behind.
+        # Every process sends its number now. A stored number would be wrong after a crash.
         reply = f"{REPLY_PREFIX}{uuid.uuid4().hex}"
         request = COUNT + reply.encode()
         total = 0

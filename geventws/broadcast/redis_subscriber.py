@@ -1,11 +1,11 @@
 """The connection that receives published messages from Redis.
 
-:class:`RedisSubscriber` keeps one connection in subscriber mode, with a greenlet that reads from
-it. After the connection is lost, it connects again, subscribes to all channels, and delivers the
+A :class:`RedisSubscriber` has one connection in subscriber mode, and a greenlet that reads from it.
+After the connection is lost, it connects again, subscribes to all channels, and delivers the
 messages that were stored in the meantime.
 
-Redis answers commands in their order. The answers to expect are therefore kept in queues: one for
-each command (SUBSCRIBE, UNSUBSCRIBE and PING).
+Redis answers commands in their order. Therefore the expected answers are stored in three queues:
+for SUBSCRIBE, UNSUBSCRIBE and PING.
 """
 
 from __future__ import annotations
@@ -245,7 +245,7 @@ class RedisSubscriber:
             return
         if channels and self.backend.is_cluster:
             command = f"S{command}"
-        # This may raise, so it comes before the change to `expected`.
+        # This may raise an exception, and must not change `expected` then.
         packed = connection.pack_command(command, *map(key_of, channels))
         expected.extend(answers)
         try:

@@ -11,8 +11,9 @@ from redis.backoff import NoBackoff
 from redis.connection import parse_url
 from redis.retry import Retry
 
-# redis-py has no annotations for parse_url(). The types of the options depend on their names.
-_parse_options: Callable[[str], dict[str, Any]] = parse_url
+from ..typing import Keywords
+
+_parse_options: Callable[[str], Keywords] = parse_url  # redis-py has no annotations for it
 
 #: Seconds that Redis may take to answer, unless ``socket_timeout`` in the URL overrides it.
 TIMEOUT = 5.0
@@ -25,7 +26,7 @@ class Deployment(NamedTuple):
     url: str
     hosts: list[tuple[str, int]]  #: the sentinels, or nodes of the cluster
     service: str  #: the name of the sentinel's service
-    options: dict[str, Any]  #: keyword arguments for redis-py
+    options: Keywords  #: keyword arguments for redis-py
 
     # Any: redis-py annotates most commands as either a result or an awaitable.
     def create_client(self) -> Any:

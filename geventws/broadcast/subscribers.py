@@ -28,7 +28,7 @@ Self = TypeVar("Self", bound="_Closeable")
 
 
 class Queue:
-    """A queue of messages that knows how much memory they take."""
+    """A queue of messages, with the memory that they take."""
 
     __slots__ = ("_messages", "size")
 

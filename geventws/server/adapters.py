@@ -1,8 +1,8 @@
 """Adapters to the WSGI servers on gevent: each takes a connection over from its server.
 
-An adapter knows where its server keeps the socket and the bytes that were read after the request,
-and how to send the ``101`` so that it appears in the server's access log. It also disables the
-server's reader: no bytes after the request are parsed as HTTP.
+An adapter finds the socket, and the bytes that the server has read after the request. It sends the
+``101`` through the server, for its access log. It also disables the server's reader: bytes after
+the request are never parsed as HTTP.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class PywsgiAdapter(Adapter):
         if self.rfile is None:
             return b""  # the request was read without a buffered file
         # Only readinto() changes: code may look for the socket in wsgi.input.raw._sock.
-        raw: Any = self.rfile.raw  # Any: the replaced method
+        raw: Any = self.rfile.raw  # Any: a method is replaced
         raw.readinto = _read_into_nothing
         buffered = self.rfile.peek()
         return bytes(self.rfile.read(len(buffered))) if buffered else b""

@@ -43,8 +43,8 @@ class Worker(GeventWorker):
 
         worker_class = Worker
 
-    The options of the application take precedence: those of a
-    :class:`~geventws.WebSocketMiddleware` around it, and of Flask's configuration.
+    The options of the application take precedence: the options of a
+    :class:`~geventws.WebSocketMiddleware` around it, or of Flask's configuration.
     """
 
     #: The options of every connection of this worker.
