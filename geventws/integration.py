@@ -51,4 +51,4 @@ def run_view(
     except ConnectionClosed:
         if not ws._is_over:
             raise
-    return response if not ws.accepted or ws._accepted_late else None
+    return response if not ws.accepted or ws._was_accepted_late else None

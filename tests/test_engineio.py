@@ -120,4 +120,4 @@ def test_install_may_come_after_the_server_and_replaces_what_was_there():
 
     server = engineio.Server(async_mode="gevent")
     geventws.engineio.install()
-    assert server._async["websocket"] is geventws.engineio.WebSocketWSGI
+    assert server._async["websocket"] is geventws.server.engineio.WebSocketWSGI

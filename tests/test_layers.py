@@ -1,128 +1,172 @@
-"""The architecture: a layer imports only from those below it."""
+"""The architecture: three rules, and the interface between the halves of a connection.
+
+1. A folder imports only from the folders below it.
+2. The protocol imports neither gevent nor sockets.
+3. Only modules for another package import that package.
+"""
 
 import ast
+import re
+import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "geventws"
-#: From the bottom up; modules of one line may import each other.
+#: From the bottom up. The name of a folder stands for everything in it; "" is the package itself.
 LAYERS = [
-    {"exceptions", "memory"},
-    {"frames", "headers", "http_head", "logs"},
-    {"http_body", "request"},
-    {"deflate"},
-    {"permessage_deflate"},
+    {"exceptions", "typing"},
+    {"protocol"},
     {"options"},
-    {"handshake", "_core.reader"},
-    {"client_handshake"},
-    {"dialling", "progress", "threads"},
-    {"_core.transport", "sweeper"},
-    {"_core"},
-    {"protocol", "totals"},
     {"connection"},
-    {"client"},
-    {"hosts"},
-    {"websocket", "broadcast.base"},
-    {"broadcast.memory", "broadcast.redis", "broadcast.local"},
-    {"broadcast.broadcast"},
-    {"broadcast"},
-    {"drain"},
-    {"middleware", "http"},
-    {"handler"},
-    {"server"},
-    {"engineio"},
-    {"worker"},
-    {"bottle", "flask", "prometheus", "testing"},
-    {"cli.errors"},
-    {"cli.application", "cli.listeners", "cli.settings"},
-    {"cli.connect", "cli.reload", "cli.workers"},
-    {"cli.bench"},
-    {"cli.serve"},
-    {"cli", ""},
-    {"__main__"},
-    {
-        "compat.exceptions",
-        "compat.logs",
-        "compat.protocols",
-        "compat.python",
-        "compat.utf8validator",
-    },
-    {"compat.resource", "compat.websocket"},
-    {"compat.handler"},
-    {"compat.server", "compat.workers"},
-    {"compat.names"},
-    {"compat"},
+    {"client", "server", "broadcast"},
+    {"bottle", "engineio", "flask", "integration", "prometheus", "testing", "cli", "compat"},
+    {"", "__main__"},
 ]
-#: What a module may import beside the standard library and gevent: the others are optional.
+#: Imports between folders of one layer.
+BESIDE = {("flask", "integration"), ("bottle", "integration"), ("cli", ""), ("compat", "")}
+#: The packages beside gevent that a module may import.
 INTEGRATED = {
     "bottle": {"bottle"},
     "broadcast.redis": {"redis"},
     "cli.reload": {"watchfiles"},
     "compat.workers": {"gunicorn"},
-    "deflate": {"isal"},
     "flask": {"flask", "werkzeug"},
     "prometheus": {"prometheus_client"},
-    "worker": {"gunicorn"},
+    "protocol.compression": {"isal"},
+    "server.worker": {"gunicorn"},
 }
-LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}
+LEVEL = {folder: level for level, layer in enumerate(LAYERS) for folder in layer}
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
     for path in PACKAGE.rglob("*.py")
 )
+#: Private names of connections that other folders may use, see Connection's docstring.
+INTERNAL_INTERFACE = {
+    "_was_accepted_late",
+    "_allow_messages_of",
+    "_buffered",
+    "_drop",
+    "_drop_slow_consumer",
+    "_is_ending",
+    "_is_over",
+    "_open",
+    "_options",
+    "_send_frames",
+    "_send_limit",
+    "_start_close",
+}
+
+
+def folder_of(module):
+    return module.partition(".")[0]
 
 
 def imports_of(module):
-    """(absolute names, names inside the package) that a module imports at run time."""
+    """(absolute names, names inside the package) that a module imports, for type checkers too."""
     path = PACKAGE.joinpath(*module.split(".")) if module else PACKAGE
     is_package = path.is_dir()
     tree = ast.parse((path / "__init__.py" if is_package else path.with_suffix(".py")).read_text())
     parent = module.split(".") if is_package and module else module.split(".")[:-1]
     outside, inside = set(), set()
-    for node in walk_run_time(tree):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             outside |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
             outside.add(node.module)
         elif isinstance(node, ast.ImportFrom):
             base = parent[: len(parent) - node.level + 1]
-            if node.module:
-                inside.add(".".join([*base, node.module]))
-            else:
-                inside |= {".".join([*base, alias.name]) for alias in node.names}
-    return outside, inside & set(MODULES)
+            names = [".".join([*base, *filter(None, [node.module]), n.name]) for n in node.names]
+            module_itself = ".".join([*base, *filter(None, [node.module])])
+            inside |= {name if name in MODULES else module_itself for name in names}
+    return {name.partition(".")[0] for name in outside}, inside & set(MODULES)
 
 
-def walk_run_time(tree):
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            continue
-        yield node
-        yield from walk_run_time(node)
-
-
-def test_every_module_has_its_layer():
-    assert set(MODULES) == set(LEVEL)
+def test_every_folder_has_its_layer():
+    assert {folder_of(module) for module in MODULES} == set(LEVEL)
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_only_from_below(module):
-    if module == "":
-        return  # the package itself gathers what users import
-    above = {name for name in imports_of(module)[1] if LEVEL[name] >= LEVEL[module]}
-    assert not above
+def test_a_folder_imports_only_from_the_folders_below_it(module):
+    here = folder_of(module)
+    wrong = {
+        name
+        for name in imports_of(module)[1]
+        if folder_of(name) != here
+        and LEVEL[folder_of(name)] >= LEVEL[here]
+        and (here, folder_of(name)) not in BESIDE
+    }
+    assert not wrong
 
 
-@pytest.mark.parametrize(
-    "module", [module for module in MODULES if LEVEL[module] <= LEVEL["client_handshake"]]
-)
-def test_frames_and_handshake_know_neither_gevent_nor_sockets(module):
-    roots = {name.partition(".")[0] for name in imports_of(module)[0]}
-    assert not roots & {"gevent", "greenlet", "socket", "ssl", "select", "asyncio", "threading"}
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {module: imports_of(module)[1] - {"", module} for module in MODULES if module}
+    TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_the_protocol_can_be_imported_with_gevent_and_sockets_blocked():
+    modules = [f"geventws.{each}" for each in MODULES if folder_of(each) == "protocol"]
+    program = f"""
+import sys
+for name in ("gevent", "greenlet", "socket", "_socket", "ssl", "select", "selectors"):
+    sys.modules[name] = None
+import types
+package = types.ModuleType("geventws")
+package.__path__ = [{str(PACKAGE)!r}]
+sys.modules["geventws"] = package
+import importlib
+for module in {modules!r}:
+    importlib.import_module(module)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_nothing_but_gevent_is_needed_except_for_what_it_integrates_with(module):
-    roots = {name.partition(".")[0] for name in imports_of(module)[0]}
+    roots = imports_of(module)[0]
     assert roots - sys.stdlib_module_names <= {"gevent"} | INTEGRATED.get(module, set())
+
+
+def private_names_of_connections():
+    """Private names that are defined in the classes of a connection."""
+    names = set()
+    for path in ("connection/transport_py.py", "connection/connection.py", "server/websocket.py"):
+        source = (PACKAGE / path).read_text()
+        names |= set(re.findall(r'def (_[a-z]\w*)|self\.(_[a-z]\w*)|"(_[a-z]\w*)",', source))
+    return {name for group in names for name in group if name}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        module
+        for module in MODULES
+        if folder_of(module) not in {"connection", "protocol"}
+        and module not in {"server.websocket", "client.client", "testing"}
+    ],
+)
+def test_other_modules_use_only_the_internal_interface_of_a_connection(module):
+    path = PACKAGE.joinpath(*module.split(".")) if module else PACKAGE
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    used = set(re.findall(r"\b(?:ws|_ws|connection|accepted)\.(_[a-z]\w*)", path.read_text()))
+    allowed = INTERNAL_INTERFACE
+    if folder_of(module) == "server":
+        allowed = allowed | {
+            "_adapter",
+            "_client_left",
+            "_expect_answer",
+            "_fault_of_peer",
+            "_note_response",
+            "_stop_expecting_answer",
+            "_view",
+            "_wait_while_accepting",
+            "_warn",
+        }
+    elif module in {"integration", "compat.handler", "broadcast.broadcast"}:
+        allowed = allowed | {"_headers_hook", "_sock", "_endpoint"}
+    assert used & private_names_of_connections() <= allowed

@@ -7,8 +7,9 @@ import pytest
 from gevent.event import AsyncResult
 
 from geventws import Broadcast, connect, testing
+from geventws.client.proxies import parse_proxy
 from geventws.compat.websocket import _encode
-from geventws.protocol.client_handshake import parse_proxy, parse_url
+from geventws.protocol.urls import parse_url
 from tests.support.apps import echo
 from tests.support.client import BINARY, PING, PONG, TEXT, frame
 

@@ -84,7 +84,6 @@ class Connection(Transport):
         "_send_buffer",
         "_slice_end",
         "_sweeper",
-        "_writer",
     )
 
     #: Whether the socket is closed when the connection has ended. A server closes its own.
@@ -112,7 +111,6 @@ class Connection(Transport):
         #: When a greenlet that receives outside of a dispatch must let the others run.
         self._slice_end = 0.0
         self._send_buffer: SendBuffer | None = None
-        self._writer: Any = None
 
     def _start(self, sock: Any, extension: PerMessageDeflate | None, early: bytes = b"") -> None:
         """Take over a gevent socket after the opening handshake.
@@ -368,11 +366,11 @@ class Connection(Transport):
     def _queue_output(self, data: bytes | memoryview) -> None:
         if self._output is None:
             if self._send_buffer is None:
-                self._send_buffer = SendBuffer(self._options.max_send_buffer)
-                self._writer = self._hub.loop.io(self._sock.fileno(), _WRITE)
+                watcher = self._hub.loop.io(self._sock.fileno(), _WRITE)
+                self._send_buffer = SendBuffer(self._options.max_send_buffer, watcher)
             self._output = self._send_buffer
             self._watch_progress()
-            self._writer.start(self._on_writable)
+            self._send_buffer.watcher.start(self._on_writable)
             self._output.append(data)
             if self._is_tls and len(data) > MAX_RECORD:
                 self._on_writable()  # nothing of it has been tried yet
@@ -393,7 +391,7 @@ class Connection(Transport):
             return
         if not output.size:
             self._output = None
-            self._writer.stop()
+            output.watcher.stop()
             if self._endpoint.state is State.DRAINING:
                 self._finish_output()
 
@@ -657,9 +655,9 @@ class Connection(Transport):
         self._sweeper.remove(self)
         if is_running(self._hub):
             self._stop_hangup_timer()
-            if self._writer is not None:
-                self._writer.close()
-        self._writer = self._output = None
+            if self._send_buffer is not None:
+                self._send_buffer.watcher.close()
+        self._output = None
         self._end_tcp(TCP_AT_END[end])
         if end is not End.FORK:  # the greenlets of the parent must not run in a child
             self._wake_all()

@@ -12,7 +12,7 @@ _ping_numbers = itertools.count()
 class Keepalive:
     """Deadlines of one connection, and the latency that its Pings measure."""
 
-    __slots__ = ("_message", "_message_since", "_payload", "_sent", "due", "is_waiting", "latency")
+    __slots__ = ("_ping", "_unfinished", "due", "is_waiting", "latency")
 
     def __init__(self, due: float) -> None:
         #: When the peer is checked next, by monotonic().
@@ -21,12 +21,10 @@ class Keepalive:
         self.is_waiting = False
         #: Seconds from the latest answered Ping to its Pong.
         self.latency: float | None = None
-        # The latest Ping, and when it was sent.
-        self._payload: bytes | None = None
-        self._sent = 0.0
-        # The message or frame that the peer has started, and since when it is known.
-        self._message = 0
-        self._message_since = 0.0
+        #: The payload of the latest unanswered Ping, and when it was sent.
+        self._ping: tuple[bytes, float] | None = None
+        #: The message or frame that the peer has started, and since when that is known.
+        self._unfinished: tuple[int, float] | None = None
 
     @staticmethod
     def new_payload() -> bytes:
@@ -35,15 +33,14 @@ class Keepalive:
 
     def note_ping(self, payload: bytes) -> None:
         """A Ping is sent."""
-        self._payload = payload
-        self._sent = perf_counter()
+        self._ping = payload, perf_counter()
 
     def take_pong(self, payload: bytes) -> bool:
         """A Pong has arrived; return whether it answers the latest Ping."""
-        if self._payload is None or payload != self._payload:
+        if self._ping is None or payload != self._ping[0]:
             return False
-        self.latency = perf_counter() - self._sent
-        self._payload = None
+        self.latency = perf_counter() - self._ping[1]
+        self._ping = None
         return True
 
     def is_message_overdue(self, number: int, now: float, timeout: float) -> bool:
@@ -51,10 +48,13 @@ class Keepalive:
 
         :param number: identifies the unfinished message; 0 if there is none.
         """
-        if not number or number != self._message:
-            self._message, self._message_since = number, now
-            return False
-        return now - self._message_since >= timeout
+        if not number:
+            self._unfinished = None
+        elif self._unfinished is None or self._unfinished[0] != number:
+            self._unfinished = number, now
+        else:
+            return now - self._unfinished[1] >= timeout
+        return False
 
 
 class Progress:

@@ -58,9 +58,11 @@ class ReceiveQueue:
 class SendBuffer:
     """Output that the kernel had no room for."""
 
-    __slots__ = ("_limit", "_pieces", "room", "size")
+    __slots__ = ("_limit", "_pieces", "room", "size", "watcher")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, watcher: Any) -> None:
+        #: The loop's watcher, which calls when the kernel has room.
+        self.watcher = watcher
         self._pieces: deque[bytes | bytearray | memoryview] = deque()
         self._limit = limit
         #: In bytes.

@@ -184,6 +184,7 @@ class Endpoint(FrameReader):
         if following is None:
             raise AssertionError(f"{event.name} in the state {self.state.name}")
         self.state = following
-        self.has_news = True
         if following >= State.DRAINING:
             self._discard_input()
+        # In the other states, the caller has changed the state and knows it.
+        self.has_news = following is State.CLOSING or following is State.DRAINING

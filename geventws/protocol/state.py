@@ -36,15 +36,21 @@ class State(enum.IntEnum):
     CLOSED = 4
 
 
-class Event(enum.Enum):
+class Event(enum.IntEnum):
     """What changes the state of a connection."""
 
-    ACCEPT = "the opening handshake is finished"
-    REFUSE = "the opening handshake has failed"
-    SEND_CLOSE = "this side sends the first Close frame"
-    RECEIVE_CLOSE = "a Close frame of the peer arrives"
-    FAIL = "_Fail the WebSocket Connection_, RFC 6455 section 7.1.7"
-    END_TRANSPORT = "TCP has ended, or is given up"
+    #: The opening handshake is finished.
+    ACCEPT = 0
+    #: The opening handshake has failed.
+    REFUSE = 1
+    #: This side sends the first Close frame.
+    SEND_CLOSE = 2
+    #: A Close frame of the peer arrives.
+    RECEIVE_CLOSE = 3
+    #: _Fail the WebSocket Connection_, RFC 6455 section 7.1.7.
+    FAIL = 4
+    #: TCP has ended, or this side drops it.
+    END_TRANSPORT = 5
 
 
 #: The state that follows, for every event that a state allows.

@@ -189,7 +189,7 @@ class _Exchange:
         ws = self.ws
         # A 5xx: a framework has caught and logged the exception.
         code = CloseCode.INTERNAL_ERROR if self.status[:1] == "5" else CloseCode.NORMAL_CLOSURE
-        if not ws._accepted_late or self.status[:1] not in {"3", "4", "5"}:
+        if not ws._was_accepted_late or self.status[:1] not in {"3", "4", "5"}:
             return code, ""
         if code is CloseCode.NORMAL_CLOSURE:
             code = CloseCode.POLICY_VIOLATION

@@ -48,11 +48,9 @@ class WebSocket(Connection):
 
     __slots__ = (
         "__dict__",
-        "_accept_called",
         "_accepted_late",
         "_accepting",
         "_adapter",
-        "_client_left",
         "_environ",
         "_extensions",
         "_headers_hook",
@@ -73,14 +71,12 @@ class WebSocket(Connection):
         self._extensions = ""
         #: The HTTP status of a view that has refused.
         self._refusal = ""
-        #: Whether the client was lost before the 101.
-        self._client_left = False
         self._id = ""
         #: True while a greenlet sends the 101, or the Event that others wait for meanwhile.
         self._accepting: Any = False
-        #: Whether the 101 was sent because of accept_after, and the view has called accept() since.
-        self._accepted_late = False
-        self._accept_called = False
+        #: Whether the 101 was sent because of accept_after; None when the view has called accept()
+        #: since.
+        self._accepted_late: bool | None = False
         #: The greenlet of the view, until the view has ended.
         self._view: Any = getcurrent()
         self._headers_hook: Callable[[], HeaderPairs] | None = None
@@ -120,8 +116,8 @@ class WebSocket(Connection):
             return
         self._wait_while_accepting()
         headers = list(headers)
-        if self._accepted_late and not self._accept_called:
-            self._accept_called = True
+        if self._accepted_late is True:
+            self._accepted_late = None
             if headers or subprotocol not in {None, self._subprotocol}:
                 self._warn(
                     "The view of %s called accept() with headers or a subprotocol after its"
@@ -168,7 +164,6 @@ class WebSocket(Connection):
             self._start(sock, extension, early)
         except BaseException as problem:
             # A part of the 101 may have been sent: the connection is unusable.
-            self._client_left = True
             self._refuse()
             if isinstance(problem, OSError):
                 raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE) from problem
@@ -240,6 +235,17 @@ class WebSocket(Connection):
             self.id,
             extra={"connection_id": self.id},
         )
+
+    @property
+    def _client_left(self) -> bool:
+        """Whether the client was lost before the ``101``."""
+        is_closed = self._endpoint.state is State.CLOSED
+        return is_closed and not self.accepted and not self._refusal
+
+    @property
+    def _was_accepted_late(self) -> bool:
+        """Whether the ``101`` was sent because of ``accept_after``."""
+        return self._accepted_late is not False
 
     @property
     def _is_over(self) -> bool:

@@ -272,7 +272,7 @@ def test_a_message_is_compressed_once_for_all_who_agreed_on_the_same(make_room, 
     room = make_room()
     plain = [room.join(), room.join()]
     deflated = [room.join(headers=DEFLATE) for _ in range(3)]
-    deflate = room.subscriptions[-1].ws._endpoint.deflate
+    deflate = room.subscriptions[-1].ws._endpoint.extension
     compressed = []
     compress = deflate.compress
     monkeypatch.setattr(deflate, "compress", lambda data: compressed.append(data) or compress(data))

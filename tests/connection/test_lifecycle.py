@@ -1,0 +1,269 @@
+"""Every way to the end of a connection, and the transition table that they follow."""
+
+import contextlib
+import os
+import socket
+import struct
+
+import gevent
+import pytest
+from gevent.event import Event as Happened
+
+from geventws.connection.lifecycle import TCP_AT_END, End
+from geventws.protocol.endpoint import Endpoint
+from geventws.protocol.frames import CloseCode
+from geventws.protocol.state import TRANSITIONS, Event, State
+from tests.support.client import CLOSE, close_frame, frame
+from tests.support.servers import SECONDS, wait_until
+
+# ------------------------------------------------------------------------------- the table
+
+STEPS = {
+    Event.ACCEPT: lambda endpoint: endpoint.open(1000, None),
+    Event.REFUSE: lambda endpoint: endpoint.refuse(),
+    Event.SEND_CLOSE: lambda endpoint: endpoint.close(4000),
+    Event.RECEIVE_CLOSE: lambda endpoint: receive(endpoint, close_frame(4001)),
+    Event.FAIL: lambda endpoint: receive(endpoint, b"\x81\x00"),
+    Event.END_TRANSPORT: lambda endpoint: endpoint.end_transport(),
+}
+#: Events that lead to each state.
+WAYS = {
+    State.PENDING: [],
+    State.OPEN: [Event.ACCEPT],
+    State.CLOSING: [Event.ACCEPT, Event.SEND_CLOSE],
+    State.DRAINING: [Event.ACCEPT, Event.RECEIVE_CLOSE],
+    State.CLOSED: [Event.ACCEPT, Event.END_TRANSPORT],
+}
+
+
+def receive(endpoint, data):
+    endpoint.receive_data(data)
+    assert endpoint.next_message() is None
+
+
+def endpoint_in(state):
+    endpoint = Endpoint(pending=True)
+    for event in WAYS[state]:
+        STEPS[event](endpoint)
+    assert endpoint.state is state
+    return endpoint
+
+
+@pytest.mark.parametrize(
+    ("state", "event"), [(state, event) for state in State for event in TRANSITIONS[state]]
+)
+def test_every_row_of_the_table_is_taken(state, event):
+    endpoint = endpoint_in(state)
+    STEPS[event](endpoint)
+    assert endpoint.state is TRANSITIONS[state][event]
+
+
+@pytest.mark.parametrize(
+    ("state", "event"),
+    [
+        (state, event)
+        for state in State
+        for event in Event
+        if event not in TRANSITIONS[state] and event is not Event.ACCEPT
+    ],
+)
+def test_an_event_that_a_state_does_not_allow_changes_nothing(state, event):
+    endpoint = endpoint_in(state)
+    STEPS[event](endpoint)
+    assert endpoint.state is state
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.PENDING])
+def test_a_connection_opens_only_once(state):
+    with pytest.raises(AssertionError, match=f"ACCEPT in the state {state.name}"):
+        endpoint_in(state).open(1000, None)
+
+
+def test_a_connection_only_moves_forward():
+    for state, row in TRANSITIONS.items():
+        assert all(following > state for following in row.values())
+
+
+# -------------------------------------------------------------------------- with a server
+
+
+@pytest.fixture
+def ended(serve):
+    """Serve a view, let a client do something, and return the WebSocket after its end."""
+
+    def run(view, client_does, **options):
+        seen = []
+
+        def application(environ, start_response):
+            ws = environ["wsgi.websocket"]
+            seen.append(ws)
+            ws.accept()
+            return view(ws) or []
+
+        server = serve(application, **options)
+        with server.client().open() as client:
+            with contextlib.suppress(OSError):
+                client_does(client)
+            wait_until(lambda: not server.websockets)
+        (ws,) = seen
+        assert ws._endpoint.state is State.CLOSED
+        return ws
+
+    return run
+
+
+def until_closed(ws):
+    assert all(message is not None for message in ws)
+
+
+def test_by_the_peers_close_frame(ended):
+    ws = ended(until_closed, lambda client: client.send(close_frame(4001, "bye")))
+    assert (ws.close_code, ws.close_reason) == (4001, "bye")
+    assert ws._endpoint.closed_by_peer
+
+
+def test_by_our_close_frame(ended):
+    def answer(client):
+        assert client.read_close() == (4002, "done")
+        client.send(close_frame(4002))
+
+    ws = ended(lambda ws: ws.close(4002, "done"), answer)
+    assert (ws.close_code, ws._endpoint.closed_by_peer) == (4002, False)
+
+
+def test_by_the_end_of_the_view(ended):
+    def answer(client):
+        assert client.read_close() == (1000, "")
+        client.send(close_frame(1000))
+
+    assert ended(lambda ws: None, answer).close_code == CloseCode.NORMAL_CLOSURE
+
+
+def test_by_a_fault_of_the_peer(ended):
+    def break_the_protocol(client):
+        client.send(b"\x81\x00")  # without a mask
+        assert client.read_close()[0] == 1002
+        client.sock.close()  # the server discards input until then
+
+    ws = ended(until_closed, break_the_protocol)
+    assert ws.close_code == CloseCode.PROTOCOL_ERROR
+
+
+def test_by_a_fault_of_the_view(ended, caplog):
+    def view(ws):
+        raise ZeroDivisionError
+
+    def answer(client):
+        assert client.read_close() == (1011, "")
+        client.send(close_frame(1011))
+
+    assert ended(view, answer).close_code == CloseCode.INTERNAL_ERROR
+
+
+def test_by_the_loss_of_tcp(ended):
+    def reset(client):
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.sock.close()
+
+    ws = ended(until_closed, reset)
+    assert (ws.close_code, ws._endpoint.closed_by_peer) == (1006, True)
+
+
+def test_by_the_end_of_the_peers_side_of_tcp(ended):
+    ws = ended(until_closed, lambda client: client.sock.shutdown(socket.SHUT_WR))
+    assert (ws.close_code, ws._endpoint.closed_by_peer) == (1006, True)
+
+
+def test_by_a_deadline(ended):
+    def be_silent(client):
+        with contextlib.suppress(OSError, EOFError):
+            while client.read_frame()[0] != CLOSE:
+                pass
+
+    ws = ended(until_closed, be_silent, ping_interval=0.25, ping_timeout=0.25)
+    assert ws.close_code == CloseCode.INTERNAL_ERROR
+
+
+def test_by_an_answer_to_our_close_that_does_not_come(ended):
+    ws = ended(lambda ws: ws.close(4003), lambda client: gevent.sleep(0.5), close_timeout=0.25)
+    assert ws.close_code == 4003
+
+
+def test_by_a_drain(serve):
+    opened = Happened()
+    seen = []
+
+    def application(environ, start_response):
+        seen.append(environ["wsgi.websocket"])
+        seen[0].accept()
+        opened.set()
+        until_closed(seen[0])
+        return []
+
+    server = serve(application)
+    with server.client().open() as client:
+        assert opened.wait(SECONDS)
+        stopping = gevent.spawn(server.stop)
+        assert client.read_close() == (1001, "")
+        client.send(close_frame(1001))
+        stopping.get(timeout=SECONDS)
+    assert (seen[0].close_code, seen[0]._endpoint.state) == (1001, State.CLOSED)
+
+
+def test_by_the_kill_of_the_view(ended):
+    def view(ws):
+        gevent.spawn(gevent.getcurrent().kill)
+        ws.receive()
+
+    assert ended(view, lambda client: client.read_close()).close_code == CloseCode.GOING_AWAY
+
+
+def test_by_an_exception_in_the_hub(ended, monkeypatch):
+    def fail(self):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("geventws.connection.connection.Connection._input_parsed", fail)
+    monkeypatch.setattr(gevent.get_hub(), "handle_error", lambda *arguments: None)
+    ws = ended(until_closed, lambda client: client.send(frame(0x89, "ping")))
+    assert ws.close_code == CloseCode.ABNORMAL_CLOSURE
+
+
+def test_by_another_owner_of_the_descriptor(ended):
+    def view(ws):
+        ws._transport_ended(End.DESCRIPTOR)
+        assert ws._sock.fileno() == -1
+
+    assert ended(view, lambda client: None).close_code == CloseCode.ABNORMAL_CLOSURE
+
+
+def test_by_a_fork(serve):
+    """The child's connection is closed; the parent's goes on."""
+    opened = Happened()
+    seen = []
+
+    def application(environ, start_response):
+        seen.append(environ["wsgi.websocket"])
+        for message in seen[0]:
+            opened.set()
+            seen[0].send(message)
+        return []
+
+    server = serve(application)
+    with server.client().open() as client:
+        client.send(frame(0x81, "before"))
+        assert client.read_frame() == (0x81, b"before")
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            os.write(writing, seen[0]._endpoint.state.name.encode())
+            os._exit(0)
+        assert os.read(reading, 100) == b"CLOSED"
+        os.waitpid(child, 0)
+        os.close(reading)
+        os.close(writing)
+        client.send(frame(0x81, "after"))
+        assert client.read_frame() == (0x81, b"after")
+
+
+def test_every_reason_says_what_becomes_of_tcp():
+    assert set(TCP_AT_END) == set(End)
