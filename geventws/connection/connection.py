@@ -552,6 +552,7 @@ class Connection(Transport):
 
         :param code: 1000 to 1014 as far as they may be sent, or 3000 to 4999.
         :param reason: at most 123 bytes of UTF-8.
+        :raises TypeError: for a code that is not an ``int``, or a reason that is not a ``str``.
         :raises ValueError: for another code, a longer reason, or one with a lone surrogate.
         """
         if get_ident() != self._thread:

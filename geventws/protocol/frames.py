@@ -80,9 +80,14 @@ def encode_text(text: str, name: str = "a text message") -> bytes:
 def close_payload(code: int, reason: str = "") -> bytes:
     """The payload of a Close frame, RFC 6455 section 5.5.1.
 
+    :raises TypeError: when the code is not an integer, or the reason is not a ``str``.
     :raises ValueError: when the code must not be sent, or the reason exceeds 123 bytes of UTF-8 or
         has a lone surrogate.
     """
+    if not isinstance(code, int) or isinstance(code, bool):
+        raise TypeError(f"a close code is an int, not {code!r}")
+    if not isinstance(reason, str):
+        raise TypeError(f"a close reason is a str, not {reason!r}")
     if not may_be_sent(code):
         raise ValueError(f"a Close frame cannot carry the code {code}")
     encoded = encode_text(reason, "a close reason")
