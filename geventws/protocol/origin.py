@@ -52,13 +52,24 @@ def request_origin(environ: Mapping[str, Any], trusted_proxies: Sequence[str]) -
 
 
 def _is_trusted(address: str, trusted_proxies: Sequence[str]) -> bool:
-    if "*" in trusted_proxies:
+    """Whether a peer may set X-Forwarded-Proto and X-Forwarded-Host.
+
+    The peer of a unix socket has no address. It is trusted, as by gunicorn: it is a local process
+    with access to the socket's file.
+    """
+    if not address or "*" in trusted_proxies:
         return True
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
         return False
-    return any(ip in ipaddress.ip_network(proxy) for proxy in trusted_proxies)
+    # A listener for IPv6 and IPv4 sees IPv4 peers as ::ffff:192.0.2.1.
+    addresses = {ip, getattr(ip, "ipv4_mapped", None) or ip}
+    return any(
+        each in network
+        for network in map(ipaddress.ip_network, trusted_proxies)
+        for each in addresses
+    )
 
 
 def _normal_origin(origin: str) -> str:
