@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from http.client import HTTPException, HTTPResponse
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gevent import sleep
 
@@ -14,7 +14,6 @@ from ..protocol.client_handshake import Response, parse_response
 from .dialling import Expired
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
     from gevent.socket import socket
 
 #: The maximum size of the head of a response, including interim responses, in bytes.
@@ -103,7 +102,7 @@ class _Rest(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: WriteableBuffer) -> int:
+    def readinto(self, buffer: Any) -> int:  # Any: its type exists only in typeshed
         if not self._data and self._left:
             if monotonic() - self._paused > _SLICE:
                 # A socket with data never blocks, so that no other greenlet would run.
@@ -111,8 +110,7 @@ class _Rest(io.RawIOBase):
                 self._paused = monotonic()
             self._data = memoryview(self._sock.recv(min(_PIECE, self._left)))
             self._left -= len(self._data)
-        target = memoryview(buffer)
-        size = min(len(target), len(self._data))
-        target[:size] = self._data[:size]
+        size = min(len(buffer), len(self._data))
+        buffer[:size] = self._data[:size]
         self._data = self._data[size:]
         return size
