@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..connection.connection import Connection
     from ..typing import Data
 
+#: The original function: gevent's returns the id of a greenlet.
 _thread_ident = get_original("_thread", "get_ident")
 #: Seconds before another attempt to read the history.
 _RETRY_DELAY = 0.5

@@ -95,7 +95,7 @@ class _Session:
         self._ended = threading.Event()
         #: Whether the main thread has stopped reading input.
         self._input_ended = False
-        #: Whether the main thread needs the hub of the other thread no more.
+        #: Whether the main thread no longer needs the hub of the other thread.
         self._is_finished = False
         self._prompt = "> " if sys.stdin.isatty() else ""
 

@@ -160,7 +160,7 @@ class _Adapter(PywsgiAdapter):
         handler = self.handler
         lines = [f"HTTP/1.1 {SWITCHING}", *(f"{name}: {value}" for name, value in headers), "\r\n"]
         head = "\r\n".join(lines).encode("latin-1")
-        sent = self.sock.send(head)  # sendall() needs another system call
+        sent = self.sock.send(head)  # sendall() first reads the size of the kernel's buffer
         if sent < len(head):
             self.sock.sendall(head[sent:])
         # For the access log. With headers_sent, the handler writes no HTTP response.

@@ -46,7 +46,7 @@ _FORBIDDEN_TRAILERS = {
 class BodyError(OSError):
     """The body of a request cannot be read: it is malformed, incomplete or late.
 
-    ``status`` is the HTTP status of the response; ``None`` if the client has disconnected.
+    ``status`` is the HTTP status of the response; ``None`` if no response can be sent.
     """
 
     def __init__(self, message: str, status: str | None) -> None:

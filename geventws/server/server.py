@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from gevent.pywsgi import WSGIHandler, _LogOutputStream
     from gevent.socket import socket
 
-#: gevent's options for TLS that are passed on unchanged.
+#: gevent's options for TLS other than the certificate. If one of them is set, all options for TLS
+#: are passed on unchanged.
 _OTHER_TLS_OPTIONS = {"ssl_context", "ssl_version", "cert_reqs", "ca_certs", "ciphers"}
 #: All options of gevent's server for TLS. gevent would treat any other option as one of these, and
 #: enable TLS.
