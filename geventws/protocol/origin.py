@@ -7,11 +7,11 @@ web could act in the name of a logged-in user (cross-site WebSocket hijacking).
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 from urllib.parse import urlsplit
 
+from ..typing import Environ
 from .headers import split_list
 
 #: The longest Origin or Host in characters. A host name has at most 253.
@@ -21,7 +21,7 @@ _MAX_ORIGIN = 2 * MAX_HOST
 
 
 def is_origin_allowed(
-    environ: Mapping[str, Any], allowed_origins: Sequence[str], trusted_proxies: Sequence[str]
+    environ: Environ, allowed_origins: Sequence[str], trusted_proxies: Sequence[str]
 ) -> bool:
     """Whether the page that sends the request may connect.
 
@@ -38,7 +38,7 @@ def is_origin_allowed(
     )
 
 
-def request_origin(environ: Mapping[str, Any], trusted_proxies: Sequence[str]) -> str:
+def request_origin(environ: Environ, trusted_proxies: Sequence[str]) -> str:
     """The origin of this server, as the client sees it."""
     scheme = environ.get("wsgi.url_scheme", "http")
     host = environ.get("HTTP_HOST", "")
