@@ -16,6 +16,7 @@ from gevent import get_hub, sleep
 from ..client.client import ClientWebSocket
 from ..client.client import connect as open_websocket
 from ..exceptions import ConnectionClosed, HandshakeError
+from ..typing import Message
 from .errors import UsageError
 
 _HISTORY = "~/.geventws_history"
@@ -210,7 +211,7 @@ class _Session:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
             sleep(_INTERVAL)
 
-    def _format(self, message: str | bytes) -> str:
+    def _format(self, message: Message) -> str:
         if isinstance(message, bytes):
             return f"{len(message)} bytes: {message[:64].hex(' ')}{'…' * (len(message) > 64)}"
         if self._options.json:
