@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from gevent import spawn
 from gevent.monkey import is_module_patched
 
 from ..exceptions import BroadcastError
@@ -90,11 +91,20 @@ class RedisBackend(Backend):
                 " gevent.monkey.patch_all() at the beginning of the program, as gunicorn's gevent"
                 " workers and python -m geventws do"
             )
+        channel.encode()  # raises here, and not in the greenlet, for a lone surrogate
         state = self.channels.get(channel)
         if state is None:
             state = self.channels[channel] = ChannelState()
-            self._subscriber_for(channel).add(channel, state)
+            # In a greenlet: if the first subscriber is interrupted, others may be waiting.
+            spawn(self._add_channel, channel, state)
         state.settled.wait(TIMEOUT)
+
+    def _add_channel(self, channel: str, state: ChannelState) -> None:
+        """Subscribe to a channel in Redis, unless its last subscriber has left."""
+        if self.channels.get(channel) is state:
+            subscriber = self._subscriber_for(channel)
+            if self.channels.get(channel) is state:  # finding the node may have taken some time
+                subscriber.add(channel, state)
 
     def unsubscribe(self, channel: str) -> None:
         if self.channels.pop(channel, None) is not None:
