@@ -159,7 +159,10 @@ class Connection(Transport):
         if not self._is_ending:
             return False
         by_peer = self._hung_up or self._endpoint.closed_by_peer
-        return not (by_peer and self._receives and self._received is not None)
+        if not (by_peer and self._receives):
+            return True
+        # Of a peer that has hung up, the kernel may hold more messages until it reports the end.
+        return self._received is None and self._endpoint.state is not _OPEN
 
     @property
     def close_code(self) -> int | None:
@@ -336,7 +339,11 @@ class Connection(Transport):
             self._input_parsed()
         if not self._paused and self._endpoint.state is not _CLOSED:
             self._stop_hangup_timer()
-            self._start_reading()
+            try:
+                self._start_reading()
+            except OSError:
+                self._end(End.DESCRIPTOR)  # other code has closed it meanwhile
+                return
             if self._is_tls:
                 self._resume_later()
 
@@ -649,7 +656,10 @@ class Connection(Transport):
 
     def _abandon(self) -> None:
         """In a child process: the peer belongs to the parent; see ``Swept``."""
-        self._end(_FORK)
+        if self._endpoint.state is _PENDING:
+            self._drop()  # a 101 of this process would be the second one
+        else:
+            self._end(_FORK)
 
     def _end(self, end: End) -> None:
         """Change to CLOSED: the only way there after the opening handshake.

@@ -209,6 +209,8 @@ class Transport:
         self._start_reading()
 
     def _start_reading(self) -> None:
+        if self._sock.fileno() != self._descriptor:
+            raise OSError(EBADF, "other code has closed the socket")  # libev would abort
         self._reader.start(self._on_readable)
 
     def _stop_reading(self) -> None:

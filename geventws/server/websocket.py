@@ -167,8 +167,10 @@ class WebSocket(Connection):
             self._start(sock, extension, early)
         except BaseException as problem:
             # A part of the 101 may have been sent: the connection is unusable.
+            by_peer = isinstance(problem, OSError)
+            self._endpoint._note_close(CloseCode.ABNORMAL_CLOSURE, "", by_peer=by_peer)
             self._refuse()
-            if isinstance(problem, OSError):
+            if by_peer:
                 raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE) from problem
             raise
         # The adapter holds memory that is not needed any more.
