@@ -43,7 +43,7 @@ cdef class WatchSet:
     cdef PyObject* owner_of(self, uint64_t label) noexcept
     cdef int watch(self, Watched connection) except -1
     cdef int forget(self, Watched connection) except -1
-    cdef int close_watcher(self) except -1
+    cdef int close_set(self) except -1
     cdef void report(self, Watched connection) noexcept
     cdef int renew(self) except -1
     cdef list unwatch_all(self)

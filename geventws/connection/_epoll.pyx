@@ -50,13 +50,16 @@ cdef class WatchSet:
     """The connections of a hub by descriptor, and the epoll set that watches them."""
 
     def __cinit__(self):
-        self.set = poll_open()
+        self.set = -1
 
     def __dealloc__(self):
         PyMem_Free(self.connections)
         poll_close(self.set)
 
     cdef bint is_usable(self) noexcept:
+        """Whether the system has epoll. Opens the set, which exists while it is needed."""
+        if self.set < 0:
+            self.set = poll_open()
         return self.set >= 0
 
     cdef int attach(self, Watched connection) except -1:
@@ -119,13 +122,15 @@ cdef class WatchSet:
         connection.is_watched = False
         self.watched -= 1
         if not self.watched:
-            self.close_watcher()  # a loop that has nothing else to wait for may end
+            self.close_set()  # a loop that has nothing else to wait for may end
         return 0
 
-    cdef int close_watcher(self) except -1:
+    cdef int close_set(self) except -1:
         if self.watcher is not None:
             self.watcher.close()
             self.watcher = None
+        poll_close(self.set)
+        self.set = -1
         return 0
 
     def read(self):
@@ -168,9 +173,7 @@ cdef class WatchSet:
         There is no other way to remove it from the set.
         """
         cdef list watched = self.unwatch_all()
-        self.close_watcher()
-        poll_close(self.set)
-        self.set = poll_open()
+        self.close_set()
         for connection in watched:
             try:
                 (<Watched>connection).restart()
@@ -192,7 +195,5 @@ cdef class WatchSet:
     cdef int abandon(self) except -1:
         """In a child process: the set is the parent's, and so are the connections in it."""
         self.unwatch_all()
-        self.close_watcher()
-        poll_close(self.set)
-        self.set = poll_open()
+        self.close_set()
         return 0

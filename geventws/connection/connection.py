@@ -42,8 +42,6 @@ _CLOSED = State.CLOSED
 _COMPLETE = End.COMPLETE
 _DROPPED = End.DROPPED
 _FAULT = End.FAULT
-_FORK = End.FORK
-_SHUTDOWN = TCP.SHUTDOWN
 _WRITE = 2
 #: Seconds between two looks whether a peer that is not read from has hung up.
 _HANGUP_INTERVAL = 1.0
@@ -655,14 +653,26 @@ class Connection(Transport):
         self._end(End.TIMEOUT)
 
     def _abandon(self) -> None:
-        """In a child process: the peer belongs to the parent; see ``Swept``."""
+        """In a child process: change to CLOSED, since the peer belongs to the parent.
+
+        TCP is untouched, and no greenlet of the parent is woken.
+        """
         if self._endpoint.state is _PENDING:
-            self._drop()  # a 101 of this process would be the second one
+            self._drop()
         else:
-            self._end(_FORK)
+            self._endpoint.end_transport(by_peer=False)
+
+    def _release(self) -> None:
+        """Stop to use the descriptor and the loop; may be called repeatedly."""
+        self._detach()
+        if is_running(self._hub):
+            self._stop_hangup_timer()
+            if self._send_buffer is not None:
+                self._send_buffer.watcher.close()
+        self._output = None
 
     def _end(self, end: End) -> None:
-        """Change to CLOSED: the only way there after the opening handshake.
+        """Change to CLOSED: the only way there after the opening handshake, except for a fork.
 
         From here on nothing refers to the descriptor, which its owner may close and the system may
         reuse. The state changes last: if a step raises, the next call repeats all of them.
@@ -674,18 +684,12 @@ class Connection(Transport):
             # Unparsed input may lie in the buffer that the connections of the hub share.
             endpoint._discard_input()
             endpoint.keep()
-        self._detach()
         self._sweeper.remove(self)
-        if is_running(self._hub):
-            self._stop_hangup_timer()
-            if self._send_buffer is not None:
-                self._send_buffer.watcher.close()
-        self._output = None
+        self._release()
         self._end_tcp(end.tcp)
-        if end is not _FORK:  # the greenlets of the parent must not run in a child
-            self._wake_all()
+        self._wake_all()
         self._send_buffer = None
-        endpoint.end_transport(by_peer=end is not _FORK)
+        endpoint.end_transport()
 
     def _wake_all(self) -> None:
         """Wake the greenlets in ``send()``, ``close()`` and ``receive()``."""
@@ -697,12 +701,10 @@ class Connection(Transport):
 
     def _end_tcp(self, action: TCP) -> None:
         sock = self._sock
-        if action is not _SHUTDOWN:
-            if action is TCP.DISOWNED:
-                sock._sock.detach()
-                return
-            if action is TCP.UNTOUCHED:
-                return
+        if action is TCP.DISOWNED:
+            sock._sock.detach()
+            return
+        if action is TCP.RESET:
             reset_at_close(sock)
         if not self._owns_socket:
             try:

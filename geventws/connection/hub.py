@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from gevent import get_hub
 
-from .sweeper import Sweeper
+from .sweeper import Sweeper, Swept
 from .threads import call_in_child, is_running
 from .transport import HubBuffers
 
@@ -25,11 +26,18 @@ class HubState:
         self.buffers = HubBuffers()
         self.sweeper = Sweeper(hub)
 
-    def abandon(self) -> None:
+    def abandon(self, hub: Hub) -> None:
         """Give up all connections, in a child process: they belong to the parent."""
+        connections = self.sweeper.abandon()
+        for connection in connections:
+            connection._abandon()
+        call_in_child(hub, partial(self._release, connections))
+
+    def _release(self, connections: set[Swept]) -> None:
         # The buffers come first: their epoll set is still the parent's, and must stay as it is.
         self.buffers.abandon()
-        self.sweeper.abandon()
+        for connection in connections:
+            connection._release()
 
 
 _states: WeakKeyDictionary[Hub, HubState] = WeakKeyDictionary()
@@ -47,7 +55,7 @@ def hub_state() -> HubState:
 def _after_fork() -> None:
     for hub, state in list(_states.items()):
         if is_running(hub):
-            call_in_child(hub, state.abandon)
+            state.abandon(hub)
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,7 +1,8 @@
 """The ways in which a connection comes to :attr:`State.CLOSED`, and what each does to TCP.
 
 The states and their transitions are in :mod:`geventws.protocol.state`. Everything that ends a
-connection goes through ``Connection._end()`` with one of these reasons.
+connection goes through ``Connection._end()`` with one of these reasons; only in a child process,
+where the peer belongs to the parent, ``Connection._abandon()`` leaves TCP untouched.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ class TCP(enum.Enum):
     SHUTDOWN = enum.auto()
     #: Output that the kernel has is discarded.
     RESET = enum.auto()
-    #: The parent process continues to use the socket.
-    UNTOUCHED = enum.auto()
     #: The descriptor may belong to another connection already.
     DISOWNED = enum.auto()
 
@@ -35,7 +34,6 @@ class End(enum.Enum):
     TIMEOUT = TCP.RESET, "the peer has neither read nor answered in time"
     FAULT = TCP.SHUTDOWN, "an unexpected exception was raised in the hub"
     DESCRIPTOR = TCP.DISOWNED, "other code has closed the descriptor"
-    FORK = TCP.UNTOUCHED, "this is a child process: the peer belongs to the parent"
 
     def __init__(self, tcp: TCP, reason: str) -> None:
         self.tcp = tcp

@@ -40,6 +40,9 @@ class Swept(Protocol):
     def _abandon(self) -> None:
         """Give the connection up, in a child process: the peer belongs to the parent."""
 
+    def _release(self) -> None:
+        """Stop the watchers of the connection, after :meth:`_abandon`."""
+
 
 class Sweeper:
     """Checks each connection when its deadline is due.
@@ -111,13 +114,13 @@ class Sweeper:
             if not bucket:
                 del self._buckets[due]
 
-    def abandon(self) -> None:
-        """Give up all connections, in a child process."""
-        for connection in set[Swept]().union(*self._buckets.values()):
-            connection._abandon()
+    def abandon(self) -> set[Swept]:
+        """Forget all connections, in a child process; return them."""
+        connections = set[Swept]().union(*self._buckets.values())
         self._buckets.clear()
         self._turns.clear()
         self._count = self._peak = 0
+        return connections
 
     def _sweep(self) -> None:
         self._tick += 1

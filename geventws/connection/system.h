@@ -73,7 +73,11 @@ static int descriptor_of(PyObject *sock)
 
 static int poll_open(void) { return epoll_create1(EPOLL_CLOEXEC); }
 
-static void poll_close(int set) { close(set); }
+static void poll_close(int set)
+{
+    if (set >= 0)
+        close(set);
+}
 
 /* The label comes back from poll_ready(). */
 static int poll_add(int set, int fd, uint64_t label)

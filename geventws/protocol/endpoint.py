@@ -84,9 +84,14 @@ class Endpoint(FrameReader):
         self._configure(max_message_size, extension)
         self._change(Event.ACCEPT)
 
-    def refuse(self) -> None:
-        """End a connection whose opening handshake has failed; nothing if it is not pending."""
+    def refuse(self, lost_by_peer: bool | None = None) -> None:
+        """End a connection whose opening handshake has failed; nothing if it is not pending.
+
+        :param lost_by_peer: if TCP was lost, whether the peer ended it; else ``None``.
+        """
         if self.state is State.PENDING:
+            if lost_by_peer is not None:
+                self._note_close(CloseCode.ABNORMAL_CLOSURE, "", by_peer=lost_by_peer)
             self._change(Event.REFUSE)
 
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:

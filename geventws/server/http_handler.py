@@ -135,6 +135,9 @@ class HTTPHandler(WSGIHandler):
     def _abandon(self) -> None:
         """Do nothing after a fork: gevent lets parent and child read from the connection."""
 
+    def _release(self) -> None:
+        """Do nothing after a fork: the handler has no watchers."""
+
     # ------------------------------------------------------------------ the head
 
     def read_requestline(self) -> str:

@@ -167,10 +167,9 @@ class WebSocket(Connection):
             self._start(sock, extension, early)
         except BaseException as problem:
             # A part of the 101 may have been sent: the connection is unusable.
-            by_peer = isinstance(problem, OSError)
-            self._endpoint._note_close(CloseCode.ABNORMAL_CLOSURE, "", by_peer=by_peer)
-            self._refuse()
-            if by_peer:
+            is_lost = isinstance(problem, OSError)
+            self._refuse(lost_by_peer=is_lost)
+            if is_lost:
                 raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE) from problem
             raise
         # The adapter holds memory that is not needed any more.
@@ -203,20 +202,23 @@ class WebSocket(Connection):
     # ------------------------------------------------------ internal interface
 
     def _note_response(self, status: str) -> None:
-        """The view answers with HTTP: every later use raises."""
+        """The view answers with HTTP. A later ``send()`` or ``receive()`` raises."""
         self._refusal = status
         self._totals.refused[int(status[:3])] += 1
         self._refuse()
 
-    def _refuse(self) -> None:
+    def _refuse(self, lost_by_peer: bool | None = None) -> None:
+        """End the connection before the ``101``.
+
+        :param lost_by_peer: if TCP was lost, whether the peer ended it; else ``None``.
+        """
         self._end_reported = True
-        self._endpoint.refuse()
+        self._endpoint.refuse(lost_by_peer)
         self._sweeper.remove(self)
 
     def _expect_answer(self) -> None:
         """Send the ``101`` if the view neither accepts nor refuses within ``accept_after``."""
-        if self._options.accept_after is not None:
-            self._sweeper.add(self, self._options.accept_after)
+        self._sweeper.add(self, self._options.accept_after or self._options.check_interval)
 
     def _allow_messages_of(self, size: int) -> None:
         """Increase ``max_message_size`` to so many bytes, before the ``101``."""
@@ -262,6 +264,8 @@ class WebSocket(Connection):
     def _check(self) -> float | None:
         if self._endpoint.state is not _PENDING:
             return super()._check()
+        if self._options.accept_after is None:
+            return self._options.check_interval  # stays in the sweeper, for a fork
         spawn(self._accept_late)
         return None
 

@@ -69,6 +69,19 @@ def test_connections_share_one_epoll_set(serve):
             assert {ws._raw.fileno() for ws in server.websockets} <= set(range(2000))
 
 
+@compiled_on_linux
+def test_a_hub_without_connections_has_no_epoll_set(serve):
+    server = serve(echo)
+    before = epoll_descriptors()
+    for _ in range(3):
+        with server.client().open() as client:
+            client.send(frame(TEXT, "x"))
+            assert client.read_frame() == (TEXT, b"x")
+            assert epoll_descriptors() == before + 1
+        wait_until(lambda: not server.websockets)
+        assert epoll_descriptors() == before
+
+
 def test_a_connection_that_ends_another_during_one_look_disturbs_nobody(serve):
     opened = []
 

@@ -48,3 +48,86 @@ def test_a_child_process_takes_no_message_from_its_parent(loop):
         env={**os.environ, "GEVENT_LOOP": loop},
     )
     assert (done.stdout, done.stderr) == ("both went on\n", "")
+
+
+PENDING = """
+import os
+import gevent
+import geventws
+
+seen = []
+
+def application(environ, start_response):
+    ws = environ["wsgi.websocket"]
+    seen.append(ws)
+    gevent.sleep(0.5)
+    ws.send(str(os.getpid()))
+    return []
+
+for accept_after in (3.0, None):
+    server = geventws.WebSocketServer(
+        ("127.0.0.1", 0), application, log=None, accept_after=accept_after
+    )
+    server.start()
+    connecting = gevent.spawn(geventws.connect, f"ws://127.0.0.1:{server.server_port}/")
+    gevent.sleep(0.1)
+    child = gevent.os.fork()
+    if not child:
+        try:
+            seen[-1].accept()
+        except geventws.ConnectionClosed:
+            os._exit(7)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(gevent.os.waitpid(child, 0)[1]) == 7
+    ws = connecting.get(timeout=5)
+    assert list(ws) == [str(os.getpid())]
+    server.stop()
+print("only the parent has answered")
+"""
+
+CLOSED = """
+import os
+import gevent
+import geventws
+
+def application(environ, start_response):
+    for message in environ["wsgi.websocket"]:
+        environ["wsgi.websocket"].send(message)
+    return []
+
+server = geventws.WebSocketServer(("127.0.0.1", 0), application, log=None)
+server.start()
+ws = geventws.connect(f"ws://127.0.0.1:{server.server_port}/")
+ws.send("before")
+assert ws.receive() == "before"
+child = gevent.os.fork()
+if not child:
+    try:
+        ws.send("from the child")
+    except geventws.ConnectionClosed as problem:
+        os._exit(7 if ws.closed and not problem.by_peer else 1)
+    os._exit(2)
+assert os.waitstatus_to_exitcode(gevent.os.waitpid(child, 0)[1]) == 7
+ws.send("after")
+assert ws.receive(timeout=5) == "after"
+ws.close()
+print("closed in the child only")
+"""
+
+
+@pytest.mark.parametrize("loop", ["libev-cext", "libuv-cffi"])
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [(PENDING, "only the parent has answered"), (CLOSED, "closed in the child only")],
+    ids=["pending", "open"],
+)
+def test_a_child_process_has_no_websocket_of_its_parent(loop, program, said):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "GEVENT_LOOP": loop},
+    )
+    assert (done.stdout, done.stderr) == (f"{said}\n", "")
