@@ -6,9 +6,14 @@ READY  := $(VENV)/.ready
 # Tests of what surrounds the core, whichever it is: once is enough.
 ONCE   := test_browsers cli/test_cli cli/test_client test_deploy client/test_dialling test_docs server/test_gevents_own \
           server/test_http_handler test_prometheus test_sites server/test_smuggling
+# Tests wait more than they compute: three processes keep two cores busy.
+JOBS   ?= $(shell $(PYTHON) -c 'import os; print(min(8, (os.cpu_count() or 1) * 3 // 2))')
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+PURE   := $(or $(ARGS),tests $(ONCE:%=--ignore=tests/%.py))
+COVER  := --cov --cov-report= --cov-fail-under=0
 
 .DEFAULT_GOAL := help
-.PHONY: help chat votes test lint compliance refcounts fuzz sanitize bounds fairness soak bench fanout docs screenshots dist clean
+.PHONY: help chat votes test coverage lint compliance refcounts fuzz sanitize bounds fairness soak bench fanout docs screenshots dist clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -25,12 +30,21 @@ chat: $(READY)  ## serve the Bottle chat on port 8080 (PORT=… for another)
 votes: $(READY)  ## serve the Flask votes on port 8080 (PORT=… for another)
 	cd examples/flask_votes && exec ../../$(BIN)/python votes.py
 
-test: $(READY)  ## run the tests, with the compiled core and with the plain one
-	$(BIN)/python -m pytest $(ARGS)
-	GEVENTWS_PURE_PYTHON=1 $(BIN)/python -m pytest $(or $(ARGS),tests $(ONCE:%=--ignore=tests/%.py))
+test: $(READY)  ## run the tests, with each core (ARGS=… for pytest, JOBS=… processes)
+	$(PYTEST) $(ARGS)
+	GEVENTWS_PURE_PYTHON=1 $(PYTEST) $(PURE)
 
-lint: $(READY)  ## check style and types
+coverage: $(READY)  ## the same, and check which lines and branches have run
+	rm -rf build/coverage
+	COVERAGE_FILE=build/coverage/compiled $(PYTEST) $(COVER) $(ARGS)
+	GEVENTWS_PURE_PYTHON=1 COVERAGE_FILE=build/coverage/python $(PYTEST) $(COVER) $(PURE)
+	$(BIN)/coverage combine --keep --quiet build/coverage/compiled build/coverage/python
+	$(BIN)/coverage report --skip-covered
+	$(BIN)/coverage report --include='geventws/protocol/*' --fail-under=100
+
+lint: $(READY)  ## check style, format and types
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 
 compliance: $(READY)  ## run the Autobahn|Testsuite (needs Python 2.7)
@@ -63,18 +77,20 @@ bench: $(READY)  ## compare with other libraries, see benchmarks/README.md (5 mi
 fanout: $(READY)  ## measure a broadcast over several workers, with Redis (2 minutes)
 	$(BIN)/python benchmarks/broadcast.py $(ARGS)
 
-docs: $(READY)  ## build the documentation in build/docs
+docs: $(READY)  ## build the documentation in build/docs; a dead link is an error
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	$(BIN)/python -m tests.checks.links
 
 screenshots: $(READY)  ## take the documentation's pictures of the examples anew (Chromium)
 	$(BIN)/python -m docs.screenshots
 
-dist: $(READY)  ## build the sdist and a wheel from what is committed
+dist: $(READY)  ## build and check the sdist and a wheel of what is committed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[release]'
-	rm -rf dist build
+	rm -rf dist build/tree
 	git archive --format=tar --prefix=tree/ HEAD | tar -x -C $$(mkdir -p build && echo build)
 	$(BIN)/python -m build --outdir dist build/tree
+	$(BIN)/twine check --strict dist/*
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache compliance/lab \
