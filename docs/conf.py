@@ -1,20 +1,19 @@
-"""Sphinx reads this; `make docs` runs it, and a warning is an error."""
+"""The configuration of Sphinx. `make docs` runs it; a warning is an error."""
 
 import os
 
-os.environ["GEVENTWS_PURE_PYTHON"] = "1"  # where the docstrings are
+os.environ["GEVENTWS_PURE_PYTHON"] = "1"  # the Python twins have the docstrings
 
 import geventws
 
 project = "geventws"
 author = "The geventws developers"
-copyright = "The geventws developers"  # noqa: A001 - Sphinx's name for it
+copyright = "The geventws developers"  # noqa: A001 - the name is Sphinx's
 release = version = geventws.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.intersphinx"]
 intersphinx_mapping = {}
 myst_heading_anchors = 3
-suppress_warnings = ["myst.xref_missing"]  # links that GitHub follows into the repository
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -7,7 +7,7 @@ requests do not have, and calls its view through :func:`run_view`. This is all t
     @view_config(route_name="echo")
     def echo(request):
         ws = request.environ["wsgi.websocket"]
-        response = run_view(ws, lambda: converse(ws), lambda: request.response.headerlist)
+        response = run_view(ws, lambda: converse(ws), lambda: cookies_of(request.response))
         return request.response if response is None else response
 """
 

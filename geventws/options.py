@@ -6,7 +6,6 @@ import dataclasses
 import ipaddress
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from .protocol.headers import is_token
 from .protocol.permessage_deflate import Deflate
@@ -172,9 +171,3 @@ class Options:
     def check_interval(self) -> float:
         """How often a connection is looked after, at least."""
         return min(self.ping_interval or 60.0, self.message_timeout or 60.0, 60.0)
-
-    @classmethod
-    def take_from(cls, keywords: dict[str, Any]) -> dict[str, Any]:
-        """Remove the options from ``keywords`` and return them."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        return {name: keywords.pop(name) for name in names & keywords.keys()}

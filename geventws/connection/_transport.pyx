@@ -134,7 +134,7 @@ cdef class HubBuffers:
 
 
 cdef class LargeText:
-    """Lends the UTF-8 of a string, so that what the kernel did not take need not be copied."""
+    """The UTF-8 of a string as a buffer, so that unsent output need not be copied."""
 
     cdef object owner
     cdef const uint8_t* data
@@ -145,7 +145,7 @@ cdef class LargeText:
 
 
 cdef class Counters:
-    """What has passed through the connections that share this; see the twin."""
+    """Messages and bytes of the connections that share this object; see the twin."""
 
     cdef public uint64_t messages_received
     cdef public uint64_t messages_sent
@@ -240,11 +240,11 @@ cdef class Transport(Watched):
         return 0
 
     cdef bint has_socket(self) noexcept:
-        """Whether the descriptor is still the socket's: who closes the socket may not tell us."""
+        """Whether the socket still has the descriptor: other code may have closed it."""
         return descriptor_of(<PyObject*>self._raw) == self.fd
 
     cdef void prefetch(self) noexcept:
-        """Have in the cache what the next dispatch needs."""
+        """Fetch into the cache what the next dispatch needs."""
         fetch_line(<void*>self._endpoint)
         fetch_line(<char*><void*>self._endpoint + 64)
         fetch_line(<void*>self._raw)
@@ -277,7 +277,7 @@ cdef class Transport(Watched):
         return self.wait() if message is None else message
 
     cdef object message_at_hand(self):
-        """What need not be waited for."""
+        """A message for which no wait is necessary, else None."""
         cdef FrameReader endpoint
         cdef HubBuffers buffers
         cdef object message
@@ -387,7 +387,7 @@ cdef class Transport(Watched):
             payload = <const uint8_t*>PyUnicode_AsUTF8AndSize(data, &size)
             if payload == NULL:
                 PyErr_Clear()
-                encode_text(data)  # says what is wrong
+                encode_text(data)  # explains the error
                 raise MemoryError
         else:
             if binary is None and type(data) is bytes:
@@ -425,7 +425,7 @@ cdef class Transport(Watched):
     cdef int transmit_payload(
         self, int first, const uint8_t* payload, Py_ssize_t size, object data
     ) except -1:
-        """Write an unmasked frame now, or gather it with the others of this dispatch."""
+        """Write an unmasked frame now, or cork it with the other frames of this dispatch."""
         cdef HubBuffers buffers = self.buffers
         cdef FrameReader endpoint = self._endpoint
         cdef uint8_t small[ON_STACK]
@@ -454,7 +454,7 @@ cdef class Transport(Watched):
         return self.write_parts(parts, data)
 
     cdef int write_parts(self, iovec* parts, object data) except -1:
-        """Write a head and a payload that lies in ``data``, which is a str or bytes."""
+        """Write a header and a payload inside ``data``, which is a str or bytes."""
         cdef Py_ssize_t head = parts[0].iov_len, size = parts[1].iov_len, sent = 0
         cdef const uint8_t* payload = <const uint8_t*>parts[1].iov_base
         cdef const char* first = <const char*>parts[0].iov_base
@@ -489,7 +489,7 @@ cdef class Transport(Watched):
         return 0
 
     def _transmit(self, bytes frame):
-        """Write a frame now, or gather it with the others of this dispatch."""
+        """Write a frame now, or cork it with the other frames of this dispatch."""
         cdef HubBuffers buffers = self.buffers
         cdef Py_ssize_t size = PyBytes_GET_SIZE(frame)
         if (
@@ -504,7 +504,7 @@ cdef class Transport(Watched):
             self._transmit_now(frame)
 
     def _transmit_now(self, bytes frames):
-        """Write frames without delay, behind what is corked."""
+        """Write frames without delay, after the corked ones."""
         if self.buffers.dispatched is self and self.buffers.cork_size:
             self.flush_cork()
         self.write(<const uint8_t*>PyBytes_AS_STRING(frames), PyBytes_GET_SIZE(frames))
@@ -516,9 +516,9 @@ cdef class Transport(Watched):
         return self.write(buffers.cork, size)
 
     cdef int write(self, const uint8_t* data, Py_ssize_t size) except -1:
-        """Write behind what is waiting; what the kernel does not take waits.
+        """Write after the output that waits; the rest waits for room in the kernel.
 
-        The loss of the connection does not raise: it shows in the endpoint's state.
+        The loss of the connection raises nothing: the state of the endpoint shows it.
         """
         cdef Py_ssize_t sent
         if self._endpoint.state is CLOSED:
@@ -537,7 +537,7 @@ cdef class Transport(Watched):
         return 0
 
     cdef int write_shared(self, bytes frame) except -1:
-        """The same for a frame that many connections have in common: what waits is not copied."""
+        """The same for a frame of many connections: its rest is not copied."""
         cdef Py_ssize_t sent, size = PyBytes_GET_SIZE(frame)
         if self._endpoint.state is CLOSED:
             return 0
@@ -555,7 +555,7 @@ cdef class Transport(Watched):
         return 0
 
     cdef Py_ssize_t send_now(self, const uint8_t* data, Py_ssize_t size) except -1:
-        """How much the kernel has taken; all of it, too, when nobody is left to take it."""
+        """How many bytes the kernel has taken; all of them if the connection is lost."""
         cdef iovec part
         cdef Py_ssize_t sent
         part.iov_base = <void*>data
@@ -570,7 +570,7 @@ cdef class Transport(Watched):
         return size
 
     def _write(self, bytes data):
-        """Write to a Python socket, when nothing is waiting: TLS, or a system without send(2)."""
+        """Write to a Python socket while no output waits: TLS, or a system without send(2)."""
         if self._is_tls and len(data) > MAX_RECORD:
             self._queue_output(data)
             return
@@ -600,18 +600,18 @@ cdef class Transport(Watched):
         return 0
 
     cdef int read(self) except -1:
-        """Read once, and dispatch what has come."""
+        """Read once, and dispatch the input."""
         cdef HubBuffers buffers = self.buffers
         cdef FrameReader endpoint = self._endpoint
         cdef uint8_t* buffer = buffers.buffer
         cdef Py_ssize_t size, room
         if self._resuming:
-            return 0  # older input goes first; it is next in the loop
+            return 0  # older input is parsed first; the loop comes to it next
         if self.fd >= 0 and not self.has_socket():
             self._transport_ended(END_BY_ERROR)
             return 0
         if self.fd >= 0 and endpoint.left >= BUFFER_SIZE and endpoint.at == endpoint.end:
-            # Straight to where it belongs, to be unmasked in place.
+            # Straight into the message, to be unmasked in place.
             room = min(endpoint.left, LARGE_READ, max(endpoint.used, BUFFER_SIZE))
             endpoint.make_room(room, endpoint.used)
             buffer = endpoint.data + endpoint.used
@@ -655,11 +655,11 @@ cdef class Transport(Watched):
         except WOULD_BLOCK:
             return size or -2
         except OSError:
-            return size or -1  # what was read goes first; the next read reports it again
+            return size or -1  # the next read reports the error again
         return size
 
     def _dispatch(self):
-        """Hand the input to the greenlet that waits for it, else to the queue."""
+        """Pass the input to the greenlet that waits for it, else to the queue."""
         self.dispatch()
 
     cdef int dispatch(self) except -1:
@@ -669,7 +669,7 @@ cdef class Transport(Watched):
         if waiter is not None:
             message = endpoint.parse()
             if endpoint.has_news:
-                self._input_parsed()  # a Pong goes before what the view answers
+                self._input_parsed()  # a Pong is sent before the view answers
             if message is not None:
                 self._totals.messages_received += 1
                 self.ready = message
@@ -697,8 +697,8 @@ cdef class Transport(Watched):
 cdef class Messages:
     """Iterates over a connection.
 
-    The connection's own ``__next__`` would be looked up for each message, because that is what
-    CPython does for classes that are written in Python.
+    CPython would look up ``__next__`` of the connection for each message, because its class is
+    written in Python.
     """
 
     cdef Transport connection
@@ -760,7 +760,7 @@ def fan_out(connections, data):
 
 
 cdef int reraise() except -1:
-    """Go on with the exception that a call of C has left."""
+    """Raise the exception that a C call has set."""
     return -1
 
 

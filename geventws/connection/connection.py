@@ -22,7 +22,7 @@ from ..protocol.state import State
 from .counters import CLIENTS, Totals
 from .hub import hub_state
 from .keepalive import Keepalive, Progress
-from .lifecycle import TCP, TCP_AT_END, End
+from .lifecycle import TCP, End
 from .queues import ReceiveQueue, SendBuffer
 from .tcp import disable_nagle, has_hung_up, reset_at_close, unacknowledged
 from .threads import call_in_hub, get_ident, is_running
@@ -32,7 +32,16 @@ if TYPE_CHECKING:
     from ..options import Options
     from ..protocol.permessage_deflate import PerMessageDeflate
 
+# Looking up a member of an enum takes ten times as long as a global.
+_PENDING = State.PENDING
 _OPEN = State.OPEN
+_DRAINING = State.DRAINING
+_CLOSED = State.CLOSED
+_COMPLETE = End.COMPLETE
+_DROPPED = End.DROPPED
+_FAULT = End.FAULT
+_FORK = End.FORK
+_SHUTDOWN = TCP.SHUTDOWN
 _WRITE = 2
 #: Seconds between two looks whether a peer that is not read from has hung up.
 _HANGUP_INTERVAL = 1.0
@@ -48,7 +57,7 @@ def _ends_connection(method: Callable[[Connection], None]) -> Callable[[Connecti
         try:
             method(self)
         except BaseException:
-            self._end(End.FAULT)
+            self._end(_FAULT)
             raise
 
     return callback
@@ -193,12 +202,12 @@ class Connection(Transport):
 
     def _drop(self) -> None:
         """End the connection now, whatever its state. The server still closes the descriptor."""
-        if self._endpoint.state is State.PENDING:
+        if self._endpoint.state is _PENDING:
             self._sweeper.remove(self)
             self._endpoint.refuse()
             self._end_reported = True
         else:
-            self._end(End.DROPPED)
+            self._end(_DROPPED)
 
     def _drop_slow_consumer(self, fault: str) -> None:
         """Close with 1013, without waiting: the peer reads less than it is sent."""
@@ -265,7 +274,7 @@ class Connection(Transport):
         try:
             return self._endpoint.next_message()
         except BaseException:
-            self._end(End.FAULT)
+            self._end(_FAULT)
             raise
 
     def _parse_ahead(self, message: str | bytes | None = None) -> None:
@@ -301,14 +310,14 @@ class Connection(Transport):
         if endpoint.pong is not None:
             self._take_pong(endpoint.pong)
             endpoint.pong = None
-        if endpoint.state is State.DRAINING:
+        if endpoint.state is _DRAINING:
             self._drain_output()
 
     # ------------------------------------------------------- pausing and resuming
 
     def _pause_reading(self) -> None:
         """The queue is full: leave further input in the kernel, and then with the peer."""
-        if self._paused or self._endpoint.state is State.CLOSED:
+        if self._paused or self._endpoint.state is _CLOSED:
             return
         self._paused = True
         self._stop_reading()
@@ -322,7 +331,7 @@ class Connection(Transport):
         self._parse_ahead()
         if self._endpoint.has_news:
             self._input_parsed()
-        if not self._paused and self._endpoint.state is not State.CLOSED:
+        if not self._paused and self._endpoint.state is not _CLOSED:
             self._stop_hangup_timer()
             self._start_reading()
             if self._is_tls:
@@ -347,7 +356,7 @@ class Connection(Transport):
     @_ends_connection
     def _resume(self) -> None:
         self._resuming = False
-        if self._endpoint.state is State.CLOSED or self._paused:
+        if self._endpoint.state is _CLOSED or self._paused:
             return
         if self._endpoint.has_input:
             self._dispatch()
@@ -358,7 +367,7 @@ class Connection(Transport):
 
     def _holds_decrypted_input(self) -> bool:
         """Whether TLS has input that makes no descriptor readable."""
-        is_closed = self._endpoint.state is State.CLOSED
+        is_closed = self._endpoint.state is _CLOSED
         return self._is_tls and not is_closed and bool(self._sock.pending())
 
     # ------------------------------------------------------------------ sending
@@ -392,7 +401,7 @@ class Connection(Transport):
         if not output.size:
             self._output = None
             output.watcher.stop()
-            if self._endpoint.state is State.DRAINING:
+            if self._endpoint.state is _DRAINING:
                 self._finish_output()
 
     def _wait_for_room(self) -> None:
@@ -504,7 +513,7 @@ class Connection(Transport):
 
     def _check_closing(self) -> float | None:
         """The time limit of ``close()``, for a connection that is closing by itself."""
-        if self._endpoint.state is State.CLOSED:
+        if self._endpoint.state is _CLOSED:
             return None
         left = self._options.close_timeout - self._stalled_for()
         if left > 0:
@@ -543,6 +552,7 @@ class Connection(Transport):
 
         :param code: 1000 to 1014 as far as they may be sent, or 3000 to 4999.
         :param reason: at most 123 bytes of UTF-8.
+        :raises TypeError: for a code that is not an ``int``, or a reason that is not a ``str``.
         :raises ValueError: for another code, a longer reason, or one with a lone surrogate.
         """
         if get_ident() != self._thread:
@@ -551,7 +561,7 @@ class Connection(Transport):
             else:
                 self._drop()
             return
-        if self._endpoint.state is State.PENDING:
+        if self._endpoint.state is _PENDING:
             self._open()
         self._start_close(code, reason)
         try:
@@ -564,7 +574,7 @@ class Connection(Transport):
         timeout = self._options.close_timeout
         if self._done is None:
             self._done = Event()
-        while self._endpoint.state is not State.CLOSED:
+        while self._endpoint.state is not _CLOSED:
             left = timeout - self._stalled_for()
             if left <= 0:
                 self._drop_unanswered()
@@ -577,7 +587,7 @@ class Connection(Transport):
             self._continue_reading()
         if self._output is None:
             self._finish_output()
-        if self._endpoint.state is not State.CLOSED:
+        if self._endpoint.state is not _CLOSED:
             self._watch_progress()
         self._wake()
 
@@ -589,7 +599,7 @@ class Connection(Transport):
         if self._is_tls:
             self._send_close_notify()
         if endpoint.close_received:
-            self._end(End.COMPLETE)
+            self._end(_COMPLETE)
             return
         # The peer may still be sending. A close() now would answer it with a RST, which could
         # overtake our Close frame. Read and discard until the peer stops.
@@ -625,7 +635,7 @@ class Connection(Transport):
                 f"did not read for {self._options.close_timeout:g} seconds while closing;"
                 f" {self._output.size} bytes were not delivered"
             )
-        self._end(End.DROPPED)
+        self._end(_DROPPED)
 
     def _drop_unresponsive(self, fault: str, reason: str) -> None:
         """Drop a peer that does not read or answer, and the output that the kernel holds."""
@@ -636,7 +646,7 @@ class Connection(Transport):
 
     def _abandon(self) -> None:
         """In a child process: the peer belongs to the parent; see ``Swept``."""
-        self._end(End.FORK)
+        self._end(_FORK)
 
     def _end(self, end: End) -> None:
         """Change to CLOSED: the only way there after the opening handshake.
@@ -645,9 +655,9 @@ class Connection(Transport):
         reuse. The state changes last: if a step raises, the next call repeats all of them.
         """
         endpoint = self._endpoint
-        if endpoint.state is State.CLOSED or endpoint.state is State.PENDING:
+        if endpoint.state is _CLOSED or endpoint.state is _PENDING:
             return
-        if end is End.FAULT:
+        if end is _FAULT:
             # Unparsed input may lie in the buffer that the connections of the hub share.
             endpoint._discard_input()
             endpoint.keep()
@@ -658,11 +668,11 @@ class Connection(Transport):
             if self._send_buffer is not None:
                 self._send_buffer.watcher.close()
         self._output = None
-        self._end_tcp(TCP_AT_END[end])
-        if end is not End.FORK:  # the greenlets of the parent must not run in a child
+        self._end_tcp(end.tcp)
+        if end is not _FORK:  # the greenlets of the parent must not run in a child
             self._wake_all()
         self._send_buffer = None
-        endpoint.end_transport(by_peer=end is not End.FORK)
+        endpoint.end_transport(by_peer=end is not _FORK)
 
     def _wake_all(self) -> None:
         """Wake the greenlets in ``send()``, ``close()`` and ``receive()``."""
@@ -674,12 +684,12 @@ class Connection(Transport):
 
     def _end_tcp(self, action: TCP) -> None:
         sock = self._sock
-        if action is TCP.DISOWNED:
-            sock._sock.detach()
-            return
-        if action is TCP.UNTOUCHED:
-            return
-        if action is TCP.RESET:
+        if action is not _SHUTDOWN:
+            if action is TCP.DISOWNED:
+                sock._sock.detach()
+                return
+            if action is TCP.UNTOUCHED:
+                return
             reset_at_close(sock)
         if not self._owns_socket:
             try:

@@ -9,36 +9,34 @@ from __future__ import annotations
 import enum
 
 
-class End(enum.Enum):
-    """Why TCP is given up."""
-
-    COMPLETE = "both Close frames have passed, and all output is with the kernel"
-    EOF = "the peer has shut down its side of TCP"
-    ERROR = "TCP has failed, or the client has closed after the server"
-    DROPPED = "the view has ended or was killed, or the peer has not answered a Close frame"
-    TIMEOUT = "the peer has neither read nor answered in time"
-    FAULT = "an unexpected exception was raised in the hub"
-    DESCRIPTOR = "other code has closed the descriptor"
-    FORK = "this is a child process: the peer belongs to the parent"
-
-
 class TCP(enum.Enum):
-    """What happens to the socket."""
+    """What happens to the socket at the end of a connection."""
 
-    SHUTDOWN = "output that the kernel has is still delivered"
-    RESET = "output that the kernel has is discarded"
-    UNTOUCHED = "the parent process goes on with it"
-    DISOWNED = "the descriptor may be another connection's already"
+    #: Output that the kernel has is still delivered.
+    SHUTDOWN = enum.auto()
+    #: Output that the kernel has is discarded.
+    RESET = enum.auto()
+    #: The parent process continues to use the socket.
+    UNTOUCHED = enum.auto()
+    #: The descriptor may belong to another connection already.
+    DISOWNED = enum.auto()
 
 
-#: What each reason does to TCP.
-TCP_AT_END = {
-    End.COMPLETE: TCP.SHUTDOWN,
-    End.EOF: TCP.SHUTDOWN,
-    End.ERROR: TCP.SHUTDOWN,
-    End.DROPPED: TCP.SHUTDOWN,
-    End.TIMEOUT: TCP.RESET,
-    End.FAULT: TCP.SHUTDOWN,
-    End.DESCRIPTOR: TCP.DISOWNED,
-    End.FORK: TCP.UNTOUCHED,
-}
+class End(enum.Enum):
+    """Why a connection ends, and what happens to its socket.
+
+    :ivar tcp: the action on the socket.
+    """
+
+    COMPLETE = TCP.SHUTDOWN, "both Close frames have passed, and all output is with the kernel"
+    EOF = TCP.SHUTDOWN, "the peer has shut down its side of TCP"
+    ERROR = TCP.SHUTDOWN, "TCP has failed"
+    DROPPED = TCP.SHUTDOWN, "the view has ended, or the peer has not answered a Close frame"
+    TIMEOUT = TCP.RESET, "the peer has neither read nor answered in time"
+    FAULT = TCP.SHUTDOWN, "an unexpected exception was raised in the hub"
+    DESCRIPTOR = TCP.DISOWNED, "other code has closed the descriptor"
+    FORK = TCP.UNTOUCHED, "this is a child process: the peer belongs to the parent"
+
+    def __init__(self, tcp: TCP, reason: str) -> None:
+        self.tcp = tcp
+        self.reason = reason

@@ -1,4 +1,4 @@
-"""What goes into the log, such that no peer can fill it or forge a line of it."""
+"""The log: no peer can fill it, or forge a line."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from time import monotonic
 
 logger = logging.getLogger("geventws")
 
-#: How many lines of one kind may follow each other at once, and how many a second on average.
+#: Lines of one kind that may follow each other at once, and lines a second on average.
 BURST = 10
 RATE = 1.0
 
 
 def printable(text: str, limit: int = 200) -> str:
-    """The text on one line and without control characters, cut to a length."""
+    """The text on one line, without control characters, truncated to a length."""
     cut = text if len(text) <= limit else f"{text[:limit]}..."
     return cut if cut.isprintable() else cut.encode("unicode_escape").decode("ascii")
 
 
 class Throttle:
-    """Passes so many lines of each kind on; the next one tells how many there were in between."""
+    """Limits the lines of each kind. The next line reports how many were dropped before it."""
 
     def __init__(
         self, burst: int = BURST, rate: float = RATE, target: logging.Logger = logger
@@ -28,7 +28,7 @@ class Throttle:
         self._target = target
         self._burst = burst
         self._rate = rate
-        # By kind: how many lines may pass, since when, and how many have not passed.
+        # By kind: how many lines may pass, at which time that was counted, how many were dropped.
         self._kinds: dict[str, tuple[float, float, int]] = {}
 
     def log(
@@ -39,10 +39,11 @@ class Throttle:
         extra: Mapping[str, object] | None = None,
         exc_info: bool | None = None,
     ) -> None:
-        """Log what a peer is to blame for; the message, without its arguments, is the kind.
+        """Log a line, unless there were too many of its kind. The message without its arguments
+        is the kind.
 
-        :param extra: attributes of the record, for logs that are more than text.
-        :param exc_info: whether the traceback of the exception that is handled belongs to it.
+        :param extra: attributes of the log record.
+        :param exc_info: whether to log the traceback of the handled exception.
         """
         if not self._target.isEnabledFor(level):
             return
@@ -58,9 +59,9 @@ class Throttle:
         self._target.log(level, message, *arguments, extra=extra, exc_info=exc_info)
 
     def reset(self) -> None:
-        """Forget what was logged."""
+        """Start to count again."""
         self._kinds.clear()
 
 
-#: The one for the faults of peers.
+#: For faults of peers.
 peers = Throttle()

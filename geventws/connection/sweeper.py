@@ -1,4 +1,7 @@
-"""One timer for all connections of a hub: a timer each would weigh 300 bytes, a greenlet 10 KiB."""
+"""One timer for the deadlines of all connections of a hub.
+
+A timer for each connection would take 300 bytes, a greenlet 10 KiB.
+"""
 
 from __future__ import annotations
 
@@ -17,28 +20,31 @@ if TYPE_CHECKING:
 
 #: The resolution, in seconds.
 TICK = 0.25
-#: When three quarters of so many connections have gone, their memory goes, too.
+#: From so many connections on, memory is released when three quarters of them have ended.
 MANY = 250
 
 
 class Swept(Protocol):
-    """What is looked after."""
+    """A connection with deadlines."""
 
-    #: The tick at which it is checked next; 0 if it is not.
+    #: The tick of its next check; 0 if there is none.
     _due: int
 
     def _check(self) -> float | None:
-        """Called in the hub; returns after how many seconds to call again, None for never."""
+        """Check the deadlines, in the hub.
+
+        Returns the seconds until the next check; ``None`` for no further check.
+        """
 
     def _abandon(self) -> None:
-        """Called in a child process, where the peer is the parent's."""
+        """Give the connection up, in a child process: the peer belongs to the parent."""
 
 
 class Sweeper:
-    """Calls each connection when its time has come, a few at a time.
+    """Checks each connection when its deadline is due.
 
-    The connections wait in buckets by the tick at which they are due, so that a tick costs in
-    proportion to what is due, not to what is there.
+    Connections are sorted into buckets by tick. The cost of a tick is proportional to the number
+    of connections that are due, not to the number of connections.
     """
 
     def __init__(self, hub: Hub) -> None:
@@ -47,21 +53,21 @@ class Sweeper:
         self._tick = 0
         self._buckets: dict[int, set[Swept]] = {}
         self._timer: Any = None
-        #: How many connections there are, and how many there were at most.
+        #: The number of connections, and the largest number since memory was released.
         self._count = 0
         self._peak = 0
         self._shrunk = False
-        #: What is called when the loop has looked at all descriptors.
+        #: Functions to call after the loop has polled all descriptors.
         self._turns: list[Callable[[], object]] = []
 
     def next_turn(self, function: Callable[[], object]) -> None:
-        """Call a function after the loop has looked at all descriptors once more.
+        """Call a function after the loop has polled all descriptors once more.
 
-        The loop's own callbacks, and so ``sleep(0)``, go on among themselves for five milliseconds
-        before it looks.
+        gevent runs callbacks of the loop, and so ``sleep(0)``, for up to five milliseconds before
+        it polls.
         """
         if not self._turns:
-            # Before the append: if this raises, the next call tries again.
+            # Before the append: if the timer cannot be started, the next call tries again.
             timer = self._loop.timer(0)
             timer.start(self._take_turns, timer)
         self._turns.append(function)
@@ -72,17 +78,17 @@ class Sweeper:
         for function in turns:
             try:
                 function()
-            except BaseException:  # noqa: BLE001 - the others must not suffer for it
+            except BaseException:  # noqa: BLE001 - the next function must still be called
                 self._hub.handle_error(function, *sys.exc_info())
 
     def let_others_run(self) -> None:
-        """Block until the loop has looked at all descriptors once more."""
+        """Block until the loop has polled all descriptors once more."""
         waiter: Any = Waiter(self._hub)
         self.next_turn(partial(waiter.switch, None))
         waiter.get()
 
     def add(self, connection: Swept, seconds: float) -> None:
-        """Check the connection in so many seconds, rounded up to whole ticks."""
+        """Check a connection after so many seconds, rounded up to whole ticks."""
         due = connection._due = self._tick + max(1, ceil(seconds / TICK))
         bucket = self._buckets.get(due)
         if bucket is None:
@@ -90,12 +96,12 @@ class Sweeper:
         bucket.add(connection)
         self._count += 1
         if self._timer is None:
-            # It does not keep the loop alive when nothing else does.
+            # The timer alone does not keep the loop running.
             self._timer = self._loop.timer(TICK, TICK, ref=False)
             self._timer.start(self._sweep)
 
     def remove(self, connection: Swept) -> None:
-        """Forget the connection."""
+        """Cancel the next check of a connection."""
         due, connection._due = connection._due, 0
         bucket = self._buckets.get(due) if due else None
         if bucket is not None and connection in bucket:
@@ -105,7 +111,7 @@ class Sweeper:
                 del self._buckets[due]
 
     def abandon(self) -> None:
-        """Forget all of them, in a child process."""
+        """Give up all connections, in a child process."""
         for connection in set[Swept]().union(*self._buckets.values()):
             connection._abandon()
         self._buckets.clear()
@@ -121,13 +127,13 @@ class Sweeper:
             connection._due = 0
             try:
                 seconds = connection._check()
-            except Exception:  # noqa: BLE001 - a fault of ours; the others must not suffer for it
+            except Exception:  # noqa: BLE001 - the next connection must still be checked
                 self._hub.handle_error(connection, *sys.exc_info())
                 continue
             if seconds is not None:
                 self.add(connection, seconds)
         if self._shrunk:
-            # By now the greenlets of those that have gone have ended, too.
+            # By now the greenlets of the ended connections have ended, too.
             self._shrunk = False
             release_memory()
         elif self._peak >= MANY and self._count <= self._peak // 4:

@@ -16,7 +16,7 @@ _INT = struct.Struct("i")
 
 def _by_ioctl() -> Callable[[Any], int]:
     from fcntl import ioctl  # noqa: PLC0415 - not on Windows
-    from termios import TIOCOUTQ  # noqa: PLC0415 - the same number as SIOCOUTQ, see tcp(7)
+    from termios import TIOCOUTQ  # noqa: PLC0415 - equal to SIOCOUTQ, see tcp(7)
 
     empty = bytes(_INT.size)
     unpack = _INT.unpack
@@ -29,9 +29,9 @@ def _by_ioctl() -> Callable[[Any], int]:
 
 
 def _by_option() -> Callable[[Any], int]:
-    from socket import SOL_SOCKET  # noqa: PLC0415 - beside the others
+    from socket import SOL_SOCKET  # noqa: PLC0415 - next to its option
 
-    so_nwrite = 0x1024  # macOS; the standard library has no name for it
+    so_nwrite = 0x1024  # macOS; the standard library does not define it
 
     def unacknowledged(sock: Any) -> int:
         held: int = sock.getsockopt(SOL_SOCKET, so_nwrite)
@@ -48,7 +48,7 @@ _ask = {"linux": _by_ioctl, "darwin": _by_option}.get(sys.platform, lambda: _unk
 
 
 def unacknowledged(sock: Any) -> int:
-    """The bytes that the kernel holds for the peer, sent or not; 0 where it does not tell."""
+    """The number of bytes in the kernel that the peer has not acknowledged; 0 if unknown."""
     try:
         return _ask(sock)
     except (OSError, ValueError):

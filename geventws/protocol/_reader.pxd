@@ -14,13 +14,13 @@ cdef class FrameReader:
     cdef readonly object extension
     cdef Py_ssize_t min_compressed
     cdef Py_ssize_t max_message_size
-    # Input: from `at` to `end`, inside of `owner`, or of the buffer of a hub if that is None.
+    # Input: from `at` to `end`, inside `owner`, or inside the buffer of a hub if that is None.
     cdef uint8_t* at
     cdef uint8_t* end
     cdef object owner
     cdef bint borrowed
-    # The message being assembled: an object with more capacity than it uses; a str as long as
-    # all is ASCII, else bytes.
+    # The incomplete message: an object with more capacity than it uses. A str as long as all of
+    # it is ASCII, else bytes.
     cdef PyObject* message
     cdef uint8_t* data
     cdef bint is_str
@@ -30,11 +30,11 @@ cdef class FrameReader:
     cdef bint compressed
     cdef object inflation
     cdef utf8_state text_state
-    # The frame whose header is parsed and whose payload is not all there.
+    # The frame whose header is parsed and whose payload is incomplete.
     cdef Py_ssize_t left
     cdef uint32_t mask
     cdef bint fin
-    # What has begun and is not complete, numbered: see unfinished().
+    # Numbers of the incomplete message and frame, see unfinished().
     cdef uint32_t number
     cdef uint32_t message_number
     cdef uint32_t rest_number

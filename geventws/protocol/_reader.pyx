@@ -45,7 +45,7 @@ cdef object CLOSING = State.CLOSING
 cdef object DRAINING = State.DRAINING
 cdef int MOST_STEPS = MAX_STEPS
 cdef Py_ssize_t NO_LIMIT = MOST
-cdef uint8_t NOT_LOOKED_AT[1]
+cdef uint8_t UNUSED_BYTE[1]
 
 cdef enum:
     TEXT = 1
@@ -153,13 +153,13 @@ cdef class FrameReader:
             PyBuffer_Release(&view)
 
     def borrow(self, bytearray buffer, Py_ssize_t size):
-        """Parse the first ``size`` bytes of a buffer in place, behind what was kept."""
+        """Parse the first ``size`` bytes of a buffer in place, after the kept input."""
         self.borrow_at(<uint8_t*><char*>buffer, size)
         if self.borrowed:
             self.owner = buffer
 
     def keep(self):
-        """Copy what is left of a borrowed buffer, so that the caller may use it again."""
+        """Copy the rest of a borrowed buffer, so that the caller may reuse the buffer."""
         self.keep_rest()
 
     cdef int add(self, const uint8_t* data, Py_ssize_t size) except -1:
@@ -205,7 +205,7 @@ cdef class FrameReader:
         return 0
 
     def unfinished(self):
-        """A number for the message or the frame that has begun and is not complete; else 0."""
+        """A number that identifies the incomplete message or frame; 0 if there is none."""
         if self.opcode:
             return self.message_number
         if self.at == self.end:
@@ -215,7 +215,7 @@ cdef class FrameReader:
         return self.rest_number
 
     cdef bint rests_at_start(self) noexcept:
-        """Whether what is kept of the input has been kept before, and nothing of it was taken."""
+        """Whether the kept input was kept before, and none of it has been parsed."""
         return (
             not self.borrowed and self.owner is not None
             and self.at == <uint8_t*>PyBytes_AS_STRING(self.owner)
@@ -224,8 +224,8 @@ cdef class FrameReader:
     def next_message(self):
         """Parse the input up to the end of the next message and return it.
 
-        ``None`` means that there is none yet, that the connection is no longer open (messages are
-        then skipped in search of the peer's Close frame), or that :attr:`interrupted` is set.
+        ``None`` means that no message is complete, that the connection is not open any more
+        (messages before the peer's Close frame are skipped), or that :attr:`interrupted` is set.
 
         After an exception, such as MemoryError, the state is DRAINING and the input is discarded:
         the next byte may be anywhere inside a frame.
@@ -276,7 +276,7 @@ cdef class FrameReader:
             if short_size > 125:
                 head += 2 if short_size == 126 else 8
             if head > available:
-                # The rest of the header is due, but what is there may be wrong already.
+                # The header is incomplete, but its first bytes may be invalid already.
                 self.check_header(first, short_size)
                 return None
             size = short_size
@@ -334,7 +334,7 @@ cdef class FrameReader:
         return None
 
     cdef void interrupt(self) noexcept:
-        """Note that there may be more to parse."""
+        """Set :attr:`interrupted` if input is left."""
         if self.at < self.end:
             self.interrupted = self.has_news = True
 
@@ -371,9 +371,9 @@ cdef class FrameReader:
         return True
 
     cdef object begin_frame(self, int first, uint8_t* payload, Py_ssize_t size):
-        """Take a frame off the fast path: control, fragment, or data that is not all there.
+        """Parse a frame outside of the fast path: control, fragment, or incomplete data.
 
-        Leaves ``at`` alone when more bytes are needed first.
+        Does not change ``at`` when more bytes are needed first.
         """
         cdef int opcode = first & 0x0F
         cdef Py_ssize_t most
@@ -413,10 +413,10 @@ cdef class FrameReader:
         return self.continue_frame()
 
     cdef int make_room(self, Py_ssize_t size, Py_ssize_t arrived) except -1:
-        """Have room for ``size`` bytes more.
+        """Reserve room for ``size`` more bytes.
 
-        Reserves up to eight times as much as has arrived. What the header of the frame claims is an
-        upper bound only.
+        Reserves up to eight times the size that has arrived. The size in the frame's header is only
+        an upper bound.
         """
         cdef Py_ssize_t capacity = self.used + size
         if capacity <= self.capacity:
@@ -437,13 +437,13 @@ cdef class FrameReader:
             else:
                 _PyBytes_Resize(&self.message, capacity)
         except BaseException:
-            # The latter has freed the object.
+            # _PyBytes_Resize() has freed the object.
             self.drop_message()
             raise
         return 0
 
     cdef int become_bytes(self) except -1:
-        """Go on with a text that is not ASCII."""
+        """Continue a text that is not ASCII."""
         cdef PyObject* message = new_message(False, self.capacity)
         cdef uint8_t* data = data_of(message, False)
         memcpy(data, self.data, self.used)
@@ -454,7 +454,7 @@ cdef class FrameReader:
         return 0
 
     cdef object continue_frame(self):
-        """Add what is there of the current frame's payload to the message."""
+        """Add the available part of the current frame's payload to the message."""
         cdef Py_ssize_t size
         cdef uint8_t* out
         cdef bint ascii
@@ -485,11 +485,11 @@ cdef class FrameReader:
         return self.take_message()
 
     cdef object take_message(self):
-        """The message is complete: hand it over and be ready for the next."""
+        """Return the complete message, and get ready for the next one."""
         cdef bint is_text = self.opcode == TEXT
         cdef object message
         if self.state is not OPEN:
-            # After our own Close frame messages are discarded: they are not inflated any more.
+            # After our Close frame, messages are discarded and need not be decompressed.
             self.opcode = 0
             self.drop_message()
             return None
@@ -510,7 +510,7 @@ cdef class FrameReader:
         return message
 
     cdef object inflate(self, payload):
-        """Inflate the first piece of a message."""
+        """Decompress the first piece of a message."""
         cdef object begun
         try:
             begun = self.extension.inflate(payload, self.max_message_size)
@@ -524,7 +524,7 @@ cdef class FrameReader:
         return None
 
     cdef object continue_inflating(self):
-        """Inflate the next piece of a message, unless the connection is no longer open."""
+        """Decompress the next piece of a message, while the connection is open."""
         cdef object message
         self.left = 0
         self.at += 1
@@ -544,15 +544,15 @@ cdef class FrameReader:
         return self.take_inflated(message)
 
     cdef void wait_for_inflation(self) noexcept:
-        """Be called again: the frame lacks a byte, which is not looked at."""
+        """Ask for another call: the frame lacks one byte, which is not used."""
         self.left = 1
         if self.at < self.end:
             self.at -= 1
         else:
             self.owner = None
             self.borrowed = False
-            self.at = NOT_LOOKED_AT
-            self.end = NOT_LOOKED_AT + 1
+            self.at = UNUSED_BYTE
+            self.end = UNUSED_BYTE + 1
         self.interrupt()
 
     cdef object take_inflated(self, message):
@@ -565,25 +565,25 @@ cdef class FrameReader:
         return None
 
     def encode_message(self, int opcode, payload, bint compress=True):
-        """A message of ours in one frame, compressed if that was agreed on and is worth it."""
+        """Encode a message as one frame, compressed if that was agreed and makes it shorter."""
         compressed = self.compress(payload, len(payload)) if compress else None
         if compressed is None:
             return self.encode(opcode, payload)
         return self.encode(RSV1 | opcode, compressed)
 
     cdef object compress(self, payload, Py_ssize_t size):
-        """The payload, bytes-like or ``str``, compressed; None if it is better sent as it is."""
+        """The compressed payload, bytes-like or ``str``; None if it should not be compressed."""
         if self.extension is None or size < self.min_compressed:
             return None
         return self.extension.compress(payload.encode() if type(payload) is str else payload)
 
     def encode(self, int opcode, payload, bint fin=True):
-        """A frame of ours; a client masks it with four fresh random bytes (section 5.3)."""
+        """Encode a frame. A client masks it with four new random bytes (section 5.3)."""
         return encode_frame(opcode, payload, os.urandom(4) if self.is_client else None, fin)
 
 
 cdef PyObject* new_message(bint is_str, Py_ssize_t capacity) except NULL:
-    """A str or bytes object of our own: one reference, so that it may be resized."""
+    """A new str or bytes object with one reference, so that it can be resized."""
     message = PyUnicode_New(capacity, 127) if is_str else PyBytes_FromStringAndSize(NULL, capacity)
     Py_INCREF(message)
     return <PyObject*>message

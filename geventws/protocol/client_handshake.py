@@ -15,7 +15,7 @@ from .permessage_deflate import Agreement, Deflate, accept_answer, offer
 from .server_handshake import VERSION, accept_key
 from .urls import Target
 
-#: The headers of the request that are the handshake's own.
+#: Headers of the request that belong to the handshake.
 _RESERVED = {
     "connection",
     "content-length",
@@ -51,7 +51,7 @@ def new_key() -> str:
 
 
 def pairs(headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> Headers:
-    """Headers that were given as a mapping or as pairs, as pairs.
+    """Convert headers, a mapping or pairs, to pairs.
 
     :raises ValueError: for a header that cannot be sent.
     """
@@ -118,12 +118,12 @@ def encode_head(first: str, fields: Iterable[tuple[str, str]]) -> bytes:
 def parse_response(head: bytes) -> Response:
     """The head of a response, without the empty line that ends it.
 
-    :raises HandshakeError: when it is no HTTP.
+    :raises HandshakeError: when it is not a response of HTTP/1.1.
     """
     first, *lines = head.decode("latin-1").split("\r\n")
     version, _, status = first.partition(" ")
     if not version.startswith("HTTP/1.") or not _STATUS.fullmatch(status):
-        raise HandshakeError("", f"what came is no answer in HTTP/1.1: {first[:80]!r}")
+        raise HandshakeError("", f"the response is not HTTP/1.1: {first[:80]!r}")
     headers = []
     for line in lines:
         name, colon, value = line.partition(":")
@@ -136,9 +136,9 @@ def parse_response(head: bytes) -> Response:
 def check_response(
     response: Response, key: str, subprotocols: Sequence[str], compression: Deflate | None
 ) -> tuple[str | None, Agreement | None]:
-    """See that a ``101`` is the answer to our request.
+    """Check that a ``101`` answers our request.
 
-    Returns the subprotocol and what is agreed on about compression.
+    Returns the subprotocol and the agreed parameters of permessage-deflate.
 
     :raises HandshakeError: when "the client MUST _Fail the WebSocket Connection_".
     """

@@ -1,8 +1,7 @@
-"""Compressing and inflating messages, RFC 7692 section 7.2; no I/O.
+"""Compress and decompress messages, RFC 7692 section 7.2; no I/O.
 
-Where no context is taken over from message to message, no connection keeps anything: the
-compressors serve all of the process, and a message is inflated by a fresh decompressor, so that a
-peer cannot refer back to what somebody else has sent.
+Without context takeover, a connection keeps no memory. All connections share the compressors. Each
+message has a new decompressor, so that no peer can refer to data of another peer.
 """
 
 from __future__ import annotations
@@ -18,34 +17,34 @@ isal_zlib: Any = None
 try:
     from isal import isal_zlib
 except ImportError:
-    pass  # it is an extra
+    pass  # optional: the extra "speedups"
 
 Payload = bytes | bytearray | memoryview
 
-#: What every compressed message ends with, and leaves out (section 7.2.1).
+#: The end of every compressed message, which is not sent (section 7.2.1).
 _TAIL = b"\x00\x00\xff\xff"
-#: An empty final block: whoever gets to its end has seen a whole message.
+#: The same and an empty final block: a decompressor that reaches its end has a whole message.
 _END = _TAIL + b"\x03\x00"
-#: No sender needs more than one final block a message; each costs us a decompressor.
+#: A sender needs one final block a message. Each takes a decompressor here.
 _MAX_FINAL_BLOCKS = 8
-#: How much of a message is inflated at a time: at most half a millisecond's work.
+#: Bytes of a message that are decompressed at once: at most half a millisecond of work.
 _PIECE = 128 << 10
-#: How much of a compressed message is given to zlib at a time.
+#: Bytes of compressed data that are passed to zlib at once.
 _FEED = 64 << 10
-#: As far as a message may refer back.
+#: The largest window in bytes.
 _WINDOW = 1 << 15
-#: Up to this level ISA-L is used; who asks for a higher one wants zlib's ratio.
+#: Up to this level, ISA-L is used. Higher levels ask for the ratio of zlib.
 _MAX_FAST_LEVEL = 3
-#: Below, fixed Huffman codes cost a third of the time and give four fifths of the ratio.
+#: Below this size, fixed Huffman codes take a third of the time for four fifths of the ratio.
 _SHORT = 4 << 10
 
 
 class Compressor:
-    """Compresses each message by itself, for any number of connections.
+    """Compresses messages independently, for any number of connections.
 
-    :param level: 1 (fast) to 9 (small).
-    :param window_bits: how far back a message may refer, 8 to 15.
-    :param memory_level: of zlib, 1 to 9.
+    :param level: from 1 (fast) to 9 (small).
+    :param window_bits: the window in bytes as a power of two, from 8 to 15.
+    :param memory_level: zlib's ``memLevel``, from 1 to 9.
     """
 
     def __init__(self, level: int, window_bits: int, memory_level: int) -> None:
@@ -60,12 +59,12 @@ class Compressor:
             self._short = _Pool(partial(new, 0, zlib.DEFLATED, -15, 8, zlib.Z_FIXED))
 
     def compress(self, payload: Payload) -> bytes | None:
-        """The compressed payload, or None if that would not be shorter."""
+        """The compressed payload; ``None`` if it would not be shorter."""
         return (self._short if len(payload) < _SHORT else self._long).compress(payload)
 
 
 class _Pool:
-    """Compressors of one kind: as many as there are threads that compress at the same time."""
+    """Compressors with the same parameters: one for each thread that compresses at a time."""
 
     def __init__(self, new: Callable[[], Any]) -> None:
         self._new = new
@@ -76,25 +75,25 @@ class _Pool:
             compressor = self._idle.pop()
         except IndexError:
             compressor = self._new()
-        # A full flush makes the next message independent of this one.
+        # After a full flush, the next message does not refer to this one.
         data: bytes = compressor.compress(payload) + compressor.flush(zlib.Z_FULL_FLUSH)
         self._idle.append(compressor)
         return data[:-4] if len(data) - 4 < len(payload) else None
 
 
 class ContextCompressor:
-    """Compresses the messages of one connection, each with the help of those before it."""
+    """Compresses the messages of one connection; each may refer to earlier messages."""
 
     def __init__(self, level: int, window_bits: int, memory_level: int) -> None:
         self._parameters = level, window_bits, memory_level
         self._compressor: Any = None
 
     def compress(self, payload: Payload) -> bytes | None:
-        """The compressed payload, or None if that would not be shorter."""
+        """The compressed payload; ``None`` if it would not be shorter."""
         compressor = self._compressor or _zlib_compressor(*self._parameters)
         data: bytes = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
         if len(data) - 4 >= len(payload):
-            # The peer will not see it compressed, so that nothing may refer to it.
+            # The message is sent uncompressed, so no later message may refer to it.
             self._compressor = None
             return None
         self._compressor = compressor
@@ -102,15 +101,16 @@ class ContextCompressor:
 
 
 def _zlib_compressor(level: int, window_bits: int, memory_level: int) -> Any:
-    # zlib has no raw stream with 8 bits. With 9 it refers back 250 bytes at most, and 8 allow 256.
+    # zlib has no raw stream with 8 bits. With 9 bits it refers back by at most 250 bytes; 8 bits
+    # allow 256.
     return zlib.compressobj(level, zlib.DEFLATED, -max(window_bits, 9), memory_level)
 
 
 class Inflation:
-    """A long message that is being inflated, a piece at a time; begun by :func:`inflate`.
+    """A long message that is decompressed piece by piece; made by :func:`inflate`.
 
-    Inflating a megabyte takes four milliseconds where a kilobyte stands for it, and as long nobody
-    else would be served.
+    A kilobyte may expand to a megabyte. That takes four milliseconds, in which no other connection
+    would be served.
     """
 
     __slots__ = (
@@ -143,10 +143,10 @@ class Inflation:
         self._blocks = 0
 
     def advance(self) -> bytes | None:
-        """Inflate the next piece; returns the whole message after the last one, else ``None``.
+        """Decompress the next piece; return the message after the last piece, else ``None``.
 
-        :raises MessageTooBig: as soon as more than ``max_size`` bytes come out.
-        :raises InvalidPayload: for what is no whole DEFLATE stream. RFC 7692 names no code; 1007
+        :raises MessageTooBig: when the message has more than ``max_size`` bytes.
+        :raises InvalidPayload: when the data is not a DEFLATE stream. RFC 7692 names no code; 1007
             is for "data within a message that was not consistent with the type of the message"
             (RFC 6455 section 7.4.1).
         """
@@ -155,7 +155,7 @@ class Inflation:
             raise MessageTooBig(f"a message of more than {self._max_size} bytes when inflated")
         rest = decompressor.unused_data if decompressor.eof else decompressor.unconsumed_tail
         if not rest:
-            # zlib copies what it leaves of its input, so it gets no more than it may need.
+            # zlib copies the rest of its input, so it gets only a part.
             rest, self._input = self._input[:_FEED], self._input[_FEED:]
         if rest and decompressor.eof:
             decompressor = self._begin_block()
@@ -168,7 +168,7 @@ class Inflation:
         return None
 
     def _begin_block(self) -> Any:
-        """Go on behind a final block in the message (section 7.2.3.4): zlib's stream ends there."""
+        """Continue after a final block (section 7.2.3.4), which ends zlib's stream."""
         self._blocks += 1
         if self._blocks > _MAX_FINAL_BLOCKS:
             raise InvalidPayload("a compressed message of too many parts")
@@ -187,12 +187,12 @@ class Inflation:
 def inflate(
     decompressor: Any, payload: bytes, max_size: int, keep: Callable[[Any], None] | None = None
 ) -> bytes | Inflation:
-    """The message, or what is to be advanced until it is there.
+    """Decompress a message; return it, or an :class:`Inflation` to advance until it is complete.
 
-    :param payload: what is to be inflated, with the end that messages leave out.
-    :param max_size: of the message, in bytes.
-    :param keep: called at the end with the decompressor, for the messages that refer to this one;
-        without it the message must be a whole stream.
+    :param payload: compressed data, with the end that is not sent.
+    :param max_size: the largest message in bytes.
+    :param keep: called at the end with the decompressor, for messages that refer to this one.
+        Without it, the message must be a whole DEFLATE stream.
     """
     most = _PIECE if max_size >= _PIECE else max_size + 1
     is_short = len(payload) <= _FEED
@@ -200,7 +200,7 @@ def inflate(
     piece = _decompress(decompressor, payload if is_short else payload[:_FEED], most)
     is_whole = is_short and decompressor.eof and len(piece) < most
     if keep is None and is_whole and not decompressor.unused_data:
-        return piece  # what most messages are
+        return piece  # most messages are short
     return Inflation(decompressor, rest, piece, most, max_size, keep)
 
 
@@ -213,14 +213,14 @@ def _decompress(decompressor: Any, payload: bytes | memoryview, most: int) -> by
 
 
 class _Decompressor:
-    """What inflates messages of either kind."""
+    """The base class of the decompressors."""
 
     def inflate(self, payload: bytes, max_size: int) -> bytes | Inflation:
         """See :func:`inflate`."""
         raise NotImplementedError
 
     def decompress(self, payload: bytes, max_size: int) -> bytes:
-        """The message in one go; raises as :meth:`Inflation.advance` does."""
+        """Decompress a message at once; raises as :meth:`Inflation.advance` does."""
         begun = self.inflate(payload, max_size)
         if isinstance(begun, bytes):
             return begun
@@ -230,16 +230,16 @@ class _Decompressor:
 
 
 class Decompressor(_Decompressor):
-    """Inflates messages that do not refer to each other."""
+    """Decompresses independent messages."""
 
     def inflate(self, payload: bytes, max_size: int) -> bytes | Inflation:
         return inflate(zlib.decompressobj(-15), payload + _END, max_size)
 
 
 class ContextDecompressor(_Decompressor):
-    """Inflates the messages of one connection, which may refer to those before them.
+    """Decompresses the messages of one connection; each may refer to earlier messages.
 
-    :param window_bits: how far back they may refer, 8 to 15.
+    :param window_bits: the window in bytes as a power of two, from 8 to 15.
     """
 
     def __init__(self, window_bits: int) -> None:

@@ -8,12 +8,12 @@ from ..exceptions import InvalidPayload, ProtocolError
 
 #: The longest payload of a control frame in bytes, RFC 6455 section 5.5.
 MAX_CONTROL_PAYLOAD = 125
-#: The longest reason of a Close frame in UTF-8 bytes: its code takes two of the 125.
+#: The longest reason of a Close frame in bytes of UTF-8: the code takes two of the 125.
 MAX_REASON = MAX_CONTROL_PAYLOAD - 2
 
 
 class Opcode(enum.IntEnum):
-    """What a frame carries, RFC 6455 section 5.2."""
+    """The type of a frame, RFC 6455 section 5.2."""
 
     CONTINUATION = 0x0
     TEXT = 0x1
@@ -24,7 +24,7 @@ class Opcode(enum.IntEnum):
 
 
 class CloseCode(enum.IntEnum):
-    """Why a connection ends: RFC 6455 section 7.4.1 and the IANA registry it founded."""
+    """Why a connection ends: RFC 6455 section 7.4.1 and the IANA registry."""
 
     NORMAL_CLOSURE = 1000
     GOING_AWAY = 1001
@@ -43,7 +43,7 @@ class CloseCode(enum.IntEnum):
     TLS_HANDSHAKE = 1015
 
 
-#: Codes that only an endpoint's own bookkeeping may name, never a frame (RFC 6455 section 7.4.1).
+#: Codes that must not be sent in a Close frame (RFC 6455 section 7.4.1).
 _LOCAL_CODES = {
     CloseCode.NO_STATUS_RECEIVED,
     CloseCode.ABNORMAL_CLOSURE,
@@ -55,8 +55,8 @@ _REGISTERED_CODES = frozenset(CloseCode) - _LOCAL_CODES
 def may_be_sent(code: int) -> bool:
     """Whether a Close frame may carry this code.
 
-    Registered codes below 3000 may; 3000 to 3999 belong to libraries and 4000 to 4999 to
-    applications (RFC 6455 section 7.4.2).
+    Registered codes below 3000 may be sent. Codes from 3000 to 3999 belong to libraries, codes
+    from 4000 to 4999 to applications (RFC 6455 section 7.4.2).
     """
     return code in _REGISTERED_CODES or 3000 <= code <= 4999
 
@@ -64,7 +64,7 @@ def may_be_sent(code: int) -> bool:
 def encode_text(text: str, name: str = "a text message") -> bytes:
     """Encode text in UTF-8.
 
-    :param name: of the text, for the error.
+    :param name: describes the text in the error message.
     :raises ValueError: if the text has a lone surrogate (U+D800 to U+DFFF), for instance from
         ``json.loads(r'"\\ud800"')``: UTF-8 has no encoding for it (RFC 3629 section 3).
     """
@@ -78,11 +78,16 @@ def encode_text(text: str, name: str = "a text message") -> bytes:
 
 
 def close_payload(code: int, reason: str = "") -> bytes:
-    """The body of a Close frame, RFC 6455 section 5.5.1.
+    """The payload of a Close frame, RFC 6455 section 5.5.1.
 
-    :raises ValueError: when the code must not be sent, the reason exceeds 123 bytes of UTF-8 or
+    :raises TypeError: when the code is not an integer, or the reason is not a ``str``.
+    :raises ValueError: when the code must not be sent, or the reason exceeds 123 bytes of UTF-8 or
         has a lone surrogate.
     """
+    if not isinstance(code, int) or isinstance(code, bool):
+        raise TypeError(f"a close code is an int, not {code!r}")
+    if not isinstance(reason, str):
+        raise TypeError(f"a close reason is a str, not {reason!r}")
     if not may_be_sent(code):
         raise ValueError(f"a Close frame cannot carry the code {code}")
     encoded = encode_text(reason, "a close reason")
@@ -92,9 +97,9 @@ def close_payload(code: int, reason: str = "") -> bytes:
 
 
 def parse_close(payload: bytes) -> tuple[int, str]:
-    """The code and the reason in the body of a Close frame; an empty body means 1005.
+    """The code and the reason in the payload of a Close frame; an empty payload means 1005.
 
-    :raises ProtocolError: when the body is one byte long, or its code must not be on the wire.
+    :raises ProtocolError: when the payload has one byte, or a code that must not be sent.
     :raises InvalidPayload: when the reason is not UTF-8.
     """
     if not payload:

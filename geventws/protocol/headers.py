@@ -1,4 +1,4 @@
-"""The grammar of header fields that the handshake needs, RFC 9110 section 5.6."""
+"""The grammar of header fields, as far as the handshake needs it (RFC 9110 section 5.6)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 _CHARACTERS = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _TOKEN = re.compile(_CHARACTERS)
-#: A parameter of an extension. What is quoted must be a token, too (RFC 6455 section 9.1), so that
-#: no comma or semicolon can hide in it.
+#: A parameter of an extension. A quoted value must be a token, too (RFC 6455 section 9.1), so it
+#: contains no comma and no semicolon.
 _PARAMETER = re.compile(
     rf'[ \t]*({_CHARACTERS})(?:[ \t]*=[ \t]*(?:({_CHARACTERS})|"({_CHARACTERS})"))?[ \t]*'
 )
 _EXTENSION = re.compile(rf"{_CHARACTERS}[ \t]*(?:;{_PARAMETER.pattern})*")
-#: The longest list of extensions in characters. Browsers send 42, the longest known client 200.
+#: The longest list of extensions in characters. Browsers send 42, other clients up to 200.
 MAX_EXTENSIONS = 1024
 #: The longest list of extensions that is cached: its 64 entries take at most 0.5 MiB together.
 _MAX_CACHED = 128
@@ -23,7 +23,7 @@ _VALUE = re.compile(r"[\x21-\x7e\x80-\xff]([\t \x21-\x7e\x80-\xff]*[\x21-\x7e\x8
 
 
 def is_token(text: str) -> bool:
-    """Whether the text is a token: a header's name, a subprotocol."""
+    """Whether the text is a token, such as the name of a header or a subprotocol."""
     return _TOKEN.fullmatch(text) is not None
 
 
@@ -33,9 +33,9 @@ def is_value(text: str) -> bool:
 
 
 def check_header(name: str, value: str) -> None:
-    """See that a header can be sent.
+    """Check that a header can be sent.
 
-    :raises ValueError: if not.
+    :raises ValueError: if it cannot.
     """
     if not isinstance(name, str) or not is_token(name):
         raise ValueError(f"{name!r}: {value!r} cannot be a header: its name is not a token")
@@ -47,12 +47,12 @@ def check_header(name: str, value: str) -> None:
 
 
 def split_list(value: str) -> list[str]:
-    """The members of a comma-separated list; empty ones do not count (RFC 9110 5.6.1)."""
+    """The members of a comma-separated list, without empty ones (RFC 9110 section 5.6.1)."""
     return [member for part in value.split(",") if (member := part.strip(" \t"))]
 
 
 def has_token(value: str, token: str) -> bool:
-    """Whether a list of tokens such as ``keep-alive, Upgrade`` has this one, in any case."""
+    """Whether a list such as ``keep-alive, Upgrade`` contains a token, in any case."""
     value = value.lower()
     return value == token or token in split_list(value)
 

@@ -39,11 +39,11 @@ def is_origin_allowed(
 
 
 def request_origin(environ: Mapping[str, Any], trusted_proxies: Sequence[str]) -> str:
-    """Scheme, host and port under which the client knows this server."""
+    """The origin of this server, as the client sees it."""
     scheme = environ.get("wsgi.url_scheme", "http")
     host = environ.get("HTTP_HOST", "")
     if _is_trusted(environ.get("REMOTE_ADDR", ""), trusted_proxies):
-        # The last value is the one that the proxy nearest to us has set.
+        # The proxy next to this server has set the last value.
         for proto in split_list(environ.get("HTTP_X_FORWARDED_PROTO", ""))[-1:]:
             scheme = {"ws": "http", "wss": "https"}.get(proto.lower(), proto)
         for forwarded in split_list(environ.get("HTTP_X_FORWARDED_HOST", ""))[-1:]:
@@ -62,9 +62,9 @@ def _is_trusted(address: str, trusted_proxies: Sequence[str]) -> bool:
 
 
 def _normal_origin(origin: str) -> str:
-    """In lower case and without the scheme's own port, RFC 6454 section 6.2.
+    """The origin in lower case and without the default port, RFC 6454 section 6.2.
 
-    An empty string stands for what is no origin, or too long for one.
+    Empty if the text is not an origin, or is too long.
     """
     return "" if len(origin) > _MAX_ORIGIN else _normalize(origin)
 
@@ -85,12 +85,10 @@ def _normalize(origin: str) -> str:
 
 
 def _matches(origin: str, allowed: str) -> bool:
-    """``*`` stands for any characters within one host and port; alone, for everything."""
-    if allowed == "*":
-        return True
+    """Whether an origin matches a pattern, in which ``*`` stands for a part of host and port."""
     if "*" not in allowed:
         return origin == _normal_origin(allowed)
-    # A regular expression with several stars would try all ways to share the characters out.
+    # A regular expression with several stars would take exponential time.
     first, *between, last = allowed.strip().lower().split("*")
     if not origin.startswith(first):
         return False

@@ -1,4 +1,4 @@
-"""The extension permessage-deflate, RFC 7692: what to offer, and what to agree on; no I/O."""
+"""Negotiation of permessage-deflate, RFC 7692, and the extension of a connection; no I/O."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ NAME = "permessage-deflate"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Deflate:
-    """How messages are compressed, the ``compression`` option.
+    """Parameters of compression: a value of the ``compression`` option.
 
-    By default each message is compressed by itself, and a connection keeps no memory for it. With
-    *context takeover* messages refer to earlier ones: small similar messages shrink to a third
-    of that, and each such direction of each connection keeps, in KiB, about
-    ``2 ** (window_bits - 8) + 2 ** (memory_level - 1)`` for compressing and
-    ``2 ** (window_bits - 10) + 7`` for inflating.
+    By default each message is compressed independently, and an idle connection keeps no memory for
+    compression. With *context takeover*, messages refer to earlier messages. Small similar messages
+    are then three times smaller. Memory for each direction of each connection, in KiB: about
+    ``2 ** (window_bits - 8) + 2 ** (memory_level - 1)`` to compress, and
+    ``2 ** (window_bits - 10) + 7`` to decompress.
     """
 
-    #: 1 (fast) to 9 (small).
+    #: From 1 (fast) to 9 (small).
     level: int = 1
-    #: Of zlib, 1 to 9: how much memory a compressor uses for its search.
+    #: zlib's ``memLevel``, from 1 to 9: memory for the search of a compressor.
     memory_level: int = 8
-    #: Messages of fewer bytes are sent as they are: they hardly shrink.
+    #: Messages with fewer bytes are not compressed.
     min_size: int = 400
-    #: Whether the server's messages may refer to earlier ones.
+    #: Whether messages of the server may refer to earlier messages.
     server_context_takeover: bool = False
-    #: Whether the client's messages may refer to earlier ones.
+    #: Whether messages of the client may refer to earlier messages.
     client_context_takeover: bool = False
-    #: How far back, as a power of two in bytes, the server's messages refer at most; 8 to 15.
+    #: The window of the server's messages in bytes, as a power of two; from 8 to 15.
     server_max_window_bits: int = 15
-    #: How far back the client's messages refer at most, if the client can limit that.
+    #: The window of the client's messages, if the client supports a limit.
     client_max_window_bits: int = 15
 
     def __post_init__(self) -> None:
@@ -54,7 +54,7 @@ class Deflate:
 
 
 class Agreement(NamedTuple):
-    """The four parameters of RFC 7692 section 7.1, as both sides obey them."""
+    """The four parameters of RFC 7692 section 7.1, as agreed."""
 
     server_no_context_takeover: bool = False
     client_no_context_takeover: bool = False
@@ -63,11 +63,11 @@ class Agreement(NamedTuple):
 
 
 class PerMessageDeflate:
-    """The extension at work on one side of a connection, or of all that agreed on the same.
+    """The extension on one side of a connection, or of all connections with the same agreement.
 
-    :ivar min_size: of what is worth compressing, in bytes.
-    :ivar is_shared: whether the connections that agreed on the same have this very object, so
-        that what was compressed for one of them suits all.
+    :ivar min_size: the smallest message that is compressed, in bytes.
+    :ivar is_shared: whether all connections with the same agreement share this object, so that a
+        message is compressed once for all of them.
     """
 
     __slots__ = ("compress", "compressor", "decompressor", "inflate", "is_shared", "min_size")
@@ -93,7 +93,7 @@ class PerMessageDeflate:
     def of(
         cls, agreement: Agreement | None, parameters: Deflate | None, *, client: bool
     ) -> PerMessageDeflate | None:
-        """The extension for a new connection; None if there is no agreement on it."""
+        """The extension of a new connection; ``None`` without an agreement."""
         if agreement is None or parameters is None:
             return None
         if agreement.server_no_context_takeover and agreement.client_no_context_takeover:
@@ -104,10 +104,10 @@ class PerMessageDeflate:
 
 @lru_cache(maxsize=128)
 def _shared(window_bits: int, parameters: Deflate, client: bool) -> PerMessageDeflate:
-    """The extension for all connections whose messages are compressed with the same window.
+    """The extension of all connections whose messages are compressed with the same window.
 
-    Peers choose among eight windows, each of which costs 0.25 MiB. The window of the peer's own
-    messages does not matter here: without a context they are inflated with the largest.
+    Peers choose among eight windows; each takes 0.25 MiB. The window of the peer's messages does
+    not matter: without a context they are decompressed with the largest window.
     """
     agreement = Agreement(True, True, window_bits, window_bits)
     return PerMessageDeflate(agreement, parameters, client=client)
@@ -119,9 +119,9 @@ def _shared(window_bits: int, parameters: Deflate, client: bool) -> PerMessageDe
 def accept_offer(
     offers: tuple[Extension, ...], parameters: Deflate
 ) -> tuple[str, Agreement] | None:
-    """The server's answer, and what it means; None when there is no offer to accept.
+    """The server's answer and the agreement; ``None`` if no offer can be accepted.
 
-    The first good one is accepted, RFC 7692 section 5: what is unknown or invalid is declined.
+    The first valid offer is accepted. Unknown and invalid offers are declined (RFC 7692 section 5).
     """
     for offer in offers:
         if offer.name != NAME:
@@ -131,11 +131,11 @@ def accept_offer(
         except ValueError:
             continue
         agreement = Agreement(
-            # Section 7.1.1.1: whoever asks for it must find it in the answer.
+            # Section 7.1.1.1: if the client asks for it, the answer must contain it.
             "server_no_context_takeover" in offered or not parameters.server_context_takeover,
             "client_no_context_takeover" in offered or not parameters.client_context_takeover,
             min(parameters.server_max_window_bits, offered.get("server_max_window_bits") or 15),
-            # Section 7.1.2.2: only if the client says that it can.
+            # Section 7.1.2.2: only if the client supports it.
             min(parameters.client_max_window_bits, offered["client_max_window_bits"] or 15)
             if "client_max_window_bits" in offered
             else 15,
@@ -160,10 +160,10 @@ def offer(parameters: Deflate) -> str:
 
 
 def accept_answer(answers: Iterable[Extension], parameters: Deflate) -> Agreement | None:
-    """What the server's answer to :func:`offer` means; None when it declined.
+    """The agreement in the server's answer to :func:`offer`; ``None`` if the server declined.
 
-    :raises ValueError: for an answer that fails the connection (RFC 7692 section 5.1): something
-        that was not offered, twice, or beyond what was offered.
+    :raises ValueError: for an answer that fails the connection (RFC 7692 section 5.1): an extension
+        or a parameter that was not offered, is repeated, or exceeds the offer.
     """
     answers = list(answers)
     if not answers:
@@ -176,7 +176,7 @@ def accept_answer(answers: Iterable[Extension], parameters: Deflate) -> Agreemen
             raise ValueError(f"the server wants more {name} than were offered")
     return Agreement(
         "server_no_context_takeover" in answer,
-        # What was offered, the client keeps to in any case.
+        # The client keeps to its offer in any case.
         "client_no_context_takeover" in answer or not parameters.client_context_takeover,
         answer.get("server_max_window_bits") or 15,
         answer.get("client_max_window_bits") or parameters.client_max_window_bits,
@@ -191,12 +191,12 @@ def _parse(
 ) -> dict[str, int | None]:
     """The parameters by name, RFC 7692 section 7.1.
 
-    :raises ValueError: for one that is unknown, twice there, or has a wrong value.
+    :raises ValueError: for a parameter that is unknown, repeated, or has an invalid value.
     """
     found: dict[str, int | None] = {}
     for name, value in parameters:
         if name in found:
-            raise ValueError(f"{name} is there twice")
+            raise ValueError(f"{name} is repeated")
         if name in {"server_no_context_takeover", "client_no_context_takeover"}:
             if value is not None:
                 raise ValueError(f"{name} has a value")

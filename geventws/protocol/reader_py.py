@@ -1,8 +1,8 @@
 """Frames and messages, RFC 6455 sections 5 and 8: bytes in, messages out, no I/O.
 
-The reference twin of what ``speedups.pyx`` compiles. It parses lazily:
-:meth:`FrameReader.next_message` stops at the first complete message, so that the caller may hand
-a message over before it looks at the bytes behind it.
+The Python twin, which is the reference for ``_reader.pyx``. It parses lazily:
+:meth:`FrameReader.next_message` stops after the first complete message, so that the caller can
+pass it on before the following bytes are parsed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .compression import Inflation
     from .permessage_deflate import PerMessageDeflate
 
-# Plain integers: every received frame is compared with these.
+# Plain integers: every received frame is compared with them.
 _TEXT = int(Opcode.TEXT)
 _BINARY = int(Opcode.BINARY)
 _CONTINUATION = int(Opcode.CONTINUATION)
@@ -38,7 +38,7 @@ _FIN_TEXT = _FIN | _TEXT
 _FIN_BINARY = _FIN | _BINARY
 
 _from_bytes = int.from_bytes
-#: For sizes up to 125: a mask times the first is the mask repeated, cut to size by the second.
+#: For sizes up to 125: a mask times _REPEAT is the repeated mask; _CUT truncates it to the size.
 _REPEAT = [_from_bytes((b"\1\0\0\0" * 32)[:size], "little") for size in range(126)]
 _CUT = [(1 << 8 * size) - 1 for size in range(126)]
 
@@ -47,17 +47,17 @@ _SHORT_HEADS = [[bytes((_FIN | opcode, size)) for opcode in range(16)] for size 
 
 _new_utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
-#: More bytes than any message has; with compression_overhead() it is still a Py_ssize_t.
+#: Larger than any message. The sum with compression_overhead() is still a Py_ssize_t.
 NO_LIMIT = 1 << 62
-#: How many control frames and fragments one call of :meth:`FrameReader.next_message` takes at most,
-#: so that a peer that sends nothing else does not keep the other connections waiting.
+#: Control frames and fragments that one call of :meth:`FrameReader.next_message` parses at most.
+#: A peer that sends nothing else must not delay the other connections.
 MAX_STEPS = 128
 
 
 def apply_mask(data: bytes | bytearray | memoryview, mask: bytes | bytearray) -> bytes:
     """XOR ``data`` with the four bytes of ``mask`` over and over, RFC 6455 section 5.3."""
     size = len(data)
-    # One XOR of two long integers: the only word-wise way that the standard library has.
+    # One XOR of two long integers: the fastest way in the standard library.
     stretched = (mask * (size // 4 + 1))[:size]
     number = _from_bytes(data, "little") ^ _from_bytes(stretched, "little")
     return number.to_bytes(size, "little")
@@ -85,7 +85,7 @@ def encode_frame(
 
 
 def compression_overhead(size: int) -> int:
-    """By how many bytes compressing may enlarge a message; zlib adds 5 to each 16 KiB, or fewer."""
+    """Bytes that compression may add to a message. zlib adds at most 5 to each 16 KiB."""
     return size // 1024 + 64
 
 
@@ -127,10 +127,10 @@ class FrameReader:
         #: Which side this is.
         self.is_client = client
         self.state = State.PENDING
-        #: Whether there is output, a Pong or another state to look at; the caller resets it.
+        #: Whether there is output, a Pong, another state or an interruption. The caller resets it.
         self.has_news = False
-        #: Whether next_message() returned None before the end of the input, after MAX_STEPS frames;
-        #: the caller resets it, lets the other connections run, and calls next_message() again.
+        #: Whether next_message() returned None after MAX_STEPS frames, before the end of the input.
+        #: The caller resets it, lets other connections run, and calls next_message() again.
         self.interrupted = False
         #: permessage-deflate, if both sides agreed on it.
         self.extension: PerMessageDeflate | None = None
@@ -141,17 +141,17 @@ class FrameReader:
         self._borrowed = False
         self._position = 0
         self._end = 0
-        # The message being assembled from several frames, or from one that comes in pieces.
+        # The message that is assembled from several frames, or from parts of one.
         self._opcode = 0
         self._compressed = False
         self._inflation: Inflation | None = None
         self._fragments = bytearray()
         self._decoder: codecs.IncrementalDecoder | None = None
-        # The frame whose header is parsed and whose payload is not all there.
+        # The frame whose header is parsed and whose payload is incomplete.
         self._left = 0
         self._mask = b""
         self._fin = False
-        # What has begun and is not complete, numbered: see unfinished().
+        # Numbers of the incomplete message and frame, see unfinished().
         self._number = 0
         self._message_number = 0
         self._rest_number = 0
@@ -189,9 +189,9 @@ class FrameReader:
         self._end = len(self._buffer)
 
     def borrow(self, buffer: bytearray, size: int) -> None:
-        """Parse the first ``size`` bytes of a buffer in place, behind what was kept.
+        """Parse the first ``size`` bytes of a buffer in place, after the kept input.
 
-        The buffer must stay as it is until :meth:`keep`.
+        The buffer must not change until :meth:`keep`.
         """
         if self._position < self._end:
             self.receive_data(memoryview(buffer)[:size])
@@ -202,7 +202,7 @@ class FrameReader:
             self._end = size
 
     def keep(self) -> None:
-        """Copy what is left of a borrowed buffer, so that the caller may use it again."""
+        """Copy the rest of a borrowed buffer, so that the caller may reuse the buffer."""
         if self._borrowed:
             if self._position < self._end:
                 self._number_rest()
@@ -212,15 +212,15 @@ class FrameReader:
             self._end = len(self._buffer)
 
     def _number_rest(self) -> None:
-        """The kept input begins with another frame than before."""
+        """The kept input starts with another frame than before."""
         self._number += 1
         self._rest_number = self._number
 
     def unfinished(self) -> int:
-        """A number for the message or the frame that has begun and is not complete; else 0.
+        """A number that identifies the incomplete message or frame; 0 if there is none.
 
-        The same number means that it is still the same one. Of the input that was kept, all
-        complete messages must have been taken.
+        The same number means the same message. All complete messages of the kept input must have
+        been returned before.
         """
         if self._opcode:
             return self._message_number
@@ -233,8 +233,8 @@ class FrameReader:
     def next_message(self) -> str | bytes | None:
         """Parse the input up to the end of the next message and return it.
 
-        ``None`` means that there is none yet, that the connection is no longer open (messages are
-        then skipped in search of the peer's Close frame), or that :attr:`interrupted` is set.
+        ``None`` means that no message is complete, that the connection is not open any more
+        (messages before the peer's Close frame are skipped), or that :attr:`interrupted` is set.
 
         After an exception, such as MemoryError, the state is DRAINING and the input is discarded:
         the next byte may be anywhere inside a frame.
@@ -262,7 +262,7 @@ class FrameReader:
                 if size > 125:
                     start += 2 if size == 126 else 8
                 if start > end:
-                    # The rest of the header is due, but what is there may be wrong already.
+                    # The header is incomplete, but its first bytes may be invalid already.
                     self._check_header(first, size)
                     return None
                 if size > 125:
@@ -312,7 +312,7 @@ class FrameReader:
         return None
 
     def _interrupt(self) -> None:
-        """Note that there may be more to parse."""
+        """Set :attr:`interrupted` if input is left."""
         if self._position < self._end:
             self.interrupted = self.has_news = True
 
@@ -351,9 +351,9 @@ class FrameReader:
         return size
 
     def _begin_frame(self, first: int, start: int, size: int) -> str | bytes | None:
-        """Take a frame off the fast path: control, fragment, or data that is not all there.
+        """Parse a frame outside of the fast path: control, fragment, or incomplete data.
 
-        Leaves ``_position`` alone when more bytes are needed first.
+        Does not change ``_position`` when more bytes are needed first.
         """
         self._check_header(first, size)
         opcode = first & 0x0F
@@ -384,7 +384,7 @@ class FrameReader:
         return self._continue_frame()
 
     def _continue_frame(self) -> str | bytes | None:
-        """Add what is there of the current frame's payload to the message."""
+        """Add the available part of the current frame's payload to the message."""
         if self._inflation is not None:
             return self._continue_inflating(self._inflation)
         position = self._position
@@ -398,19 +398,19 @@ class FrameReader:
             self._position = position + size
             self._left -= size
             if self._decoder is not None:
-                # Validates at once what is there (RFC 6455 section 8.1); the text itself is
-                # decoded in one go at the end, so that many fragments cost no memory.
+                # Validate each part at once (RFC 6455 section 8.1). The text is decoded at the end,
+                # so that many fragments take no memory.
                 self._decoder.decode(piece)
                 pending = self._decoder.getstate()[0]
                 if pending[:1] == b"\xed" and pending[1:] >= b"\xa0":
-                    # Python's decoder waits for the third byte of a surrogate; in vain.
+                    # Python's decoder would wait for the third byte of a surrogate.
                     raise InvalidPayload("text that is not UTF-8")
             self._fragments += piece
         if self._left or not self._fin:
             return None
         if self._decoder is not None:
             self._decoder.decode(b"", True)
-        # After our own Close frame messages are discarded: they are not inflated any more.
+        # After our Close frame, messages are discarded and need not be decompressed.
         if self.extension is not None and self._compressed and self.state is _OPEN:
             begun = self.extension.inflate(bytes(self._fragments), self._max_message_size)
             if not isinstance(begun, bytes):
@@ -432,7 +432,7 @@ class FrameReader:
         self._fragments = bytearray()
 
     def _continue_inflating(self, inflation: Inflation) -> str | bytes | None:
-        """Inflate the next piece of a message, unless the connection is no longer open."""
+        """Decompress the next piece of a message, while the connection is open."""
         self._left = 0
         self._position += 1
         if self.state is not _OPEN:
@@ -445,7 +445,7 @@ class FrameReader:
         return self._take_inflated(message)
 
     def _wait_for_inflation(self) -> None:
-        """Be called again: the frame lacks a byte, which is not looked at."""
+        """Ask for another call: the frame lacks one byte, which is not used."""
         self._left = 1
         if self._position < self._end:
             self._position -= 1
@@ -481,7 +481,7 @@ class FrameReader:
     def encode_message(
         self, opcode: int, payload: bytes | bytearray | memoryview, compress: bool = True
     ) -> bytes:
-        """A message of ours in one frame, compressed if that was agreed on and is worth it."""
+        """Encode a message as one frame, compressed if that was agreed and makes it shorter."""
         extension = self.extension
         if extension is not None and compress and len(payload) >= extension.min_size:
             compressed = extension.compress(payload)
@@ -492,7 +492,7 @@ class FrameReader:
     def encode(
         self, opcode: int, payload: bytes | bytearray | memoryview, fin: bool = True
     ) -> bytes:
-        """A frame of ours; a client masks it with four fresh random bytes (section 5.3)."""
+        """Encode a frame. A client masks it with four new random bytes (section 5.3)."""
         if not self.is_client and fin and len(payload) < 126 and opcode < _RSV1:
-            return _SHORT_HEADS[len(payload)][opcode] + payload  # what most frames are
+            return _SHORT_HEADS[len(payload)][opcode] + payload  # most frames are short
         return encode_frame(opcode, payload, os.urandom(4) if self.is_client else None, fin)

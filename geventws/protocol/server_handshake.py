@@ -1,7 +1,7 @@
 """The server's side of the opening handshake, RFC 6455 section 4.2, without any I/O.
 
-Takes the CGI-style variables of a WSGI environ (PEP 3333), gives the headers of the ``101``, or
-raises a :exc:`~geventws.HandshakeError` that carries the response to send instead.
+Input is a WSGI environ (PEP 3333). The result is the headers of the ``101``, or a
+:exc:`~geventws.HandshakeError` with the response to send instead.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 #: Appended to the key before it is hashed, RFC 6455 section 1.3.
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _TEXT: Headers = [("Content-Type", "text/plain; charset=utf-8")]
-#: In seconds: long enough for a restart, short enough to be waited for.
+#: In seconds: a restart takes less, and a client may wait so long.
 _RETRY_AFTER = ("Retry-After", "5")
 #: The longest value of each header that the handshake parses, in characters. A browser's
 #: subprotocols may be an access token of some kilobytes.
@@ -47,7 +47,7 @@ _LIMITS = [
     (f"HTTP_{name.upper().replace('-', '_')}", size, name) for name, size in _MAX_SIZES.items()
 ]
 _MAX_SUBPROTOCOLS = 100
-#: The headers of the 101 that are the handshake's own.
+#: Headers of the 101 that belong to the handshake.
 _RESERVED = {
     "connection",
     "upgrade",
@@ -61,12 +61,12 @@ _RESERVED = {
 
 
 def is_websocket_request(environ: Mapping[str, Any]) -> bool:
-    """Whether the client asks for a WebSocket, rightly or wrongly."""
+    """Whether the client asks for a WebSocket, with a valid request or not."""
     upgrade = environ.get("HTTP_UPGRADE")
     if upgrade is None:
         return False
     if len(upgrade) > _MAX_SIZES["Upgrade"]:
-        return "websocket" in upgrade.lower()  # is refused; a list that long is not parsed
+        return "websocket" in upgrade.lower()  # the request will be refused
     return has_token(upgrade, "websocket")
 
 
@@ -78,7 +78,7 @@ def check_request(
     """Refuse a request that RFC 6455 section 4.2.1 or the origin policy forbids.
 
     :raises HandshakeError: 400 for a malformed request, 426 for another version of the protocol,
-        403 for an Origin that is not allowed. Lists are parsed only if the Origin is allowed.
+        403 for an Origin that is not allowed. Lists are parsed only after the Origin is checked.
     """
     _check_sizes(environ)
     _check_request_itself(environ)
@@ -103,19 +103,19 @@ def check_request(
 
 
 def _check_sizes(environ: Mapping[str, Any]) -> None:
-    """Refuse headers that no client sends, before they cost the time to parse them."""
+    """Refuse headers that are longer than any client's, before time is spent on parsing them."""
     for variable, size, name in _LIMITS:
         if variable in environ and len(environ[variable]) > size:
             raise _bad_request(f"The header {name} is longer than {size:,} bytes.")
 
 
 def _check_request_itself(environ: Mapping[str, Any]) -> None:
-    """Refuse what is no opening handshake, whoever may send it."""
+    """Refuse a request that is not an opening handshake."""
     protocol = environ.get("SERVER_PROTOCOL", "HTTP/1.1")
     if protocol < "HTTP/1.1":
         raise _bad_request(
             f"A WebSocket needs HTTP/1.1, and this request is {protocol}. If there is a proxy in"
-            " front of the server, it must be told: for nginx, proxy_http_version 1.1."
+            " front of the server, configure it: for nginx, proxy_http_version 1.1."
         )
     if environ["REQUEST_METHOD"] != "GET":
         raise _bad_request("A WebSocket is opened with GET.")
@@ -128,7 +128,7 @@ def _check_request_itself(environ: Mapping[str, Any]) -> None:
     if not environ.get("HTTP_HOST"):
         raise _bad_request("The header Host is missing.")
     if environ.get("CONTENT_LENGTH", "0") != "0" or "HTTP_TRANSFER_ENCODING" in environ:
-        # What follows the request would be a body for a proxy and frames for us.
+        # A proxy would take the following bytes for a body, this server for frames.
         raise _bad_request("A WebSocket request has no body.")
     version = environ.get("HTTP_SEC_WEBSOCKET_VERSION", "").strip()
     if version != VERSION:
@@ -142,19 +142,19 @@ def _check_request_itself(environ: Mapping[str, Any]) -> None:
 
 
 def requested_subprotocols(environ: Mapping[str, Any]) -> list[str]:
-    """What the client offers, in its order of preference."""
+    """The subprotocols that the client offers, in its order of preference."""
     return split_list(environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL", ""))
 
 
 def choose_subprotocol(offered: Sequence[str], spoken: Sequence[str]) -> str | None:
-    """The first of the spoken ones that was offered; RFC 6455 section 4.2.2 allows none."""
+    """The first supported subprotocol that is offered, or ``None`` (RFC 6455 section 4.2.2)."""
     return next((subprotocol for subprotocol in spoken if subprotocol in offered), None)
 
 
 def choose_extension(
     environ: Mapping[str, Any], compression: Deflate | None
 ) -> tuple[str, Agreement | None]:
-    """The answer to the extensions that the client offers, and what is agreed on with it."""
+    """The answer to the extensions that the client offers, and the agreed parameters."""
     offers = environ.get("HTTP_SEC_WEBSOCKET_EXTENSIONS")
     if compression is None or offers is None:
         return "", None
@@ -169,7 +169,7 @@ def response_headers(
 ) -> Headers:
     """The headers of the ``101``, RFC 6455 section 4.2.2.
 
-    :raises ValueError: for an extra header that belongs to the handshake, or would break it.
+    :raises ValueError: for an extra header that belongs to the handshake or cannot be sent.
     """
     headers = [
         ("Upgrade", "websocket"),
@@ -192,13 +192,13 @@ def response_headers(
 
 
 def accept_key(key: str) -> str:
-    """The proof that the request was understood: Sec-WebSocket-Accept for Sec-WebSocket-Key."""
+    """The value of Sec-WebSocket-Accept for a Sec-WebSocket-Key."""
     digest = hashlib.sha1(key.encode("latin-1") + _GUID, usedforsecurity=False).digest()
     return binascii.b2a_base64(digest, newline=False).decode()
 
 
 def unavailable(why: str) -> HandshakeError:
-    """The refusal of a request that may succeed a little later, or with another server."""
+    """The refusal of a request that may succeed a little later, or at another server."""
     return HandshakeError("503 Service Unavailable", why + "\n", [*_TEXT, _RETRY_AFTER])
 
 

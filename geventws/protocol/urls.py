@@ -9,9 +9,9 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 from .frames import encode_text
 
 _PORTS = {"ws": 80, "wss": 443}
-#: What a path and a query may have as it is, RFC 3986 section 3.3 and 3.4, and what is quoted.
+#: Characters that a path and a query contain unquoted, RFC 3986 sections 3.3 and 3.4.
 _SAFE = "/?:@!$&'()*+,;=-._~%[]"
-#: The name or the address of a host in ASCII, RFC 3986 section 3.2.2, also with a zone (RFC 6874).
+#: A host name or address in ASCII (RFC 3986 section 3.2.2), also with a zone (RFC 6874).
 _HOST = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=%:]{1,255}")
 
 
@@ -35,9 +35,9 @@ class Target(NamedTuple):
 
 
 def parse_url(url: str) -> Target:
-    """Take a WebSocket's URL apart.
+    """Parse the URL of a WebSocket.
 
-    :raises ValueError: when it is none, or cannot be encoded, in one sentence.
+    :raises ValueError: when it is not a WebSocket URL, or cannot be encoded.
     """
     parts = urlsplit(url)
     if parts.scheme not in _PORTS:
@@ -58,19 +58,19 @@ def parse_url(url: str) -> Target:
 
 
 def ascii_host(host: str) -> str:
-    """A host in ASCII, RFC 3490 section 4.
+    """Encode a host name in ASCII, RFC 3490 section 4.
 
-    :raises ValueError: if it cannot be the name of one.
+    :raises ValueError: if it is not a host name.
     """
     try:
         encoded = host.encode("idna").decode()
     except UnicodeError:
-        encoded = ""  # a label of no or more than 63 characters, or one that is not allowed
+        encoded = ""  # a label is empty, too long, or has forbidden characters
     if not _HOST.fullmatch(encoded):
         raise ValueError(f"{host!r} cannot be the name of a host")
     return encoded
 
 
 def userinfo_of(parts: SplitResult) -> str:
-    """``user:password``; bytes that are escaped and no UTF-8 stay what they are."""
+    """``user:password``, unquoted. Bytes that are not UTF-8 become surrogates."""
     return unquote(parts.netloc.rpartition("@")[0], errors="surrogateescape")

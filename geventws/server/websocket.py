@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from ..typing import Environ, HeaderPairs
     from .adapters import Adapter
 
+_PENDING = State.PENDING
+_CLOSED = State.CLOSED
+
 
 class WebSocket(Connection):
     """One connection with a browser or another client, in plain blocking style::
@@ -83,7 +86,7 @@ class WebSocket(Connection):
 
     def __repr__(self) -> str:
         state = self._endpoint.state.name.lower()
-        if self._endpoint.state is State.PENDING:
+        if self._endpoint.state is _PENDING:
             state = "not accepted yet"
         elif self._refusal:
             state = "refused"
@@ -127,7 +130,7 @@ class WebSocket(Connection):
             return
         if self.accepted:
             raise WebSocketError("the WebSocket has been accepted already")
-        if self._endpoint.state is not State.PENDING:
+        if self._endpoint.state is not _PENDING:
             raise self._closed_error()
         self._accepting = True
         try:
@@ -182,7 +185,7 @@ class WebSocket(Connection):
 
     def _open(self) -> None:
         self._wait_while_accepting()
-        if self._endpoint.state is State.PENDING:
+        if self._endpoint.state is _PENDING:
             self.accept()
 
     def _closed_error(self) -> WebSocketError:
@@ -221,7 +224,7 @@ class WebSocket(Connection):
 
     def _stop_expecting_answer(self) -> None:
         """The view has answered, though the response is not sent yet."""
-        if self._endpoint.state is State.PENDING:
+        if self._endpoint.state is _PENDING:
             self._sweeper.remove(self)
 
     def _warn(self, message: str, *arguments: object) -> None:
@@ -239,7 +242,7 @@ class WebSocket(Connection):
     @property
     def _client_left(self) -> bool:
         """Whether the client was lost before the ``101``."""
-        is_closed = self._endpoint.state is State.CLOSED
+        is_closed = self._endpoint.state is _CLOSED
         return is_closed and not self.accepted and not self._refusal
 
     @property
@@ -255,13 +258,13 @@ class WebSocket(Connection):
     # ------------------------------------------------------- automatic acceptance
 
     def _check(self) -> float | None:
-        if self._endpoint.state is not State.PENDING:
+        if self._endpoint.state is not _PENDING:
             return super()._check()
         spawn(self._accept_late)
         return None
 
     def _accept_late(self) -> None:
-        if self._endpoint.state is not State.PENDING or self._accepting:
+        if self._endpoint.state is not _PENDING or self._accepting:
             return
         self._warn(
             "The view of %s has neither accepted nor refused its WebSocket for %g seconds"

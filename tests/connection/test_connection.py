@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import inspect
 import random
 import ssl
 import zlib
@@ -662,17 +663,45 @@ def test_a_server_that_closes_a_flooding_client_does_not_reset_it(run):
     "use",
     [
         lambda ws: ws.accept(),
-        lambda ws: ws.closed,
         lambda ws: ws.ping(),
         lambda ws: ws.send("x"),
         lambda ws: gevent.spawn(ws.receive),
         lambda ws: gevent.spawn(next, iter(ws)),
     ],
-    ids=["accept", "closed", "ping", "send", "receive", "iteration"],
+    ids=["accept", "ping", "send", "receive", "iteration"],
 )
 def test_the_first_use_sends_the_101(run, use):
     client, _ = run(lambda ws: (use(ws), gevent.sleep(0.01)))
     assert client.headers["upgrade"] == "websocket"
+
+
+def test_a_debugger_that_reads_every_attribute_has_no_effect(serve):
+    seen = []
+
+    def app(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        seen.append(dict(inspect.getmembers(ws)))
+        assert (ws.closed, ws.accepted) == (False, False)
+        start_response("401 Unauthorized", [("Content-Length", "0")])
+        seen.append(dict(inspect.getmembers(ws)))
+        return []
+
+    with serve(app).client() as client:
+        client.send(request())
+        assert client.read_response() == ("401", b"")
+    assert [members["accepted"] for members in seen] == [False, False]
+
+
+def test_a_view_that_only_polls_closed_is_accepted_automatically(run, caplog):
+    def view(ws):
+        while not ws.closed:
+            gevent.sleep(0.01)
+        return ws.close_code
+
+    client, result = run(view, accept_after=0.25)
+    client.send(close_frame(1001))
+    assert result.get(timeout=SECONDS) == 1001
+    assert "neither accepted nor refused" in caplog.text
 
 
 def test_attributes_that_tell_of_the_request_do_not_accept_it(serve):

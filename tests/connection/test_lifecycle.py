@@ -9,7 +9,7 @@ import gevent
 import pytest
 from gevent.event import Event as Happened
 
-from geventws.connection.lifecycle import TCP_AT_END, End
+from geventws.connection.lifecycle import TCP, End
 from geventws.protocol.endpoint import Endpoint
 from geventws.protocol.frames import CloseCode
 from geventws.protocol.state import TRANSITIONS, Event, State
@@ -266,4 +266,4 @@ def test_by_a_fork(serve):
 
 
 def test_every_reason_says_what_becomes_of_tcp():
-    assert set(TCP_AT_END) == set(End)
+    assert {end.tcp for end in End} == set(TCP)

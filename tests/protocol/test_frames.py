@@ -32,3 +32,9 @@ def test_half_a_code_is_an_error():
 def test_a_reason_must_be_utf8():
     with pytest.raises(InvalidPayload):
         parse_close(b"\x03\xe8\xff")
+
+
+@pytest.mark.parametrize("arguments", [("1000",), (True,), (1000.0,), (1000, None), (1000, b"bye")])
+def test_a_close_code_is_an_int_and_a_reason_a_str(arguments):
+    with pytest.raises(TypeError, match=r"a close (code|reason) is a"):
+        close_payload(*arguments)

@@ -1,0 +1,193 @@
+"""What only the compiled core has: the epoll set, large reads and vectored writes.
+
+The Python core passes the same tests, by other means.
+"""
+
+import contextlib
+import os
+import random
+import socket
+import subprocess
+import sys
+
+import gevent
+import pytest
+from gevent.event import Event
+
+import geventws
+from tests.support.client import BINARY, MASK, TEXT, frame
+from tests.support.servers import SECONDS, wait_until
+
+compiled_on_linux = pytest.mark.skipif(
+    geventws.__core__ != "compiled" or sys.platform != "linux",
+    reason="the epoll set is a part of the compiled core, on Linux",
+)
+
+
+def echo(environ, start_response):
+    ws = environ["wsgi.websocket"]
+    for message in ws:
+        ws.send(message)
+    return []
+
+
+def epoll_descriptors():
+    found = 0
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found += os.readlink(f"/proc/self/fd/{name}") == "anon_inode:[eventpoll]"
+    return found
+
+
+# ------------------------------------------------------------------------------ epoll set
+
+
+def test_more_connections_than_one_look_reports_are_all_served(serve):
+    server = serve(echo)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.client().open()) for _ in range(150)]
+        for _ in range(2):
+            for number, client in enumerate(clients):
+                client.send(frame(TEXT, str(number)))
+            for number, client in enumerate(clients):
+                assert client.read_frame() == (TEXT, str(number).encode())
+
+
+@compiled_on_linux
+def test_connections_share_one_epoll_set(serve):
+    server = serve(echo)
+    with server.client().open() as first:
+        first.send(frame(TEXT, "first"))
+        assert first.read_frame() == (TEXT, b"first")
+        before = epoll_descriptors()
+        with contextlib.ExitStack() as stack:
+            for _ in range(10):
+                client = stack.enter_context(server.client().open())
+                client.send(frame(TEXT, "x"))
+                assert client.read_frame() == (TEXT, b"x")
+            assert epoll_descriptors() == before
+            assert {ws._raw.fileno() for ws in server.websockets} <= set(range(2000))
+
+
+def test_a_connection_that_ends_another_during_one_look_disturbs_nobody(serve):
+    opened = []
+
+    def application(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        opened.append(ws)
+        for message in ws:
+            for other in opened:
+                if other is not ws:
+                    other._drop()
+            ws.send(message)
+        return []
+
+    server = serve(application)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.client().open()) for _ in range(3)]
+        wait_until(lambda: len(opened) == 3)
+        for client in clients:
+            client.send(frame(TEXT, "ends the others"))
+        answers = []
+        for client in clients:
+            with contextlib.suppress(OSError, EOFError):
+                answers.append(client.read_frame())
+        assert answers == [(TEXT, b"ends the others")]
+        with server.client().open() as another:
+            another.send(frame(TEXT, "served"))
+            assert another.read_frame() == (TEXT, b"served")
+
+
+def test_a_hub_without_connections_has_nothing_to_wait_for(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import gevent, geventws\n"
+        "def app(environ, start_response):\n"
+        "    list(environ['wsgi.websocket'])\n"
+        "    return []\n"
+        "server = geventws.WebSocketServer(('127.0.0.1', 0), app, log=None)\n"
+        "server.start()\n"
+        "geventws.connect(f'ws://127.0.0.1:{server.server_port}/').close()\n"
+        "server.stop()\n"
+        "gevent.wait()  # returns when no watcher is left\n"
+        "print('idle')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(program)], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.stdout, done.stderr) == ("idle\n", "")
+
+
+# ----------------------------------------------------------------------------- large reads
+
+
+@pytest.mark.parametrize("size", [65_535, 65_536, 65_537, 300_000, 1_000_000, 5_000_001])
+def test_a_large_message_arrives_whole_and_the_next_one_too(serve, size):
+    payload = random.Random(size).randbytes(size)
+    with serve(echo, max_message_size=None).client().open() as client:
+        sending = gevent.spawn(client.send, frame(BINARY, payload) + frame(TEXT, "next"))
+        assert client.read_frame() == (BINARY, payload)
+        assert client.read_frame() == (TEXT, b"next")
+        sending.get(timeout=SECONDS)
+
+
+def test_a_large_text_that_becomes_non_ascii_late_is_validated(serve):
+    text = "x" * 400_000 + "é" * 100_000
+    with serve(echo, max_message_size=None).client().open() as client:
+        sending = gevent.spawn(client.send, frame(TEXT, text))
+        assert client.read_frame() == (TEXT, text.encode())
+        sending.get(timeout=SECONDS)
+        sending = gevent.spawn(client.send, frame(TEXT, b"x" * 400_000 + b"\xff" * 10))
+        assert client.read_close()[0] == 1007
+        sending.kill()
+
+
+def test_a_large_message_whose_mask_starts_anywhere_is_unmasked(serve):
+    payload = random.Random(1).randbytes(200_000)
+    with serve(echo).client().open() as client:
+        data = frame(BINARY, payload, MASK)
+        for start in range(0, len(data), 65_537):
+            client.send(data[start : start + 65_537])
+            gevent.sleep(0)
+        assert client.read_frame() == (BINARY, payload)
+
+
+# -------------------------------------------------------------------------- vectored writes
+
+
+@pytest.mark.parametrize("data", [b"\0\1" * 1_500_000, "ascii" * 600_000, "é" * 1_000_000])
+def test_a_large_message_is_sent_whole_to_a_peer_that_reads_slowly(serve, data):
+    done = Event()
+
+    def application(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        ws.accept()
+        ws._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 << 10)
+        ws.send(data)
+        ws.send("behind it")
+        done.set()
+        return []
+
+    encoded = data.encode() if isinstance(data, str) else data
+    with serve(application).client().open() as client:
+        gevent.sleep(0.05)
+        assert client.read_frame() == (TEXT if isinstance(data, str) else BINARY, encoded)
+        assert client.read_frame() == (TEXT, b"behind it")
+        assert done.wait(SECONDS)
+
+
+def test_a_buffer_may_be_changed_as_soon_as_send_returns(serve):
+    def application(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        ws.accept()
+        ws._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 << 10)
+        buffer = bytearray(b"a" * 100_000)
+        for letter in b"abc":
+            buffer[:] = bytes([letter]) * len(buffer)
+            ws.send(buffer)
+        buffer[:] = b"z" * len(buffer)
+        return []
+
+    with serve(application).client().open() as client:
+        for letter in (b"a", b"b", b"c"):
+            assert client.read_frame() == (BINARY, letter * 100_000)
