@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-# Tests of what surrounds the core, whichever it is: once is enough.
-ONCE   := test_browsers cli/test_cli cli/test_client test_deploy client/test_dialling test_docs server/test_gevents_own \
+# Tests of what surrounds the core, whichever it is, and of both cores at once: once is enough.
+ONCE   := test_browsers cli/test_cli cli/test_client test_deploy client/test_dialling protocol/test_properties test_docs server/test_gevents_own \
           server/test_http_handler test_prometheus test_sites server/test_smuggling
 # Tests wait more than they compute: three processes keep two cores busy.
 JOBS   ?= $(shell $(PYTHON) -c 'import os; print(min(8, (os.cpu_count() or 1) * 3 // 2))')
