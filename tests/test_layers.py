@@ -129,7 +129,8 @@ for module in {modules!r}:
 @pytest.mark.parametrize("module", MODULES)
 def test_nothing_but_gevent_is_needed_except_for_what_it_integrates_with(module):
     roots = imports_of(module)[0]
-    assert roots - sys.stdlib_module_names <= {"gevent"} | INTEGRATED.get(module, set())
+    with_gevent = {"gevent", "greenlet"}
+    assert roots - sys.stdlib_module_names <= with_gevent | INTEGRATED.get(module, set())
 
 
 def private_names_of_connections():

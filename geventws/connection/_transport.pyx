@@ -37,9 +37,9 @@ from gevent.exceptions import BlockingSwitchOutError, ConcurrentObjectUseError
 from gevent.ssl import SSLSocket
 
 from geventws.connection.lifecycle import End
+from geventws.connection.tcp import MAX_RECORD
 from geventws.connection.threads import call_in_hub, is_running
 from geventws.connection.transport_py import (
-    MAX_RECORD,
     NOT_HERE,
     WOULD_BLOCK,
     _message,

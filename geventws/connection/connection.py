@@ -24,11 +24,13 @@ from .hub import hub_state
 from .keepalive import Keepalive, Progress
 from .lifecycle import TCP, End
 from .queues import ReceiveQueue, SendBuffer
-from .tcp import disable_nagle, has_hung_up, reset_at_close, unacknowledged
+from .tcp import MAX_RECORD, disable_nagle, has_hung_up, reset_at_close, unacknowledged
 from .threads import call_in_hub, get_ident, is_running
-from .transport import MAX_RECORD, SLICE, WOULD_BLOCK, Transport
+from .transport import SLICE, WOULD_BLOCK, Transport
 
 if TYPE_CHECKING:
+    from gevent._types import _TimerWatcher
+
     from ..options import Options
     from ..protocol.permessage_deflate import PerMessageDeflate
 
@@ -95,6 +97,7 @@ class Connection(Transport):
         "_sweeper",
     )
 
+    _totals: Totals
     #: Whether the socket is closed when the connection has ended. A server closes its own.
     _owns_socket = False
 
@@ -114,7 +117,7 @@ class Connection(Transport):
         self._done: Event | None = None
         #: Whether reading has stopped because the queue is full.
         self._paused = False
-        self._hangup_timer: Any = None
+        self._hangup_timer: _TimerWatcher | None = None
         #: Whether the peer was seen to hang up while it was not read from.
         self._hung_up = False
         #: When a greenlet that receives outside of a dispatch must let the others run.

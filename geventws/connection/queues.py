@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from gevent.event import Event
 
-from .transport import MAX_RECORD
+from .tcp import MAX_RECORD
 
 if TYPE_CHECKING:
+    from gevent._types import _IoWatcher
+
     from ..options import Options
 
 #: Pieces of output below this size in bytes are joined: an object for each would weigh more than
@@ -60,7 +62,7 @@ class SendBuffer:
 
     __slots__ = ("_limit", "_pieces", "room", "size", "watcher")
 
-    def __init__(self, limit: int, watcher: Any) -> None:
+    def __init__(self, limit: int, watcher: _IoWatcher) -> None:
         #: The loop's watcher, which calls when the kernel has room.
         self.watcher = watcher
         self._pieces: deque[bytes | bytearray | memoryview] = deque()

@@ -16,6 +16,7 @@ from gevent.hub import Waiter
 from .malloc_trim import release_memory
 
 if TYPE_CHECKING:
+    from gevent._types import _TimerWatcher
     from gevent.hub import Hub
 
 #: The resolution, in seconds.
@@ -52,7 +53,7 @@ class Sweeper:
         self._loop = hub.loop
         self._tick = 0
         self._buckets: dict[int, set[Swept]] = {}
-        self._timer: Any = None
+        self._timer: _TimerWatcher | None = None
         #: The number of connections, and the largest number since memory was released.
         self._count = 0
         self._peak = 0
@@ -72,7 +73,7 @@ class Sweeper:
             timer.start(self._take_turns, timer)
         self._turns.append(function)
 
-    def _take_turns(self, timer: Any) -> None:
+    def _take_turns(self, timer: _TimerWatcher) -> None:
         timer.close()
         turns, self._turns = self._turns, []
         for function in turns:
@@ -139,6 +140,6 @@ class Sweeper:
         elif self._peak >= MANY and self._count <= self._peak // 4:
             self._shrunk = True
             self._peak = self._count
-        if not self._buckets and not self._shrunk:
+        if not self._buckets and not self._shrunk and self._timer is not None:
             self._timer.close()
             self._timer = None

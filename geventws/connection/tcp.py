@@ -11,6 +11,8 @@ from typing import Any
 
 from gevent.monkey import get_original
 
+#: The payload of a TLS record in bytes, at most (RFC 8446 section 5.1).
+MAX_RECORD = 16 << 10
 _INT = struct.Struct("i")
 
 

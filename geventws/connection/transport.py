@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..protocol.reader import CORE
-from .transport_py import MAX_RECORD, SLICE, WOULD_BLOCK, Counters, HubBuffers, Transport, fan_out
+from .transport_py import SLICE, WOULD_BLOCK, Counters, HubBuffers, Transport, fan_out
 
 __all__ = [
-    "MAX_RECORD",
     "SLICE",
     "WOULD_BLOCK",
     "Counters",

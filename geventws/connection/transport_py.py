@@ -23,7 +23,7 @@ number of greenlets may be inside ``send()``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from errno import EBADF
 from functools import partial
 from time import monotonic
@@ -38,11 +38,15 @@ from ..exceptions import WebSocketError
 from ..protocol.frames import Opcode, encode_text
 from ..protocol.state import State
 from .lifecycle import End
+from .tcp import MAX_RECORD
 from .threads import call_in_hub, get_ident, is_running
 
 if TYPE_CHECKING:
+    from greenlet import greenlet
+
     from ..protocol.endpoint import Endpoint
     from ..protocol.permessage_deflate import PerMessageDeflate
+    from .queues import ReceiveQueue, SendBuffer
 
 #: Why receive() fails in another thread.
 NOT_HERE = (
@@ -57,8 +61,6 @@ _BINARY = int(Opcode.BINARY)
 _READ = 1
 #: What a non-blocking socket raises; gevent's TLS sockets also return 0 from send().
 WOULD_BLOCK = (BlockingIOError, SSLWantReadError, SSLWantWriteError)
-#: The payload of a TLS record in bytes, at most (RFC 8446 section 5.1).
-MAX_RECORD = 16 << 10
 #: 256 KiB would cost fairness, 16 KiB throughput.
 _BUFFER_SIZE = 64 << 10
 _MAX_CORK = 64 << 10
@@ -151,22 +153,23 @@ class Transport:
     def __init__(self, endpoint: Endpoint, buffers: HubBuffers, counters: Counters) -> None:
         self._endpoint = endpoint
         self._buffers = buffers
-        self._totals: Any = counters
+        self._totals = counters
         self._hub = get_hub()
         self._thread = get_ident()
-        #: The gevent socket, and what is read and written: for TLS the same, else the one below.
+        #: The gevent socket, and the socket that is read and written: for TLS the same, else the
+        #: system's socket below. Any: the attributes exist only while the connection is attached.
         self._sock: Any = None
         self._raw: Any = None
         self._reader: Any = None
         self._descriptor = -1
         self._is_tls = False
-        self._recv_into: Any = None
-        self._send: Any = None
+        self._recv_into: Callable[..., int]
+        self._send: Callable[..., int]
         #: The greenlet inside receive(), and the message that a dispatch has for it.
-        self._waiter: Any = None
+        self._waiter: greenlet | None = None
         self._ready: str | bytes | None = None
         #: Messages that were parsed ahead; None while there are none.
-        self._received: Any = None
+        self._received: ReceiveQueue | None = None
         #: Whether receive() has ever waited.
         self._receives = False
         #: Whether receive() has returned None.
@@ -176,7 +179,7 @@ class Transport:
         #: Whether bytes of the peer have arrived since this was reset.
         self._heard = False
         #: Output that waits for room in the kernel; None while there is none.
-        self._output: Any = None
+        self._output: SendBuffer | None = None
         #: How many bytes were passed to the kernel, or wait for it.
         self._written = 0
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from ..exceptions import InvalidPayload, MessageTooBig
 
+#: Any: isal has no type hints.
 isal_zlib: Any = None
 try:
     from isal import isal_zlib
@@ -20,6 +21,30 @@ except ImportError:
     pass  # optional: the extra "speedups"
 
 Payload = bytes | bytearray | memoryview
+
+
+class _CompressObject(Protocol):
+    """What ``zlib.compressobj()`` and its twin in isal return."""
+
+    def compress(self, data: Payload, /) -> bytes: ...
+
+    def flush(self, mode: int, /) -> bytes: ...
+
+
+class _DecompressObject(Protocol):
+    """What ``zlib.decompressobj()`` returns."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    @property
+    def unconsumed_tail(self) -> bytes: ...
+
+    def decompress(self, data: Payload, max_length: int = ..., /) -> bytes: ...
+
 
 #: The end of every compressed message, which is not sent (section 7.2.1).
 _TAIL = b"\x00\x00\xff\xff"
@@ -66,9 +91,9 @@ class Compressor:
 class _Pool:
     """Compressors with the same parameters: one for each thread that compresses at a time."""
 
-    def __init__(self, new: Callable[[], Any]) -> None:
+    def __init__(self, new: Callable[[], _CompressObject]) -> None:
         self._new = new
-        self._idle: list[Any] = []
+        self._idle: list[_CompressObject] = []
 
     def compress(self, payload: Payload) -> bytes | None:
         try:
@@ -76,7 +101,7 @@ class _Pool:
         except IndexError:
             compressor = self._new()
         # After a full flush, the next message does not refer to this one.
-        data: bytes = compressor.compress(payload) + compressor.flush(zlib.Z_FULL_FLUSH)
+        data = compressor.compress(payload) + compressor.flush(zlib.Z_FULL_FLUSH)
         self._idle.append(compressor)
         return data[:-4] if len(data) - 4 < len(payload) else None
 
@@ -86,12 +111,12 @@ class ContextCompressor:
 
     def __init__(self, level: int, window_bits: int, memory_level: int) -> None:
         self._parameters = level, window_bits, memory_level
-        self._compressor: Any = None
+        self._compressor: _CompressObject | None = None
 
     def compress(self, payload: Payload) -> bytes | None:
         """The compressed payload; ``None`` if it would not be shorter."""
         compressor = self._compressor or _zlib_compressor(*self._parameters)
-        data: bytes = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
+        data = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
         if len(data) - 4 >= len(payload):
             # The message is sent uncompressed, so no later message may refer to it.
             self._compressor = None
@@ -100,7 +125,7 @@ class ContextCompressor:
         return data[:-4]
 
 
-def _zlib_compressor(level: int, window_bits: int, memory_level: int) -> Any:
+def _zlib_compressor(level: int, window_bits: int, memory_level: int) -> _CompressObject:
     # zlib has no raw stream with 8 bits. With 9 bits it refers back by at most 250 bytes; 8 bits
     # allow 256.
     return zlib.compressobj(level, zlib.DEFLATED, -max(window_bits, 9), memory_level)
@@ -126,12 +151,12 @@ class Inflation:
 
     def __init__(
         self,
-        decompressor: Any,
+        decompressor: _DecompressObject,
         rest: memoryview,
         piece: bytes,
         most: int,
         max_size: int,
-        keep: Callable[[Any], None] | None,
+        keep: Callable[[_DecompressObject], None] | None,
     ) -> None:
         self._decompressor = decompressor
         self._input = rest
@@ -153,6 +178,7 @@ class Inflation:
         decompressor = self._decompressor
         if self._size > self._max_size:
             raise MessageTooBig(f"a message of more than {self._max_size} bytes when inflated")
+        rest: Payload
         rest = decompressor.unused_data if decompressor.eof else decompressor.unconsumed_tail
         if not rest:
             # zlib copies the rest of its input, so it gets only a part.
@@ -167,7 +193,7 @@ class Inflation:
         self._size += len(piece)
         return None
 
-    def _begin_block(self) -> Any:
+    def _begin_block(self) -> _DecompressObject:
         """Continue after a final block (section 7.2.3.4), which ends zlib's stream."""
         self._blocks += 1
         if self._blocks > _MAX_FINAL_BLOCKS:
@@ -185,7 +211,10 @@ class Inflation:
 
 
 def inflate(
-    decompressor: Any, payload: bytes, max_size: int, keep: Callable[[Any], None] | None = None
+    decompressor: _DecompressObject,
+    payload: bytes,
+    max_size: int,
+    keep: Callable[[_DecompressObject], None] | None = None,
 ) -> bytes | Inflation:
     """Decompress a message; return it, or an :class:`Inflation` to advance until it is complete.
 
@@ -204,9 +233,9 @@ def inflate(
     return Inflation(decompressor, rest, piece, most, max_size, keep)
 
 
-def _decompress(decompressor: Any, payload: bytes | memoryview, most: int) -> bytes:
+def _decompress(decompressor: _DecompressObject, payload: bytes | memoryview, most: int) -> bytes:
     try:
-        piece: bytes = decompressor.decompress(payload, most)
+        piece = decompressor.decompress(payload, most)
     except zlib.error as problem:
         raise InvalidPayload("a compressed message that cannot be inflated") from problem
     return piece
@@ -244,11 +273,11 @@ class ContextDecompressor(_Decompressor):
 
     def __init__(self, window_bits: int) -> None:
         self._window_bits = window_bits
-        self._decompressor: Any = None
+        self._decompressor: _DecompressObject | None = None
 
     def inflate(self, payload: bytes, max_size: int) -> bytes | Inflation:
         decompressor = self._decompressor or zlib.decompressobj(-self._window_bits)
         return inflate(decompressor, payload + _TAIL, max_size, self._keep)
 
-    def _keep(self, decompressor: Any) -> None:
+    def _keep(self, decompressor: _DecompressObject) -> None:
         self._decompressor = decompressor

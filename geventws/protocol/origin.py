@@ -7,11 +7,11 @@ web could act in the name of a logged-in user (cross-site WebSocket hijacking).
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 from urllib.parse import urlsplit
 
+from ..typing import Environ
 from .headers import split_list
 
 #: The longest Origin or Host in characters. A host name has at most 253.
@@ -21,7 +21,7 @@ _MAX_ORIGIN = 2 * MAX_HOST
 
 
 def is_origin_allowed(
-    environ: Mapping[str, Any], allowed_origins: Sequence[str], trusted_proxies: Sequence[str]
+    environ: Environ, allowed_origins: Sequence[str], trusted_proxies: Sequence[str]
 ) -> bool:
     """Whether the page that sends the request may connect.
 
@@ -38,7 +38,7 @@ def is_origin_allowed(
     )
 
 
-def request_origin(environ: Mapping[str, Any], trusted_proxies: Sequence[str]) -> str:
+def request_origin(environ: Environ, trusted_proxies: Sequence[str]) -> str:
     """The origin of this server, as the client sees it."""
     scheme = environ.get("wsgi.url_scheme", "http")
     host = environ.get("HTTP_HOST", "")
@@ -52,13 +52,24 @@ def request_origin(environ: Mapping[str, Any], trusted_proxies: Sequence[str]) -
 
 
 def _is_trusted(address: str, trusted_proxies: Sequence[str]) -> bool:
-    if "*" in trusted_proxies:
+    """Whether a peer may set X-Forwarded-Proto and X-Forwarded-Host.
+
+    The peer of a unix socket has no address. It is trusted, as by gunicorn: it is a local process
+    with access to the socket's file.
+    """
+    if not address or "*" in trusted_proxies:
         return True
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
         return False
-    return any(ip in ipaddress.ip_network(proxy) for proxy in trusted_proxies)
+    # A listener for IPv6 and IPv4 sees IPv4 peers as ::ffff:192.0.2.1.
+    addresses = {ip, getattr(ip, "ipv4_mapped", None) or ip}
+    return any(
+        each in network
+        for network in map(ipaddress.ip_network, trusted_proxies)
+        for each in addresses
+    )
 
 
 def _normal_origin(origin: str) -> str:

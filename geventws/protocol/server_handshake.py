@@ -9,11 +9,10 @@ from __future__ import annotations
 import binascii
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ..exceptions import HandshakeError
-from ..typing import Headers
+from ..typing import Environ, HeaderPairs, Headers
 from .headers import (
     MAX_EXTENSIONS,
     check_header,
@@ -60,7 +59,7 @@ _RESERVED = {
 }
 
 
-def is_websocket_request(environ: Mapping[str, Any]) -> bool:
+def is_websocket_request(environ: Environ) -> bool:
     """Whether the client asks for a WebSocket, with a valid request or not."""
     upgrade = environ.get("HTTP_UPGRADE")
     if upgrade is None:
@@ -71,7 +70,7 @@ def is_websocket_request(environ: Mapping[str, Any]) -> bool:
 
 
 def check_request(
-    environ: Mapping[str, Any],
+    environ: Environ,
     allowed_origins: Sequence[str] = ("self",),
     trusted_proxies: Sequence[str] = (),
 ) -> None:
@@ -102,14 +101,14 @@ def check_request(
             raise _bad_request("The header Sec-WebSocket-Extensions is malformed.") from None
 
 
-def _check_sizes(environ: Mapping[str, Any]) -> None:
+def _check_sizes(environ: Environ) -> None:
     """Refuse headers that are longer than any client's, before time is spent on parsing them."""
     for variable, size, name in _LIMITS:
         if variable in environ and len(environ[variable]) > size:
             raise _bad_request(f"The header {name} is longer than {size:,} bytes.")
 
 
-def _check_request_itself(environ: Mapping[str, Any]) -> None:
+def _check_request_itself(environ: Environ) -> None:
     """Refuse a request that is not an opening handshake."""
     protocol = environ.get("SERVER_PROTOCOL", "HTTP/1.1")
     if protocol < "HTTP/1.1":
@@ -141,7 +140,7 @@ def _check_request_itself(environ: Mapping[str, Any]) -> None:
         raise _bad_request("The header Sec-WebSocket-Key is not 16 bytes in base64.")
 
 
-def requested_subprotocols(environ: Mapping[str, Any]) -> list[str]:
+def requested_subprotocols(environ: Environ) -> list[str]:
     """The subprotocols that the client offers, in its order of preference."""
     return split_list(environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL", ""))
 
@@ -151,9 +150,7 @@ def choose_subprotocol(offered: Sequence[str], spoken: Sequence[str]) -> str | N
     return next((subprotocol for subprotocol in spoken if subprotocol in offered), None)
 
 
-def choose_extension(
-    environ: Mapping[str, Any], compression: Deflate | None
-) -> tuple[str, Agreement | None]:
+def choose_extension(environ: Environ, compression: Deflate | None) -> tuple[str, Agreement | None]:
     """The answer to the extensions that the client offers, and the agreed parameters."""
     offers = environ.get("HTTP_SEC_WEBSOCKET_EXTENSIONS")
     if compression is None or offers is None:
@@ -162,10 +159,10 @@ def choose_extension(
 
 
 def response_headers(
-    environ: Mapping[str, Any],
+    environ: Environ,
     subprotocol: str | None = None,
     extensions: str = "",
-    extra: Iterable[tuple[str, str]] = (),
+    extra: HeaderPairs = (),
 ) -> Headers:
     """The headers of the ``101``, RFC 6455 section 4.2.2.
 

@@ -264,12 +264,6 @@ def test_a_trusted_proxy_tells_scheme_and_host(proxies):
     assert request_origin(behind, ["192.0.2.1"]) == "http://example.com"
 
 
-def test_an_address_that_is_none_is_not_trusted():
-    assert request_origin(environ(REMOTE_ADDR="", HTTP_X_FORWARDED_PROTO="https"), ["::/0"]) == (
-        "http://example.com"
-    )
-
-
 # ----------------------------------------------------------------- the answer
 
 
@@ -345,3 +339,34 @@ def test_a_server_that_takes_nobody_just_now_says_when_to_ask_again():
     assert refused.status == "503 Service Unavailable"
     assert refused.body == b"The server is full.\n"
     assert "Retry-After" in dict(refused.headers)
+
+
+@pytest.mark.parametrize(
+    ("address", "trusted"),
+    [
+        ("127.0.0.1", ["127.0.0.0/8"]),
+        ("::ffff:127.0.0.1", ["127.0.0.1"]),  # the peer of a listener for IPv6 and IPv4
+        ("::ffff:127.0.0.1", ["::ffff:0:0/96"]),
+        ("::1", ["::1"]),
+        ("", ["192.0.2.1"]),  # the peer of a unix socket
+        ("", []),
+        ("192.0.2.1", ["*"]),
+    ],
+)
+def test_a_trusted_proxy_is_recognised_by_its_address(address, trusted):
+    behind = environ(REMOTE_ADDR=address, HTTP_X_FORWARDED_PROTO="https")
+    assert request_origin(behind, trusted).startswith("https://")
+
+
+@pytest.mark.parametrize(
+    ("address", "trusted"),
+    [
+        ("127.0.0.1", []),
+        ("::ffff:192.0.2.1", ["192.0.2.2"]),
+        ("::1", ["127.0.0.1"]),
+        ("nobody", ["127.0.0.1"]),
+    ],
+)
+def test_another_peer_is_not_a_trusted_proxy(address, trusted):
+    behind = environ(REMOTE_ADDR=address, HTTP_X_FORWARDED_PROTO="https")
+    assert request_origin(behind, trusted).startswith("http://")
