@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .broadcast import Broadcast
 from .client.client import ClientWebSocket, connect
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .server.worker import Worker
 
 __version__ = "0.1.0"
-#: Which core runs: "compiled" or "python".
+#: The active implementation of the core: "compiled" or "python".
 __core__ = CORE
 
 __all__ = [
@@ -58,9 +58,9 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "Worker":
-        # On first use only: gunicorn is optional.
+        # Imported on first use, because gunicorn is optional.
         from .server.worker import Worker  # noqa: PLC0415
 
         return Worker

@@ -1,4 +1,4 @@
-"""``python -m geventws``: the command line, see :mod:`geventws.cli`."""
+"""``python -m geventws``: the command line; see :mod:`geventws.cli`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""WebSockets in Bottle, by the names of bottle-websocket::
+"""WebSockets in Bottle, with the names of bottle-websocket::
 
 @app.get("/echo", apply=[websocket])
 def echo(ws):
@@ -29,67 +29,74 @@ from .typing import Application, Headers
 __all__ = ["GeventWebSocketServer", "websocket"]
 
 
-def websocket(callback: Callable[..., Any]) -> Callable[..., Any]:
+def websocket(callback: Callable[..., object]) -> Callable[..., object]:
     """Bottle plugin: the view gets a :class:`~geventws.WebSocket` as its first argument.
 
-    What Bottle does before a view works before the upgrade, as do ``abort(401)`` and
-    ``redirect()`` in it. The ``101`` goes out when the view first uses the WebSocket, with the
-    cookies and headers that :data:`bottle.response` has by then. What the view returns after
-    that is dropped; without it, it is the response, or, if it is ``None``, the WebSocket is closed
-    with 1000. A plain request gets 426.
+    Bottle's hooks and plugins run before the upgrade. The view may refuse the WebSocket with
+    ``abort(401)`` or ``redirect()``. The ``101`` is sent when the view first uses the WebSocket,
+    with the cookies and headers of :data:`bottle.response` at that time.
+
+    The return value of the view is the response if the ``101`` was not sent, and dropped otherwise.
+    A view that returns ``None`` without using the WebSocket accepts it; then it is closed with
+    1000. A plain HTTP request gets the status 426.
     """
 
     @functools.wraps(callback)
-    def view(*args: Any, **kwargs: Any) -> Any:
+    def view(*args: Any, **kwargs: Any) -> object:
         ws: WebSocket | None = request.environ.get(WEBSOCKET)
         if ws is None:
-            # RFC 9110 section 15.5.22: "MUST send an Upgrade header field", and 7.8
+            # RFC 9110 section 15.5.22: "MUST send an Upgrade header field"; section 7.8 requires
+            # "Connection: Upgrade" with it.
             raise HTTPError(
                 426,
-                "This address speaks WebSocket, and your request is a plain one.",
+                "This URL is a WebSocket endpoint, and the request is a plain HTTP request.",
                 Upgrade="websocket",
                 Connection="Upgrade",
             )
         return run_view(
             ws,
             functools.partial(callback, ws, *args, **kwargs),
-            functools.partial(_gathered_headers, gevent.getcurrent(), _response_headers()),
+            functools.partial(_collect_headers, gevent.getcurrent(), _response_headers()),
         )
 
     return view
 
 
 class GeventWebSocketServer(ServerAdapter):  # type: ignore[misc]
-    """``run(server=GeventWebSocketServer)``: :class:`geventws.WebSocketServer` for Bottle.
+    """Bottle's adapter for :class:`geventws.WebSocketServer`: ``run(server=…)``.
 
-    Its options are those of that server, as keywords of ``run()``. ``reloader=True`` works: open
-    WebSockets are closed with 1001 before the program starts anew.
+    Keyword arguments of ``run()`` are options of the server. ``reloader=True`` works: open
+    WebSockets are closed with 1001 before the program restarts.
 
-    :raises RuntimeError: when the program is not patched: Bottle would mix up the requests of
-        several greenlets.
+    :raises RuntimeError: if ``gevent.monkey.patch_all()`` was not called. Bottle would confuse the
+        requests of different greenlets.
     """
 
     def run(self, handler: Application) -> None:
         if not isinstance(threading.local(), local):
             raise RuntimeError(
-                "Bottle needs gevent.monkey.patch_all() at the very beginning of the program,"
-                " before bottle is imported"
+                "Bottle needs gevent.monkey.patch_all() at the beginning of the program, before"
+                " the import of bottle"
             )
         if self.quiet:
             self.options["log"] = None
         server = WebSocketServer((self.host, self.port), handler, **self.options)
-        # Ctrl-C, and by the same way Bottle's reloader. A KeyboardInterrupt would hit whatever
-        # greenlet is running.
-        before = signal.signal(signal.SIGINT, lambda *_: gevent.spawn(server.stop))
+        # Ctrl-C and Bottle's reloader send SIGINT. Python's default handler would raise
+        # KeyboardInterrupt in any greenlet.
+        previous = signal.signal(signal.SIGINT, lambda *_: gevent.spawn(server.stop))
         try:
             server.serve_forever()
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, previous)
 
 
-def _gathered_headers(greenlet: object, before: Headers) -> Headers:
-    """The headers for the 101: only the view's own greenlet finds them in ``response``."""
-    return _response_headers() if gevent.getcurrent() is greenlet else before
+def _collect_headers(greenlet: object, initial: Headers) -> Headers:
+    """Return the headers for the ``101``.
+
+    ``response`` is specific to the greenlet of the view. Another greenlet that sends the ``101``
+    gets the headers from before the view was called.
+    """
+    return _response_headers() if gevent.getcurrent() is greenlet else initial
 
 
 def _response_headers() -> Headers:

@@ -1,7 +1,7 @@
-"""Socket.IO: python-socketio and Flask-SocketIO on geventws, with ``async_mode="gevent"``.
+"""Socket.IO: python-socketio and Flask-SocketIO with geventws and ``async_mode="gevent"``.
 
-``geventws.Worker`` and ``python -m geventws`` do this automatically. Elsewhere, before or after the
-Socket.IO server is created::
+``geventws.Worker`` and ``python -m geventws`` install it automatically. With other servers, call
+:func:`install`, before or after the Socket.IO server is created::
 
     import geventws.engineio
 

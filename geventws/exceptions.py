@@ -1,53 +1,52 @@
-"""What can go wrong::
+"""The exceptions of geventws::
 
     OSError
-    ├── BroadcastError          what carries a broadcast does not work; the sockets are fine
-    └── WebSocketError          catch this one around receive() and send()
-        ├── ConnectionClosed    the connection is over; has code, reason and by_peer
-        ├── HandshakeError      no WebSocket came to be; has status, headers and body
-        └── ProtocolError       the peer broke RFC 6455 (close code 1002)
-            ├── InvalidPayload  text that is not UTF-8 (1007)
-            └── MessageTooBig   a message over max_message_size (1009)
+    ├── BroadcastError          the broadcast backend does not work; connections are not affected
+    └── WebSocketError          the base class to catch around receive() and send()
+        ├── ConnectionClosed    the connection has ended; has code, reason and by_peer
+        ├── HandshakeError      the opening handshake failed; has status, headers and body
+        └── ProtocolError       the peer violated RFC 6455 (close code 1002)
+            ├── InvalidPayload  a text message is not UTF-8 (1007)
+            └── MessageTooBig   a message is larger than max_message_size (1009)
 
-``ProtocolError`` and its kin do not reach a view: the connection is closed with their code, and
-the view's ``receive()`` returns ``None``. A wait that ends too late raises the builtin
-``TimeoutError``; a wrong argument raises ``TypeError`` or ``ValueError``.
+A view never gets ``ProtocolError`` or its subclasses: the connection is closed with their close
+code, and ``receive()`` returns ``None``. A timeout raises the built-in ``TimeoutError``. An invalid
+argument raises ``TypeError`` or ``ValueError``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
-#: How much of a refusal's body goes into the text of its error, in bytes.
+#: The maximum number of bytes of a response body in the text of an error.
 _MAX_TEXT = 200
 
 
 class BroadcastError(OSError):
-    """What carries a broadcast does not answer, or answers with an error."""
+    """The broadcast backend does not answer, or answers with an error."""
 
 
 class WebSocketError(OSError):
-    """The root of what this package raises on account of a connection."""
+    """The base class of all errors of a connection."""
 
 
 class ConnectionClosed(WebSocketError):
-    """The connection is over: nothing can be sent, nothing more will be received.
+    """The connection has ended: nothing can be sent or received.
 
-    :ivar code: the close code; 1005 if the Close frame had none, 1006 if there was no Close frame.
-    :ivar reason: the text that came with it.
-    :ivar by_peer: whether the peer closed or vanished, rather than this side.
+    :ivar code: the close code. 1005 if the Close frame had no code, 1006 without a Close frame.
+    :ivar reason: the close reason, or an empty string.
+    :ivar by_peer: whether the peer closed or lost the connection. ``False`` if this side did.
     """
 
     def __init__(self, code: int, reason: str = "", *, by_peer: bool = True) -> None:
-        # Of several arguments OSError would take the first for an errno.
+        # OSError would use the first of several arguments as the errno.
         super().__init__(reason)
         self.code = code
         self.reason = reason
         self.by_peer = by_peer
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return partial(type(self), by_peer=self.by_peer), (self.code, self.reason)
 
     def __repr__(self) -> str:
@@ -60,12 +59,12 @@ class ConnectionClosed(WebSocketError):
 
 
 class HandshakeError(WebSocketError):
-    """The opening handshake ends without a WebSocket.
+    """The opening handshake failed.
 
-    :ivar status: the HTTP status, such as ``"400 Bad Request"``; empty if there was no answer.
-    :ivar status_code: the same as a number, such as 400; 0 if there was no answer.
-    :ivar headers: the response's headers, pairs of strings.
-    :ivar body: the response's body in bytes.
+    :ivar status: the HTTP status, such as ``"400 Bad Request"``. Empty without a response.
+    :ivar status_code: the number of the status, such as 400. 0 without a response.
+    :ivar headers: the headers of the response, pairs of strings.
+    :ivar body: the body of the response in bytes.
     """
 
     def __init__(
@@ -77,7 +76,7 @@ class HandshakeError(WebSocketError):
         self.headers = list(headers)
         self.body = body.encode() if isinstance(body, str) else body
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.status, self.body, self.headers)
 
     def __str__(self) -> str:
@@ -90,18 +89,18 @@ class HandshakeError(WebSocketError):
 
 
 class ProtocolError(WebSocketError):
-    """The peer broke RFC 6455. ``close_code`` is what the connection is closed with."""
+    """The peer violated RFC 6455. The connection is closed with ``close_code``."""
 
     close_code = 1002
 
 
 class InvalidPayload(ProtocolError):
-    """The peer sent as text what is not UTF-8 (RFC 6455 section 8.1)."""
+    """The peer sent a text message that is not UTF-8 (RFC 6455 section 8.1)."""
 
     close_code = 1007
 
 
 class MessageTooBig(ProtocolError):
-    """The peer sent more than ``max_message_size`` bytes in one message."""
+    """The peer sent a message that is larger than ``max_message_size`` bytes."""
 
     close_code = 1009

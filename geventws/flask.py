@@ -1,4 +1,4 @@
-"""WebSockets in Flask; the names of flask-sockets and flask-sock, so that their users feel at home.
+"""WebSockets in Flask, with the names of flask-sockets and flask-sock.
 
 ::
 
@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from contextvars import copy_context
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 from weakref import WeakSet
 
 from flask import Blueprint, Flask, current_app, request
 from flask.ctx import RequestContext
 from flask.globals import request_ctx
+from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import BadRequest, HTTPException, RequestTimeout
 from werkzeug.routing.exceptions import WebsocketMismatch
 
@@ -34,63 +35,68 @@ from .server.middleware import WebSocketMiddleware
 from .server.registry import OpenWebSockets
 from .server.request_body import BodyError, BodyTimeoutError
 from .server.websocket import WebSocket
-from .typing import Headers
+from .typing import Headers, Keywords, Message
 
 __all__ = ["Sock", "Sockets", "UpgradeRequired"]
 
-View = TypeVar("View", bound=Callable[..., Any])
+#: A view with a WebSocket as its first argument, followed by the variables of the URL.
+WebSocketView: TypeAlias = Callable[..., ResponseReturnValue | None]
+FlaskView: TypeAlias = Callable[..., ResponseReturnValue]
+View = TypeVar("View", bound=WebSocketView)
 
 logger = logging.getLogger("geventws")
 
-#: Under this name ``app.extensions`` knows what :meth:`Sockets.init_app` has added.
+#: The key in ``app.extensions``.
 _EXTENSION = "geventws"
 
 
 class UpgradeRequired(HTTPException):
-    """``426 Upgrade Required``: a plain request for an address that has WebSockets only."""
+    """``426 Upgrade Required``: the response to a plain HTTP request for a WebSocket URL."""
 
     code = 426
-    description = "This address speaks WebSocket, and your request is a plain one."
+    description = "This URL is a WebSocket endpoint, and the request is a plain HTTP request."
 
-    def get_headers(self, *args: Any, **kwargs: Any) -> list[tuple[str, str]]:
-        # RFC 9110 section 15.5.22: "MUST send an Upgrade header field", and 7.8 about Connection
+    def get_headers(self, *args: Any, **kwargs: Any) -> Headers:
+        # RFC 9110 section 15.5.22: "MUST send an Upgrade header field"; section 7.8 requires
+        # "Connection: Upgrade" with it.
         upgrade = [("Upgrade", "websocket"), ("Connection", "Upgrade")]
         return [*super().get_headers(*args, **kwargs), *upgrade]
 
 
 class Sockets:
-    """Flask extension: views that get a :class:`~geventws.WebSocket` as their first argument.
+    """A Flask extension for views with a :class:`~geventws.WebSocket` as their first argument.
 
-    Everything that Flask does before a view works before the upgrade: ``before_request``,
-    ``abort(401)``, redirects, logins. The ``101`` goes out when the view first uses the
-    WebSocket; the session as it is then, and what ``after_this_request`` functions add, travel
-    with it. The request context lives until the view returns. What it returns after the upgrade
-    is dropped; without one it is the response, or, if it is ``None``, the WebSocket is closed
-    with 1000.
+    - Before the upgrade, everything works as in other views: ``before_request``, ``abort(401)``,
+      redirects, logins.
+    - The ``101`` is sent when the view first uses the WebSocket. It contains the session of that
+      time, and the headers of ``after_this_request`` functions.
+    - The request context exists until the view returns. The return value is the response if the
+      ``101`` was not sent, and dropped otherwise. A view that returns ``None`` without using the
+      WebSocket accepts it; then it is closed with 1000.
+    - ``url_for()`` returns the ``ws://`` or ``wss://`` URL of a view.
+    - A plain HTTP request gets the page of another route for the same path, or
+      :exc:`UpgradeRequired`. An ``errorhandler`` may handle this exception.
 
-    ``url_for`` the name of a view is its ``ws://`` or ``wss://`` URL.
+    The extension works with :class:`geventws.WebSocketServer`, ``gunicorn -k geventws.Worker`` and
+    every other server on gevent. The options of :class:`geventws.options.Options` are read from
+    the configuration when the server starts, such as
+    ``app.config["GEVENTWS_MAX_MESSAGE_SIZE"]``. They take precedence over the server's options.
 
-    A plain request gets the page that another route has for the same path, or
-    :exc:`UpgradeRequired`, for which an application may have an ``errorhandler``.
+    Wrap ``app.wsgi_app`` with middleware, as Flask documents it. Middleware around ``app`` hides
+    the options from the server.
 
-    Works under :class:`geventws.WebSocketServer`, ``gunicorn -k geventws.Worker`` and every other
-    server on gevent. The options of :class:`geventws.options.Options` are taken from
-    ``app.config["GEVENTWS_MAX_MESSAGE_SIZE"]`` and the like when the server starts; they go
-    before the server's own. Middleware belongs around ``app.wsgi_app``, as Flask has it: around
-    ``app`` itself it hides these options from the server.
-
-    :param app: the application, or None to call :meth:`init_app` later.
+    :param app: the application; ``None`` to call :meth:`init_app` later.
     """
 
     def __init__(self, app: Flask | None = None) -> None:
-        self._rules: list[tuple[str, str | None, Callable[..., Any], dict[str, Any]]] = []
-        self._blueprints: list[tuple[Blueprint, dict[str, Any]]] = []
+        self._rules: list[tuple[str, str | None, FlaskView, Keywords]] = []
+        self._blueprints: list[tuple[Blueprint, Keywords]] = []
         self._apps: WeakSet[Flask] = WeakSet()
         if app is not None:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Add all views to an application, those that are defined later too."""
+        """Add all views to an application, including views that are defined later."""
         if _EXTENSION not in app.extensions:
             app.geventws_options = functools.partial(_options_in, app)  # type: ignore[attr-defined]
             middleware = app.extensions[_EXTENSION] = _Middleware(app)
@@ -101,17 +107,16 @@ class Sockets:
         for rule, endpoint, view, options in self._rules:
             app.add_url_rule(rule, endpoint, view, **options)
         for blueprint, options in self._blueprints:
-            blueprint.register(_ForSockets(app, self), options)  # type: ignore[arg-type]
+            blueprint.register(_WebSocketApp(app, self), options)  # type: ignore[arg-type]
 
     def route(
         self, rule: str, bp: Blueprint | None = None, **options: Any
     ) -> Callable[[View], View]:
-        """Decorate a view for WebSockets: ``view(ws)``, with the URL's variables as keywords.
+        """Decorate a WebSocket view: ``view(ws, **variables)``, with the variables of the URL.
 
         :param rule: the path, as for :meth:`flask.Flask.route`.
-        :param bp: a blueprint that the view belongs to. It may be nested in others; it is
-            registered with Flask as usual.
-        :param options: more of :meth:`flask.Flask.route`, such as ``endpoint``.
+        :param bp: the blueprint of the view. Register it with Flask; it may be nested.
+        :param options: other options of :meth:`flask.Flask.route`, such as ``endpoint``.
         """
 
         def decorate(view: View) -> View:
@@ -124,9 +129,9 @@ class Sockets:
         return decorate
 
     def add_url_rule(
-        self, rule: str, endpoint: str | None, view_func: Callable[..., Any], **options: Any
+        self, rule: str, endpoint: str | None, view_func: WebSocketView, **options: Any
     ) -> None:
-        """What :meth:`route` does, without a decorator."""
+        """Add a WebSocket view; see :meth:`route`."""
         options["websocket"] = True
         view = self._flask_view(view_func)
         self._rules.append((rule, endpoint, view, options))
@@ -134,61 +139,64 @@ class Sockets:
             app.add_url_rule(rule, endpoint, view, **options)
 
     def register_blueprint(self, blueprint: Blueprint, **options: Any) -> None:
-        """Register a blueprint whose views, and those of the blueprints in it, are for WebSockets.
+        """Register a blueprint of WebSocket views. Nested blueprints contain only such views, too.
 
-        :param options: those of :meth:`flask.Flask.register_blueprint`, such as ``url_prefix``.
+        :param options: the options of :meth:`flask.Flask.register_blueprint`, such as
+            ``url_prefix``.
         """
         self._blueprints.append((blueprint, options))
         for app in self._apps:
-            blueprint.register(_ForSockets(app, self), options)  # type: ignore[arg-type]
+            blueprint.register(_WebSocketApp(app, self), options)  # type: ignore[arg-type]
 
-    def _flask_view(self, view: Callable[..., Any]) -> Callable[..., Any]:
-        """A view as Flask wants it: no argument of its own, and a response in the end."""
+    def _flask_view(self, view: WebSocketView) -> FlaskView:
+        """Return a view for Flask: without the WebSocket argument, and with a response."""
 
         @functools.wraps(view)
-        def socket_view(**values: Any) -> Any:
+        def socket_view(**variables: Any) -> ResponseReturnValue:
             ws: WebSocket = request.environ[WEBSOCKET]
             context = request_ctx._get_current_object()  # type: ignore[attr-defined]
             response = run_view(
                 ws,
-                functools.partial(view, self._adapt(ws), **values),
-                # A greenlet without these contexts may be the first to use the WebSocket.
-                functools.partial(copy_context().run, _gathered_headers, context),
+                functools.partial(view, self._adapt(ws), **variables),
+                # Another greenlet, without Flask's contexts, may send the 101.
+                functools.partial(copy_context().run, _collect_headers, context),
             )
-            # Flask needs a response, though nobody reads it after the 101.
-            return current_app.response_class() if response is None else response
+            if response is None:
+                return current_app.response_class()  # Flask requires one; it is not sent
+            return cast("ResponseReturnValue", response)  # mypy infers object
 
         return socket_view
 
-    def _adapt(self, ws: WebSocket) -> Any:
+    def _adapt(self, ws: WebSocket) -> object:
+        """Return the first argument of a view."""
         return ws
 
 
 class Sock(Sockets):
-    """flask-sock's extension by its own name: ``@sock.route("/echo")``.
+    """A replacement for flask-sock's class of the same name: ``@sock.route("/echo")``.
 
-    Its views get a WebSocket with simple-websocket's manners, see :class:`SockWebSocket`.
-    ``ping_interval``, ``max_message_size`` and ``subprotocols`` in
-    ``app.config["SOCK_SERVER_OPTIONS"]`` are obeyed.
+    The views get a :class:`SockWebSocket`, with the interface of simple-websocket. Of
+    ``app.config["SOCK_SERVER_OPTIONS"]``, the options ``ping_interval``, ``max_message_size`` and
+    ``subprotocols`` are used.
     """
 
-    def _adapt(self, ws: WebSocket) -> Any:
+    def _adapt(self, ws: WebSocket) -> SockWebSocket:
         return SockWebSocket(ws)
 
 
 class SockWebSocket:
-    """A :class:`~geventws.WebSocket` in which some methods do as simple-websocket's.
+    """A :class:`~geventws.WebSocket` with simple-websocket's ``receive``, ``close``, ``connected``.
 
-    Everything else is as it is there.
+    It has all other attributes of the WebSocket.
     """
 
     def __init__(self, ws: WebSocket) -> None:
         self._ws = ws
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Any:  # the type of the WebSocket's attribute
         return getattr(self._ws, name)
 
-    def __iter__(self) -> Iterable[str | bytes]:
+    def __iter__(self) -> Iterator[Message]:
         return iter(self._ws)
 
     @property
@@ -196,24 +204,29 @@ class SockWebSocket:
         """Whether messages can be sent."""
         return not self._ws.closed
 
-    def receive(self, timeout: float | None = None) -> str | bytes | None:
-        """The next message; None if there is none in time.
+    def receive(self, timeout: float | None = None) -> Message | None:
+        """Return the next message; ``None`` if there is none within ``timeout`` seconds.
 
-        :raises ConnectionClosed: when the connection has ended.
+        :raises ConnectionClosed: if the connection has ended.
         """
         try:
             message = self._ws.receive(timeout)
         except TimeoutError:
             return None
-        return self._ws.receive() if message is None else message  # the second time it raises
+        # None means the end of the connection: the second call raises ConnectionClosed.
+        return self._ws.receive() if message is None else message
 
     def close(self, reason: int | None = None, message: str | None = None) -> None:
-        """Close with a code, which is called ``reason``, and a text, which is not."""
+        """Close the connection.
+
+        :param reason: the close code, with simple-websocket's name; 1000 by default.
+        :param message: the close reason.
+        """
         self._ws.close(CloseCode.NORMAL_CLOSURE if reason is None else reason, message or "")
 
 
 class _Middleware(WebSocketMiddleware):
-    """What makes the extension work under servers that know nothing of geventws."""
+    """The middleware for servers without WebSocket support. Its options are in ``app.config``."""
 
     def __init__(self, app: Flask) -> None:
         self.application = app.wsgi_app
@@ -225,25 +238,25 @@ class _Middleware(WebSocketMiddleware):
     def options(self) -> Options:  # type: ignore[override]
         return Options(**_options_in(self._app))
 
-    def geventws_options(self) -> dict[str, Any]:
+    def geventws_options(self) -> Keywords:
         return _options_in(self._app)
 
 
-class _ForSockets:
-    """An application as a blueprint sees it when its views are for WebSockets."""
+class _WebSocketApp:
+    """A proxy for an application, which registers the views of a blueprint for WebSockets."""
 
     def __init__(self, app: Flask, sockets: Sockets) -> None:
         self._app = app
         self._sockets = sockets
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Any:  # the type of the application's attribute
         return getattr(self._app, name)
 
     def add_url_rule(
         self,
         rule: str,
         endpoint: str | None = None,
-        view_func: Callable[..., Any] | None = None,
+        view_func: WebSocketView | None = None,
         **options: Any,
     ) -> None:
         if view_func is None:
@@ -252,30 +265,30 @@ class _ForSockets:
         self._app.add_url_rule(rule, endpoint, self._sockets._flask_view(view_func), **options)
 
 
-def _options_in(app: Flask) -> dict[str, Any]:
-    """The options in an application's configuration."""
-    old = app.config.get("SOCK_SERVER_OPTIONS", {})
-    known = {"max_message_size", "ping_interval", "subprotocols"} & old.keys()
+def _options_in(app: Flask) -> Keywords:
+    """Return the options in an application's configuration."""
+    sock_options = app.config.get("SOCK_SERVER_OPTIONS", {})
+    known = {"max_message_size", "ping_interval", "subprotocols"} & sock_options.keys()
     return {
-        **{name: old[name] for name in known if old[name] is not None},
+        **{name: sock_options[name] for name in known if sock_options[name] is not None},
         **app.config.get_namespace("GEVENTWS_"),
     }
 
 
-def _answer_mismatch(mismatch: WebsocketMismatch) -> Any:
-    """A plain request for a WebSocket's address, or the other way round."""
+def _answer_mismatch(mismatch: WebsocketMismatch) -> ResponseReturnValue:
+    """Answer a plain HTTP request for a WebSocket URL, or a WebSocket request for another URL."""
     problem = BadRequest() if WEBSOCKET in request.environ else UpgradeRequired()
     return current_app.handle_http_exception(problem)
 
 
-def _answer_body_error(error: BodyError) -> Any:
-    """Answer a client whose body is malformed, cut off or late, without a traceback."""
+def _answer_body_error(error: BodyError) -> ResponseReturnValue:
+    """Answer a request whose body is malformed, incomplete or late, without a traceback."""
     problem = RequestTimeout() if isinstance(error, BodyTimeoutError) else BadRequest()
     return current_app.handle_http_exception(problem)
 
 
-def _gathered_headers(context: RequestContext) -> Headers:
-    """What a response to this request would have of headers if it were sent now."""
+def _collect_headers(context: RequestContext) -> Headers:
+    """Return the headers that a response to this request would have if it were sent now."""
     app = context.app
     response = app.response_class(status=101)
     response.headers.clear()
@@ -285,13 +298,13 @@ def _gathered_headers(context: RequestContext) -> Headers:
     session = context.session
     if session is not None and not app.session_interface.is_null_session(session):
         app.session_interface.save_session(app, session, response)
-    response.headers.pop("Vary", None)  # no cache keeps a 101
+    response.headers.pop("Vary", None)  # caches do not store a 101
     return list(response.headers)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in {"Worker", "worker"}:
-        # flask-sockets has it for ``gunicorn -k flask_sockets.worker``.
+        # flask-sockets had these names for ``gunicorn -k flask_sockets.worker``.
         from .server.worker import Worker  # noqa: PLC0415 - gunicorn is optional
 
         return Worker

@@ -1,8 +1,8 @@
-"""For authors of framework extensions: run a view that gets a WebSocket.
+"""The interface for framework extensions: :func:`run_view` runs a view with a WebSocket.
 
-An extension finds the :class:`~geventws.WebSocket` in ``environ["wsgi.websocket"]``, which plain
-requests do not have, and calls its view through :func:`run_view`. This is all that
-:mod:`geventws.flask` and :mod:`geventws.bottle` use. For Pyramid::
+An extension finds the :class:`~geventws.WebSocket` in ``environ["wsgi.websocket"]``, and calls its
+view through :func:`run_view`. Plain HTTP requests do not have this key. :mod:`geventws.flask` and
+:mod:`geventws.bottle` use nothing else. For Pyramid::
 
     @view_config(route_name="echo")
     def echo(request):
@@ -30,17 +30,19 @@ def run_view(
     view: Callable[[], Response | None],
     headers: Callable[[], HeaderPairs] | None = None,
 ) -> Response | None:
-    """Call a view, and return the HTTP response that the framework must send; ``None`` for none.
+    """Call a view; return the HTTP response that the framework must send, or ``None``.
 
-    - A view that returns ``None`` without using the WebSocket accepts it.
-    - A response that is returned before the ``101`` refuses the WebSocket.
-    - A response that is returned after the ``101`` is dropped; but when the ``101`` was sent
-      automatically (``accept_after``), it is returned here, and its status becomes the close code.
-    - :exc:`~geventws.ConnectionClosed` of this connection is a normal end. Of another connection,
-      it is raised.
+    - If the view returns ``None`` and has not used the WebSocket, the WebSocket is accepted.
+    - If the view returns a response before the ``101``, the WebSocket is refused.
+    - If the view returns a response after the ``101``, the response is dropped. Exception: if the
+      ``101`` was sent automatically (``accept_after``), the response is returned, and its status
+      determines the close code.
+    - If the view raises :exc:`~geventws.ConnectionClosed` of this connection, that is a normal
+      end. The exception of another connection is raised.
 
-    :param headers: called once, when the ``101`` is sent; returns headers that the framework has
-        gathered until then, such as cookies. May run in another greenlet than the view.
+    :param view: called without arguments.
+    :param headers: called once, when the ``101`` is sent. Returns headers for it that the framework
+        has collected, such as cookies. May be called in another greenlet than the view.
     """
     ws._headers_hook = headers
     response = None

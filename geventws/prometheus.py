@@ -1,6 +1,6 @@
-"""The :class:`~geventws.Stats` as metrics of prometheus_client: ``install()``.
+"""Export :class:`~geventws.Stats` as metrics of prometheus_client.
 
-``make_wsgi_app()`` shows them.
+:func:`install` registers the metrics; :func:`make_wsgi_app` serves them.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import atexit
 import os
 from collections import Counter as Counts
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import prometheus_client
 from gevent import get_hub
@@ -20,42 +20,47 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from .server.registry import stats
 from .server.stats import Stats
 
-#: How often, in seconds, the metrics are brought up to date.
+if TYPE_CHECKING:
+    from .typing import Application
+
+#: Seconds between two updates of the metrics.
 _INTERVAL = 1.0
 
 _COUNTERS = {
-    "connections_opened": "WebSockets that have been opened",
-    "messages_received": "Messages that were received",
-    "messages_sent": "Messages that were sent",
-    "bytes_received": "Bytes that were received in WebSocket frames",
-    "bytes_sent": "Bytes that were sent in WebSocket frames",
-    "pings_sent": "Pings that were sent",
-    "pongs_received": "Pongs that answered one",
-    "slow_consumers_dropped": "Peers that were dropped because they did not read",
+    "connections_opened": "Accepted WebSockets",
+    "messages_received": "Received messages",
+    "messages_sent": "Sent messages",
+    "bytes_received": "Bytes received in WebSocket frames",
+    "bytes_sent": "Bytes sent in WebSocket frames",
+    "pings_sent": "Sent Ping frames",
+    "pongs_received": "Received Pong frames that answer a Ping",
+    "slow_consumers_dropped": "Connections dropped because the peer did not read",
 }
 _BY_CODE = {
-    "connections_closed": ("WebSockets that have ended, by close code", "code"),
-    "connections_refused": ("Requests that were answered with HTTP, by status", "status"),
+    "connections_closed": ("Ended WebSockets, by close code", "code"),
+    "connections_refused": ("Refused WebSocket requests, by HTTP status", "status"),
 }
-#: How many of the close codes that peers may choose, 3000 to 4999, have a series each. The others
-#: are counted under the label "other": every series costs memory, here and in Prometheus.
-_MAX_PEERS_CODES = 100
-#: With the way in which the processes of a server become one figure.
+#: The maximum number of series for close codes from 3000 to 4999, which peers may choose. Further
+#: codes are counted with the label "other": every series costs memory, here and in Prometheus.
+_MAX_PRIVATE_CODES = 100
+#: The description, and the way to combine the values of several processes.
 _GAUGES: dict[str, tuple[str, Literal["livesum", "livemax"]]] = {
-    "connections": ("WebSockets that are open", "livesum"),
-    "receive_queue": ("Received messages that wait for their views", "livesum"),
-    "receive_queue_size": ("The size of these", "livesum"),
-    "send_buffer_size": ("Bytes that wait for their peers to read", "livesum"),
-    "send_buffer_size_max": ("The most of these that wait for one peer", "livemax"),
+    "connections": ("Open WebSockets", "livesum"),
+    "receive_queue": ("Received messages that wait for the view", "livesum"),
+    "receive_queue_size": ("Bytes of memory of received messages that wait", "livesum"),
+    "send_buffer_size": ("Bytes in all send buffers", "livesum"),
+    "send_buffer_size_max": ("Bytes in the largest send buffer", "livemax"),
 }
 
 
 class _Metrics:
-    """The metrics, and what they have been told."""
+    """The metrics of one registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._told = Stats()
-        self._peers_codes: set[int] = set()
+        #: The statistics of the latest update.
+        self._exported = Stats()
+        #: The close codes from 3000 to 4999 that have a series.
+        self._private_codes: set[int] = set()
         self._counters = {
             name: Counter(f"geventws_{name}", text, registry=registry)
             for name, text in _COUNTERS.items()
@@ -68,69 +73,72 @@ class _Metrics:
             name: Gauge(f"geventws_{name}", text, registry=registry, multiprocess_mode=mode)
             for name, (text, mode) in _GAUGES.items()
         }
-        # It does not keep the loop alive, and goes on in a process that is forked.
-        self._timer: Any = get_hub().loop.timer(_INTERVAL, _INTERVAL, ref=False)
+        # ref=False: the timer does not keep the loop running. It also works in a forked process.
+        self._timer = get_hub().loop.timer(_INTERVAL, _INTERVAL, ref=False)
         self._timer.start(self.update)
         atexit.register(self.update)
 
     def update(self) -> None:
-        """Tell prometheus_client what has happened since the last time."""
-        now, told = stats(), self._told
+        """Add the changes since the latest update to the metrics."""
+        current, previous = stats(), self._exported
         for name, counter in self._counters.items():
-            counter.inc(getattr(now, name) - getattr(told, name))
+            counter.inc(getattr(current, name) - getattr(previous, name))
         for name, family in self._by_code.items():
-            news = Counts[int](getattr(now, name)) - Counts[int](getattr(told, name))
-            for code, count in news.items():
+            new = Counts[int](getattr(current, name)) - Counts[int](getattr(previous, name))
+            for code, count in new.items():
                 family.labels(self._label(int(code))).inc(count)
         for name, gauge in self._gauges.items():
-            gauge.set(getattr(now, name))
-        self._told = now
+            gauge.set(getattr(current, name))
+        self._exported = current
 
     def _label(self, code: int) -> str:
-        if code < 3000 or code in self._peers_codes:
+        if code < 3000 or code in self._private_codes:
             return str(code)
-        if len(self._peers_codes) == _MAX_PEERS_CODES:
+        if len(self._private_codes) == _MAX_PRIVATE_CODES:
             return "other"
-        self._peers_codes.add(code)
+        self._private_codes.add(code)
         return str(code)
 
 
 def install(registry: CollectorRegistry = REGISTRY) -> None:
-    """Let a registry of prometheus_client have ``geventws_…``; call it once, in any process.
+    """Add the metrics ``geventws_…`` to a registry of prometheus_client. Call this once.
 
-    The metrics are brought up to date every second, and at the end of the process. They are those
-    of :class:`geventws.Stats`, over all servers of the process. With several processes, such as
-    gunicorn's, set ``PROMETHEUS_MULTIPROC_DIR`` as prometheus_client wants it: then every process
-    adds its part, and a worker that has ended is not forgotten.
+    The metrics are those of :class:`geventws.Stats`, for all servers of the process. They are
+    updated every second, and at the end of the process.
 
-    :raises ValueError: when the registry has them already.
+    With several processes, such as gunicorn's workers, set ``PROMETHEUS_MULTIPROC_DIR`` as
+    prometheus_client documents it. Then the metrics are the sum of all processes, and counters
+    include workers that have ended.
+
+    :raises ValueError: if the registry has these metrics already.
     """
     _Metrics(registry)
 
 
 class _AllProcesses(MultiProcessCollector):
-    """What all processes have written, also while one of them begins."""
+    """A collector for the files of all processes, also while a process starts."""
 
     def collect(self) -> Iterable[Metric]:
-        # A file is empty for a moment after it was made, or for good if its process was killed
-        # then. prometheus_client would read its size from it.
-        files = [str(file) for file in Path(self._path).glob("*.db") if _is_begun(file)]
+        # A file is empty for a moment after its creation, and stays empty if its process was
+        # killed in that moment. prometheus_client fails on an empty file.
+        files = [str(file) for file in Path(self._path).glob("*.db") if _is_not_empty(file)]
         return self.merge(files)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def _is_begun(file: Path) -> bool:
+def _is_not_empty(file: Path) -> bool:
     try:
         return file.stat().st_size > 0
     except FileNotFoundError:
-        return False  # its process has ended
+        return False  # prometheus_client has removed it: the process has ended
 
 
-def make_wsgi_app(registry: CollectorRegistry = REGISTRY) -> Callable[..., Any]:
-    """A WSGI application that answers Prometheus, as prometheus_client's of the same name.
+def make_wsgi_app(registry: CollectorRegistry = REGISTRY) -> Application:
+    """Return a WSGI application for Prometheus, like ``prometheus_client.make_wsgi_app()``.
 
-    If ``PROMETHEUS_MULTIPROC_DIR`` is set it shows the sum of all processes, whatever the registry.
+    If ``PROMETHEUS_MULTIPROC_DIR`` is set, it serves the sum of all processes, and ignores
+    ``registry``.
 
-    :raises ValueError: when that is no folder.
+    :raises ValueError: if ``PROMETHEUS_MULTIPROC_DIR`` is not a directory.
     """
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()

@@ -1,4 +1,4 @@
-"""Test views without a port, without a thread, with the real handler::
+"""Test views with the real handler, without a port or a thread::
 
 from geventws.testing import connect
 
@@ -11,7 +11,7 @@ def test_echo():
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import socket
@@ -23,9 +23,12 @@ from .options import Options
 from .protocol.urls import Target, parse_url
 from .server.configuration import application_options
 from .server.server import WebSocketServer
-from .typing import Application, Environ, StartResponse
+from .typing import Application, Environ, HeaderPairs, Keywords, Message, StartResponse
 
-#: Who the view sees as its client.
+if TYPE_CHECKING:
+    from gevent import Greenlet
+
+#: The client's address in the environ.
 _ADDRESS = ("127.0.0.1", 50000)
 
 
@@ -33,7 +36,7 @@ def connect(
     app: Application,
     path: str = "/",
     *,
-    headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    headers: Mapping[str, str] | HeaderPairs = (),
     cookies: Mapping[str, str] | None = None,
     origin: str | None = None,
     subprotocols: Sequence[str] = (),
@@ -42,26 +45,29 @@ def connect(
     raise_app_exceptions: bool = True,
     **options: Any,
 ) -> TestedWebSocket:
-    """Open a WebSocket to a WSGI application; returns the client's side.
+    """Open a WebSocket to a WSGI application; return the client's side.
 
-    The application runs in :class:`geventws.WebSocketServer`'s own handler, on the other end of a
-    socket pair, in a greenlet of this thread.
+    The application runs in the handler of :class:`geventws.WebSocketServer`, at the other end of a
+    socket pair, in another greenlet of this thread. Blocks until the WebSocket is open.
 
+    :param app: the WSGI application.
     :param path: the path and the query.
-    :param headers: more headers of the request, a mapping or pairs.
-    :param cookies: names and values for the header Cookie.
-    :param origin: the header Origin; ``"http://localhost"`` is the application's own.
-    :param subprotocols: what is offered, the preferred one first. What the *server* speaks, its
-        option of the same name, is for the application to say: ``ws.accept(subprotocol=…)``.
-    :param host: the header Host.
-    :param timeout: how many seconds anything here may take: the opening, a ``receive()``, the end
-        of the view.
-    :param raise_app_exceptions: raise here what the application raises, in place of the HTTP
+    :param headers: additional request headers, a mapping or pairs.
+    :param cookies: names and values for the Cookie header.
+    :param origin: the Origin header; ``"http://localhost"`` is the same origin.
+    :param subprotocols: the subprotocols that the client offers, the preferred one first. The
+        server's option of the same name cannot be set here: the application calls
+        ``ws.accept(subprotocol=…)``.
+    :param host: the Host header.
+    :param timeout: the maximum number of seconds for each operation: the opening handshake, a
+        ``receive()``, the end of the view.
+    :param raise_app_exceptions: raise exceptions of the application here, instead of the HTTP
         status 500 or the close code 1011 that a client gets.
-    :param options: those of :class:`geventws.WebSocketServer`.
-    :raises HandshakeError: when the application answers with HTTP; it has ``status``, ``headers``
-        and ``body``.
-    :raises TimeoutError: when nothing comes in time.
+    :param options: the options of :class:`geventws.WebSocketServer`.
+    :raises HandshakeError: if the application answers with an HTTP response. The exception has
+        ``status``, ``headers`` and ``body``.
+    :raises TimeoutError: if the WebSocket is not open in time.
+    :raises ValueError: if the path does not begin with a slash.
     """
     if not path.startswith("/"):
         raise ValueError(f"the path {path!r} does not begin with a slash")
@@ -71,8 +77,8 @@ def connect(
         cookie = "; ".join(f"{name}={value}" for name, value in cookies.items())
         headers = [*pairs, ("Cookie", cookie)]
     run = _Run(app, raise_app_exceptions, options)
-    patience = {"close_timeout": timeout, "send_timeout": timeout}
-    ws = TestedWebSocket(options_for(subprotocols, patience), target, run, timeout)
+    timeouts = {"close_timeout": timeout, "send_timeout": timeout}
+    ws = TestedWebSocket(options_for(subprotocols, timeouts), target, run, timeout)
     try:
         return open_on(run.start(), ws, headers, origin, timeout)
     except HandshakeError:
@@ -83,81 +89,87 @@ def connect(
 class TestedWebSocket(ClientWebSocket):
     """The client's side of a WebSocket to a view under test.
 
-    No wait is longer than the ``timeout`` of :func:`connect`. Leaving the ``with`` block closes it
-    with 1000 and waits for the view to end.
+    No operation blocks longer than the ``timeout`` of :func:`connect`. The end of the ``with``
+    block closes the WebSocket with 1000 and waits for the end of the view.
     """
 
-    __test__ = False  # for pytest
-    __slots__ = ("_patience", "_run")
+    __test__ = False  # for pytest: this class is not a test
+    __slots__ = ("_run", "_timeout")
 
-    def __init__(self, options: Options, target: Target, run: _Run, patience: float) -> None:
+    def __init__(self, options: Options, target: Target, run: _Run, timeout: float) -> None:
         super().__init__(options, target)
         self._run = run
-        self._patience = patience
+        self._timeout = timeout
 
-    def receive(self, timeout: float | None = None) -> str | bytes | None:
-        """The next message, or None when the view has closed; see :class:`geventws.WebSocket`.
+    def receive(self, timeout: float | None = None) -> Message | None:
+        """Return the next message, or ``None`` after the view has closed the WebSocket.
 
-        :raises TimeoutError: after ``timeout`` seconds, by default those of :func:`connect`.
+        Raises the exception of the application, if there is one. See :class:`geventws.WebSocket`.
+
+        :raises TimeoutError: after ``timeout`` seconds, by default the ``timeout`` of
+            :func:`connect`.
         """
-        patience = self._patience if timeout is None else timeout
-        with Timeout(patience, TimeoutError(f"no message within {patience} seconds")):
+        limit = self._timeout if timeout is None else timeout
+        with Timeout(limit, TimeoutError(f"no message within {limit} seconds")):
             message = super().receive()
         if message is None:
             self._run.raise_failure()
         return message
 
-    def __iter__(self) -> Iterator[str | bytes]:
+    def __iter__(self) -> Iterator[Message]:
         while not self._end_reported and (message := self.receive()) is not None:
             yield message
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
         if exc_info[0] is None:
-            self._run.join(self._patience)
+            self._run.join(self._timeout)
             self._run.raise_failure()
 
 
 class _Run:
-    """An application that answers one request on a socket pair."""
+    """One request to an application on a socket pair."""
 
-    def __init__(self, app: Application, raises: bool, options: dict[str, Any]) -> None:
+    def __init__(self, app: Application, raises: bool, options: Keywords) -> None:
         self._app = app
         self._raises = raises
         self._failure: Exception | None = None
-        self._greenlet: Any = None
-        settings = {"log": None, "environ": {"SERVER_NAME": "localhost", "SERVER_PORT": "80"}}
+        self._greenlet: Greenlet[..., None]
+        settings: Keywords = {
+            "log": None,
+            "environ": {"SERVER_NAME": "localhost", "SERVER_PORT": "80"},
+        }
         self._server = WebSocketServer(_ADDRESS, self, **{**settings, **options})
         self._server.update_environ()
 
-    def start(self) -> Any:
-        """Begin; returns the client's socket."""
-        ours, theirs = socket.socketpair()
-        self._greenlet = gevent.spawn(self._serve, theirs)
-        return ours
+    def start(self) -> socket.socket:
+        """Start the handler in a greenlet; return the client's socket."""
+        client, server = socket.socketpair()
+        self._greenlet = gevent.spawn(self._serve, server)
+        return client
 
-    def _serve(self, sock: Any) -> None:
+    def _serve(self, sock: socket.socket) -> None:
         try:
             self._server.handle(sock, _ADDRESS)  # type: ignore[arg-type] # typeshed: only unix
         finally:
             sock.close()
 
-    def geventws_options(self) -> dict[str, Any]:
-        """The application's own."""
+    def geventws_options(self) -> Keywords:
+        """Return the options that the application asks for."""
         return application_options(self._app)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         try:
             result = self._app(environ, start_response)
         except ConnectionClosed:
-            raise  # a normal end
+            raise  # a normal end of a view
         except Exception as failure:
             self._failure = failure
             raise
         return result if hasattr(result, "__len__") else self._watch(result)
 
     def _watch(self, result: Iterable[bytes]) -> Iterator[bytes]:
-        """A view may be a generator: it fails only here."""
+        """Iterate over the body: the view may be a generator, which runs only here."""
         try:
             yield from result
         except ConnectionClosed:
@@ -170,9 +182,9 @@ class _Run:
                 result.close()
 
     def join(self, timeout: float) -> None:
-        """Wait for the view to end.
+        """Wait for the end of the view, at most ``timeout`` seconds.
 
-        :raises TimeoutError: when it does not; it has been killed then.
+        :raises TimeoutError: if the view has not ended; it is killed.
         """
         self._greenlet.join(timeout)
         if not self._greenlet.dead:
@@ -180,7 +192,7 @@ class _Run:
             raise TimeoutError(f"the view has not ended within {timeout} seconds")
 
     def raise_failure(self) -> None:
-        """Raise what the application raised, once, unless that is not wanted."""
+        """Raise the exception of the application once, if ``raise_app_exceptions`` is true."""
         failure, self._failure = self._failure, None
         if failure is not None and self._raises:
             raise failure

@@ -45,7 +45,7 @@ def test_a_plain_request_gets_426(app, serve):
         client.send(request("/echo", without="Upgrade"))
         status, body = client.read_response()
         assert status == "426"
-        assert b"speaks WebSocket" in body
+        assert b"is a WebSocket endpoint" in body
         assert client.headers["upgrade"] == "websocket"
 
 

@@ -104,7 +104,8 @@ def test_a_proxy_is_believed_only_if_it_is_named(behind, name):
         client.send(request("/echo", behind.headers()))
         assert client.read_head() == "403"
     assert any(
-        f"its Origin is '{behind.origin}', and this server is 'http://" in worker.output
+        f"its Origin is '{behind.origin}', and the origin of this server is 'http://"
+        in worker.output
         for worker in behind.workers
     )
 

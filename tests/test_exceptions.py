@@ -35,8 +35,8 @@ def test_errors_can_be_copied(error, copied):
     ("error", "text"),
     [
         (
-            HandshakeError("", "the server closed the connection without an answer"),
-            "the server closed the connection without an answer",
+            HandshakeError("", "the server closed the connection without a response"),
+            "the server closed the connection without a response",
         ),
         (HandshakeError("302 Found", b"", [("Location", "/login")]), "302 Found: /login"),
         (HandshakeError("500 Oops", b"x" * 1000), "500 Oops: " + "x" * 200 + "..."),

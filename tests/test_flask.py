@@ -163,7 +163,7 @@ def test_a_plain_request_for_a_socket_gets_426(app, sockets, serve):
     sockets.route("/echo")(echo)
     status, body, headers = ask(serve(app), "/echo")
     assert status == "426"
-    assert "speaks WebSocket" in body
+    assert "is a WebSocket endpoint" in body
     assert (headers["upgrade"], headers["connection"]) == ("websocket", "Upgrade")
 
 
@@ -439,7 +439,7 @@ def test_options_that_middleware_hides_from_the_server_are_a_warning(app, socket
         assert_echoes(server.client().open("/echo"))
     [record] = caplog.records
     assert record.levelno == logging.WARNING
-    assert "cannot see that the application asks for max_message_size" in record.getMessage()
+    assert "does not use the option max_message_size of the application" in record.getMessage()
 
 
 def test_gevents_own_server_is_enough(app, sockets):

@@ -31,6 +31,8 @@ BESIDE = {("flask", "integration"), ("bottle", "integration"), ("cli", ""), ("co
 INTEGRATED = {
     "bottle": {"bottle"},
     "broadcast.redis": {"redis"},
+    "broadcast.redis_subscriber": {"redis"},
+    "broadcast.redis_urls": {"redis"},
     "cli.reload": {"watchfiles"},
     "compat.workers": {"gunicorn"},
     "flask": {"flask", "werkzeug"},

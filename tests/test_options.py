@@ -138,4 +138,4 @@ def test_options_that_other_middleware_hides_are_a_warning(serve_with_options, c
     client = serve_with_options(ProxyFix(wrapped))
     assert refuses(client, 8, "server")
     [record] = caplog.records
-    assert "cannot see that the application asks for max_message_size:" in record.getMessage()
+    assert "does not use the option max_message_size of the application" in record.getMessage()

@@ -1,12 +1,12 @@
-"""What carries messages from process to process: six verbs, chosen by the scheme of a URL.
+"""The interface of a broadcast backend, and the registry that maps URL schemes to backends.
 
-A backend of your own (NATS, Kafka, PostgreSQL) is a subclass of :class:`Backend`, announced by an
-entry point of the group ``geventws.broadcast`` that is named like its URLs' scheme::
+Another backend (NATS, Kafka, PostgreSQL) is a subclass of :class:`Backend`. Its package declares an
+entry point in the group ``geventws.broadcast``; the name of the entry point is the URL scheme::
 
     [project.entry-points."geventws.broadcast"]
     nats = "my_package:NatsBackend"
 
-``Broadcast("nats://…")`` then finds it.
+Then ``Broadcast("nats://…")`` uses it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from sys import getsizeof
 from time import monotonic
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from gevent.event import Event
@@ -27,20 +27,20 @@ from ..connection.logs import Throttle
 from ..protocol.frames import encode_text
 
 logger = logging.getLogger("geventws.broadcast")
-#: For messages that an envelope spoils: clients may choose how many there are.
-_spoiled = Throttle(target=logger)
+#: Limits the lines about dropped messages: clients may decide how many messages there are.
+_dropped = Throttle(target=logger)
 
 
-def log_spoiled(channel: str) -> None:
-    """Log, with the exception that is handled, that a message has been dropped."""
-    _spoiled.log(
+def log_dropped(channel: str) -> None:
+    """Log that a message was dropped, with the exception that is being handled."""
+    _dropped.log(
         logging.ERROR, "A message of %.200r cannot be sent and was dropped", channel, exc_info=True
     )
 
 
 ENTRY_POINTS = "geventws.broadcast"
 _REDIS = "geventws.broadcast.redis:RedisBackend"
-#: Those that come along; imported on first use, since what they need is optional.
+#: The built-in backends. They are imported on first use, because their dependencies are optional.
 _BUILT_IN = {
     "memory": "geventws.broadcast.memory:MemoryBackend",
     "redis": _REDIS,
@@ -54,124 +54,137 @@ _BUILT_IN = {
 
 
 class Message(NamedTuple):
-    """What was published. The channel and the data can be encoded in UTF-8."""
+    """A published message. The channel and the data can be encoded in UTF-8."""
 
     channel: str
     data: str | bytes
-    #: By which a client resumes, printable ASCII; ``None`` where no history is kept.
+    #: The position of the message in the history, printable ASCII; ``None`` if it is not stored.
+    #: A client resumes after this id.
     id: str | None
 
 
-#: What a message costs in bytes beside its data: the tuple, the id, its place in a queue.
+#: Bytes of memory that a message takes in addition to its data: tuple, id and queue entry.
 _OVERHEAD = 150
 
 
 def size_of(message: Message) -> int:
-    """How much memory a message takes, in bytes: an empty one takes some, too."""
+    """Return the memory that a message takes, in bytes. An empty message takes memory, too."""
     return getsizeof(message.data) + _OVERHEAD
 
 
 class History(NamedTuple):
-    """What a channel remembers."""
+    """Stored messages of a channel."""
 
     messages: list[Message]
-    #: Whether it is certain that no message between the one asked for and the first is missing.
+    #: Whether no message is missing between the requested id and the first one in ``messages``.
     complete: bool
 
 
-class Local(Protocol):
-    """The process's own side of a channel, as a backend sees it."""
+class Receiver(Protocol):
+    """The subscribers of this process, as a backend sees them."""
 
     def deliver(self, message: Message) -> None:
-        """Pass a message on to those who listen here; never blocks, never raises.
+        """Pass a message on to the subscribers of this process. Never blocks, never raises.
 
-        May be called in any thread; messages arrive in the order of the calls.
+        May be called in any thread. Messages arrive in the order of the calls.
         """
 
     def count(self, channel: str) -> int:
-        """How many sockets are subscribed here."""
+        """Return the number of sockets of this process that are subscribed to a channel."""
 
 
 class Backend(ABC):
-    """Carries the messages of one :class:`~geventws.Broadcast`.
+    """Transport for the messages of one :class:`~geventws.Broadcast`.
 
-    What a backend promises: messages of one publisher arrive in their order, and those of a
-    channel with history in the order of their ids, everywhere the same. What it cannot do for the
-    moment raises :exc:`~geventws.BroadcastError` after a bounded wait; a broken connection comes
-    back by itself, with its subscriptions.
+    The contract of a backend:
 
-    :param url: as given to ``Broadcast``.
-    :param local: where messages go that come in.
-    :param history: how many messages of a channel are kept; 0 for none.
-    :param history_ttl: for how many seconds after its latest message a channel's history is kept.
+    - Messages of one publisher arrive in their order.
+    - Messages of a channel with a history arrive in the order of their ids, in every process.
+    - An operation that is not possible at the moment raises :exc:`~geventws.BroadcastError` after
+      a bounded wait.
+    - After the connection is lost, the backend reconnects and restores its subscriptions.
+
+    :param url: the URL that was passed to ``Broadcast``.
+    :param receiver: the destination of incoming messages.
+    :param history: the number of messages that are stored for each channel; 0 stores none.
+    :param history_ttl: seconds after the latest message of a channel until its history expires.
     """
 
-    def __init__(self, url: str, local: Local, history: int, history_ttl: float) -> None:
-        self.local = local
+    def __init__(self, url: str, receiver: Receiver, history: int, history_ttl: float) -> None:
+        self.receiver = receiver
         self.history_size = history
         self.history_ttl = history_ttl
         parts = urlsplit(url)
-        #: How the log calls it: without the password.
+        #: The name of this backend in the log: the URL without the password.
         self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         self._is_up = Event()
         self._is_up.set()
         self._down_since = 0.0
 
-    # -------------------------------------------------------------- the verbs
+    # ------------------------------------------------------------- operations
 
     @abstractmethod
     def publish(self, channel: str, data: str | bytes, keep: bool) -> str | None:
-        """Send a message to all processes, this one included; returns its id, if it has one.
+        """Send a message to all processes, including this one.
 
-        It has one if it goes into the history: if there is one, and ``keep`` says so.
+        Return the message's id, or ``None`` if the message is not stored. It is stored if there
+        is a history and ``keep`` is true.
 
-        May be called in any thread, and in a process that subscribes to nothing.
+        May be called in any thread, and in a process without subscriptions.
+
+        :raises BroadcastError: if the backend does not answer.
         """
 
     @abstractmethod
     def subscribe(self, channel: str) -> None:
-        """Deliver the channel's messages from now on, until :meth:`unsubscribe`.
+        """Deliver the messages of a channel until :meth:`unsubscribe` is called. Idempotent.
 
-        Blocks until that is certain, for a bounded time. If the connection is broken, returns all
-        the same: the subscription takes effect when it is back. Twice is as good as once.
+        Blocks until the subscription is active, for a bounded time. If the connection is broken,
+        this method returns nevertheless, and the subscription becomes active after reconnecting.
         """
 
     @abstractmethod
     def unsubscribe(self, channel: str) -> None:
-        """The last who listened here has gone. Neither blocks nor raises."""
+        """Stop delivering the messages of a channel. Never blocks, never raises."""
 
     @abstractmethod
     def history(self, channel: str, since: str | None) -> History:
-        """What is kept of a channel, or what came after the message with the id ``since``.
+        """Return the stored messages of a channel: all, or the messages after the id ``since``.
 
-        ``since`` may come from a client and be anything: an unknown id gives what is kept behind
-        it, or all, and is not ``complete``.
+        ``since`` may be any string of a client. For the id of a message that is not stored, return
+        the stored messages with a greater id. For an invalid id, return all stored messages. In
+        both cases, ``complete`` is false.
 
-        With ``since``, and if the process is subscribed to the channel, all of it and of what was
-        published before has been passed to :meth:`Local.deliver` when this returns.
+        If ``since`` is given and this process is subscribed to the channel, the returned messages
+        and all earlier ones have been passed to :meth:`Receiver.deliver` before this returns.
+
+        :raises BroadcastError: if the backend does not answer.
         """
 
     @abstractmethod
     def subscribers(self, channel: str) -> int:
-        """How many sockets are subscribed in all processes."""
+        """Return the number of sockets that are subscribed to a channel, in all processes.
+
+        :raises BroadcastError: if the backend does not answer.
+        """
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of everything; nothing is called after this."""
+        """Release all resources. No other method is called after this one."""
 
     # ------------------------------------------------------------------ health
 
     @property
     def healthy(self) -> bool:
-        """Whether it works, as far as is known."""
+        """Whether the latest operations succeeded."""
         return self._is_up.is_set()
 
     def wait_until_healthy(self) -> None:
-        """Block until it works."""
+        """Block until :attr:`healthy` is true."""
         self._is_up.wait()
 
     def note_up(self) -> None:
-        """It works; the log hears of it once."""
+        """Mark the backend as healthy. Only a change is logged."""
         if not self._is_up.is_set():
             self._is_up.set()
             logger.warning(
@@ -181,7 +194,7 @@ class Backend(ABC):
             )
 
     def note_down(self, problem: BaseException) -> None:
-        """It does not work; the log hears of it once."""
+        """Mark the backend as unhealthy. Only a change is logged."""
         if self._is_up.is_set():
             self._is_up.clear()
             self._down_since = monotonic()
@@ -189,58 +202,63 @@ class Backend(ABC):
 
 
 def backend_for(url: str) -> Callable[..., Backend]:
-    """The class that the scheme of a URL names.
+    """Return the backend class for the scheme of a URL.
 
-    :raises ValueError: when there is none.
+    :raises ValueError: if there is no backend for the scheme.
     """
     scheme = urlsplit(url).scheme
     if scheme in _BUILT_IN:
         return _load(_BUILT_IN[scheme])
-    for found in entry_points(group=ENTRY_POINTS, name=scheme):
-        backend: Callable[..., Backend] = found.load()
+    for entry_point in entry_points(group=ENTRY_POINTS, name=scheme):
+        backend: Callable[..., Backend] = entry_point.load()
         return backend
     raise ValueError(
-        f"there is no broadcast for {scheme or 'an empty scheme'}://, only for"
-        f" {', '.join(f'{known}://' for known in _BUILT_IN)} and for what packages add"
+        f"there is no broadcast backend for {f'{scheme}://' if scheme else 'an empty scheme'}; the"
+        f" built-in ones are {', '.join(f'{known}://' for known in _BUILT_IN)}, and packages may"
+        f" add others with an entry point of the group {ENTRY_POINTS}"
     )
 
 
 def _load(path: str) -> Callable[..., Backend]:
     module, _, name = path.partition(":")
-    found: Any = getattr(importlib.import_module(module), name)
-    backend: Callable[..., Backend] = found
+    backend: Callable[..., Backend] = getattr(importlib.import_module(module), name)
     return backend
 
 
-#: The longest name of a channel, in bytes of UTF-8. Names are keys here and in the backend, and
-#: views often take them from clients.
+#: The maximum length of a channel name, in bytes of UTF-8. Names are keys in this process and in
+#: the backend, and views often take them from clients.
 MAX_CHANNEL = 1024
 
 
 def check_channel(channel: str) -> None:
-    """See that a channel can have this name.
+    """Check the name of a channel.
 
-    :raises ValueError: if not.
+    :raises ValueError: if it is not a string, empty, too long, or cannot be encoded in UTF-8.
     """
     if not isinstance(channel, str) or not channel:
-        raise ValueError(f"a channel is named by a string that is not empty, not {channel!r:.100}")
+        raise ValueError(f"the name of a channel must be a non-empty string, not {channel!r:.100}")
     size = len(channel)
     if size <= MAX_CHANNEL and not channel.isascii():
-        size = len(encode_text(channel, "a channel's name"))
+        size = len(encode_text(channel, "the name of a channel"))
     if size > MAX_CHANNEL:
-        raise ValueError(f"the name of a channel has at most {MAX_CHANNEL:,} bytes of UTF-8")
+        raise ValueError(f"the name of a channel must have at most {MAX_CHANNEL:,} bytes of UTF-8")
 
 
-#: Redis's own limit for each half of an id.
-_LARGEST = 1 << 64
+#: Redis's limit for each of the two numbers of an id.
+_MAX_NUMBER = 1 << 64
+#: The length of an id with two numbers of 64 bits.
+_MAX_ID_LENGTH = 41
 
 
 def parse_id(text: str) -> tuple[int, int] | None:
-    """An id of the form that memory and Redis share, "milliseconds-number", as numbers."""
+    """Return the two numbers of an id, or ``None`` for an invalid id.
+
+    Both built-in backends use ids of the form "milliseconds-number".
+    """
     milliseconds, _, number = text.partition("-")
     if not (text.isascii() and milliseconds.isdecimal() and number.isdecimal()):
         return None
-    if len(text) > 41:  # two numbers of 64 bits
+    if len(text) > _MAX_ID_LENGTH:
         return None
     parsed = int(milliseconds), int(number)
-    return parsed if max(parsed) < _LARGEST else None
+    return parsed if max(parsed) < _MAX_NUMBER else None

@@ -1,9 +1,10 @@
-"""The application's side: publish, subscribe."""
+"""The interface for applications: :class:`Broadcast`."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gevent import get_hub, sleep, spawn
 from gevent.monkey import get_original
@@ -11,24 +12,29 @@ from gevent.monkey import get_original
 from ..connection.threads import call_in_hub
 from ..connection.transport import fan_out
 from ..exceptions import BroadcastError
+from ..options import MAX_SECONDS
 from ..protocol.frames import encode_text
 from ..protocol.state import State
-from .backend import Backend, Message, backend_for, check_channel, log_spoiled
-from .subscribers import Channel, Listener, SharedQueue, Subscription, stop
+from .backend import Backend, Message, backend_for, check_channel, log_dropped
+from .subscribers import Channel, Listener, Subscription, ThreadSafeQueue, kill_greenlet
 
 if TYPE_CHECKING:
+    from gevent.hub import Hub
+
     from ..connection.connection import Connection
+    from ..typing import Data
 
-
+#: The original function: gevent's returns the id of a greenlet.
 _thread_ident = get_original("_thread", "get_ident")
-#: How long to wait, in seconds, before the history is asked for again.
-_RETRY = 0.5
-#: How much other threads may publish, in bytes, before they wait for the thread of the sockets.
+#: Seconds before another attempt to read the history.
+_RETRY_DELAY = 0.5
+#: Bytes of messages from other threads that may wait for the thread of the subscribers. Above it,
+#: ``publish()`` blocks.
 _MAX_INCOMING = 4 << 20
 
 
 class Broadcast:
-    """Sends messages to all who subscribed to a channel, in every process::
+    """Publishes messages to all subscribers of a channel, in every process::
 
         broadcast = Broadcast("memory://")
 
@@ -39,25 +45,27 @@ class Broadcast:
                     broadcast.publish("room", message)
             return []
 
-    Creating one connects to nothing, so it may happen before workers are forked. Messages of one
-    publisher arrive in their order. A frame is made once for all sockets and written without
-    waiting for any of them.
+    The constructor does not connect to the backend: call it before or after workers are forked.
+    Messages of one publisher arrive in their order. Each frame is built once for all sockets, and
+    written without waiting for any socket.
 
-    :param url: ``memory://`` for one process (``memory://?max_history_size=…`` limits the memory
-        of all its histories together, by default to 64 MiB),
-        ``redis://[user:password@]host[:port]`` for any number, also ``rediss://`` (TLS),
-        ``unix://``, ``redis+sentinel://host,host/service``,
-        ``redis+cluster://host,host``, or what an entry point adds; see
-        :mod:`geventws.broadcast.base`.
-    :param history: how many messages of each channel are kept, with ids; 0 for none.
-    :param history_ttl: for how many seconds after its latest message a channel's history is kept.
-    :param envelope: called with each message and its id; returns what the sockets get instead.
-        This is how clients learn the id that they come back with: see :meth:`subscribe`. It runs
-        once a process for each message, and must not block.
-    :param when_slow: what becomes of a socket that is sent more than it reads, when its
-        ``max_send_buffer`` is full: ``"close"`` closes it with 1013 (try again later), ``"skip"``
-        lets it miss messages.
-    :raises ValueError: for a URL that no backend knows, or an option that makes no sense.
+    :param url: the backend:
+
+        - ``memory://``: one process. ``memory://?max_history_size=…`` limits the memory of all
+          histories together, in bytes; the default is 64 MiB.
+        - ``redis://[user:password@]host[:port]``: any number of processes. Also ``rediss://``
+          (TLS), ``unix://``, ``redis+sentinel://host,host/service`` and
+          ``redis+cluster://host,host``.
+        - The backend of another package; see :mod:`geventws.broadcast.backend`.
+    :param history: the number of messages that are stored for each channel; they have ids.
+        0 stores none.
+    :param history_ttl: seconds after the latest message of a channel until its history expires.
+    :param envelope: a function of a message and its id that returns the message for the sockets.
+        It can send the id to clients, which return it as ``since``; see :meth:`subscribe`. Each
+        process calls it once for each message. It must not block.
+    :param when_slow: the policy for a socket whose ``max_send_buffer`` is full. ``"close"`` closes
+        it with 1013 (try again later); ``"skip"`` does not send it the message.
+    :raises ValueError: for an unknown URL scheme or an invalid option.
     """
 
     def __init__(
@@ -66,48 +74,55 @@ class Broadcast:
         *,
         history: int = 0,
         history_ttl: float = 3600.0,
+        # Any: only the application knows whether its messages are text or binary.
         envelope: Callable[[Any, str | None], str | bytes] | None = None,
         when_slow: str = "close",
     ) -> None:
-        if not isinstance(history, int) or history < 0:
-            raise ValueError(f"history must be a number of messages, not {history!r}")
-        if history_ttl <= 0:
-            raise ValueError(f"history_ttl must be a positive number of seconds: {history_ttl!r}")
+        if not isinstance(history, int) or not 0 <= history <= sys.maxsize:
+            raise ValueError(
+                f"history must be a number of messages from 0 to {sys.maxsize}, not {history!r}"
+            )
+        # Written so that nan is refused.
+        if not isinstance(history_ttl, (int, float)) or not 0 < history_ttl <= MAX_SECONDS:
+            raise ValueError(
+                "history_ttl must be a positive number of seconds, at most"
+                f" {MAX_SECONDS}, not {history_ttl!r}"
+            )
         if when_slow not in {"close", "skip"}:
             raise ValueError(f"when_slow must be 'close' or 'skip', not {when_slow!r}")
         self._envelope = envelope
         self._closes_slow = when_slow == "close"
         self._channels: dict[str, Channel] = {}
-        #: The hub that all sockets belong to, and its thread.
-        self._hub: Any = None
+        #: The hub and the thread of all subscribers; set by the first one.
+        self._hub: Hub | None = None
         self._thread: int | None = None
-        #: What came in and is still to be passed on.
-        self._incoming = SharedQueue()
-        self._passing_on = False
+        #: Messages that have not been dispatched yet.
+        self._incoming = ThreadSafeQueue()
+        self._is_dispatching = False
         self._backend: Backend = backend_for(url)(url, self, history, history_ttl)
 
-    # ----------------------------------------------------------- for everybody
+    # -------------------------------------------------------------- publishing
 
-    def publish(
-        self, channel: str, message: str | bytes | bytearray | memoryview, *, keep: bool = True
-    ) -> str | None:
-        """Send ``str`` as text or bytes as binary to all subscribers; returns the message's id.
+    def publish(self, channel: str, message: Data, *, keep: bool = True) -> str | None:
+        """Send ``str`` as text, or bytes as binary, to all subscribers; return the message's id.
 
-        From any greenlet or thread, and from any process, also one without a server. Does not
-        wait for subscribers; with Redis it waits for its answer, at most ``socket_timeout``
-        seconds (5, unless the URL says otherwise). The id is ``None`` if no history is kept. With
-        ``memory://``, another thread waits for that of the subscribers if it is ahead of it by
-        more than 4 MiB.
+        May be called in any greenlet or thread, and in any process, also without a server. Does
+        not wait for subscribers. Redis may take ``socket_timeout`` seconds to answer; the default
+        is 5, and the URL can change it. The id is ``None`` if the message is not stored.
 
-        :param channel: at most 1,024 bytes in UTF-8.
-        :param keep: whether the message goes into the channel's history, if there is one; False
-            for what soon means nothing, such as "Ann is typing".
-        :raises BroadcastError: when the backend does not answer. The message may have been sent
-            all the same: whoever publishes again risks to send it twice.
-        :raises ValueError: for a channel that cannot have this name, or a ``str`` with a lone
-            surrogate, which UTF-8 cannot encode.
-        :raises TimeoutError: in another thread, when something blocks that of the subscribers for
-            30 seconds; the message has been published.
+        With ``memory://``, a call in another thread blocks while more than 4 MiB of messages wait
+        for the thread of the subscribers.
+
+        :param channel: the name of a channel, at most 1,024 bytes in UTF-8.
+        :param keep: whether to store the message in the channel's history. Pass ``False`` for
+            messages that soon become worthless, such as "Ann is typing".
+        :raises BroadcastError: if the backend does not answer. The message may have been sent
+            nevertheless: if it is published again, subscribers may get it twice.
+        :raises TypeError: if the message is neither ``str`` nor bytes-like.
+        :raises ValueError: for an invalid channel name, or a ``str`` with a lone surrogate, which
+            UTF-8 cannot encode.
+        :raises TimeoutError: in another thread, if the thread of the subscribers is blocked for
+            30 seconds. The message has been published.
         """
         check_channel(channel)
         if isinstance(message, (bytearray, memoryview)):
@@ -117,126 +132,137 @@ class Broadcast:
         if isinstance(message, str) and not message.isascii():
             encode_text(message, "the message")
         id_ = self._backend.publish(channel, message, keep)
-        if self._incoming.size > _MAX_INCOMING and _thread_ident() != self._thread:
-            call_in_hub(self._hub, self._pass_on)
+        hub = self._hub
+        if (
+            hub is not None
+            and self._incoming.size > _MAX_INCOMING
+            and _thread_ident() != self._thread
+        ):
+            call_in_hub(hub, self._dispatch)
         return id_
 
     def history(self, channel: str) -> list[Message]:
-        """The messages that are kept, the oldest first: each with ``id`` and ``data``.
+        """Return the stored messages of a channel, the oldest first. Each has ``id`` and ``data``.
 
-        To tell a newcomer what was said, and then go on without a gap, subscribe with the last
-        one's id as ``since``.
+        To show a new client the history and continue without a gap, subscribe with the id of the
+        last message as ``since``.
 
-        :raises BroadcastError: when the backend does not answer.
+        :raises BroadcastError: if the backend does not answer.
+        :raises ValueError: for an invalid channel name.
         """
         check_channel(channel)
         return self._backend.history(channel, None).messages
 
     def subscribers(self, channel: str) -> int:
-        """How many sockets are subscribed to a channel, in all processes.
+        """Return the number of sockets that are subscribed to a channel, in all processes.
 
-        :raises BroadcastError: when the backend does not answer.
+        :raises BroadcastError: if the backend does not answer.
+        :raises ValueError: for an invalid channel name.
         """
         check_channel(channel)
         return self._backend.subscribers(channel)
 
     @property
     def healthy(self) -> bool:
-        """Whether the backend works, as far as is known; for a health check."""
+        """Whether the latest operations of the backend succeeded; for a health check."""
         return self._backend.healthy
 
     def close(self) -> None:
-        """Unsubscribe everybody and let go of the backend; the sockets stay open."""
-        for place in self._channels.values():
-            for listener in place.listeners:
+        """End all subscriptions and release the backend. The sockets stay open."""
+        for subscribers in self._channels.values():
+            for listener in subscribers.listeners:
                 listener.end()
-            for subscription in place.joining.values():
-                stop(subscription.greenlet)
+            for subscription in subscribers.replaying.values():
+                kill_greenlet(subscription.greenlet)
         self._channels.clear()
         self._backend.close()
 
-    # -------------------------------------------------------------- for sockets
+    # ------------------------------------------------------------- subscribing
 
     def subscribe(self, channel: str, ws: Connection, since: str | None = None) -> Subscription:
-        """Send the channel's messages to a socket, until the ``with`` block is left::
+        """Send the messages of a channel to a socket, until the ``with`` block ends::
 
             with broadcast.subscribe("room", ws):
                 for message in ws:
                     ...
 
-        A socket may subscribe to any number of channels. Sends the ``101`` if that is still due.
-        Blocks until the subscription has taken effect, for a bounded time; if the backend cannot
-        be reached it takes effect later, by itself, and this returns all the same.
+        A socket may subscribe to any number of channels. Sends the ``101`` if it has not been
+        sent. Blocks until the subscription is active, for a bounded time. If the backend cannot be
+        reached, this method returns nevertheless; the subscription becomes active automatically
+        when the backend is back.
 
-        :param since: the id of the last message that the client has got (see ``envelope``). It is
-            sent first what is kept of the messages after that one, then those that come: without
-            a gap, none twice. :attr:`Subscription.recovered` tells whether all of it was kept.
-            May be any string that a client makes up: an unknown id gives all that is kept, and
-            so does ``""``, for a client that is new.
-        :raises ConnectionClosed: when the client has gone before the ``101``.
-        :raises RuntimeError: with a backend that waits for a network, in a program that has not
-            called ``gevent.monkey.patch_all()``; or in a second thread.
-        :raises ValueError: for a channel that cannot have this name: more than 1,024 bytes in
-            UTF-8, or a lone surrogate.
+        :param since: the id of the last message that the client received (see ``envelope``). The
+            socket first gets the stored messages after this id, then new messages, without a gap
+            or a duplicate. :attr:`Subscription.recovered` is true if all of these messages were
+            stored. The value may be any string of a client. For an invalid id, and for ``""``, the
+            socket gets all stored messages.
+        :raises ConnectionClosed: if the client disconnected before the ``101``.
+        :raises RuntimeError: if the backend uses the network and ``gevent.monkey.patch_all()`` was
+            not called, or if another thread already has subscribers of this ``Broadcast``.
+        :raises TypeError: if ``since`` is not a ``str``.
+        :raises ValueError: for an invalid channel name: empty, more than 1,024 bytes in UTF-8, or
+            with a lone surrogate.
         """
-        self._enter(channel)
+        self._check_subscriber(channel)
         if since is not None and not isinstance(since, str):
             raise TypeError(f"since is the id of a message, a str, not {type(since).__name__}")
         if ws._endpoint.state is State.PENDING:
             ws._open()
         self.unsubscribe(channel, ws)
-        place = self._place(channel)
+        subscribers = self._channel_for(channel)
         subscription = Subscription(self.unsubscribe, channel, ws)
         if since is None:
-            place.live.add(ws)
+            subscribers.sockets.add(ws)
         else:
-            place.joining[ws] = subscription
+            subscribers.replaying[ws] = subscription
         try:
             self._backend.subscribe(channel)
             if since is not None:
-                self._catch_up_soon(subscription, since)
+                self._start_replay(subscription, since)
         except BaseException:
             self.unsubscribe(channel, ws)
             raise
         return subscription
 
     def unsubscribe(self, channel: str, ws: Connection) -> None:
-        """Send the channel's messages to a socket no more; never blocks.
+        """Stop sending the messages of a channel to a socket. Never blocks; idempotent.
 
-        What the end of :meth:`subscribe`'s ``with`` block does.
+        The end of the ``with`` block of :meth:`subscribe` calls this method.
         """
-        place = self._channels.get(channel)
-        if place is None:
+        subscribers = self._channels.get(channel)
+        if subscribers is None:
             return
-        place.live.discard(ws)
-        subscription = place.joining.pop(ws, None)
+        subscribers.sockets.discard(ws)
+        subscription = subscribers.replaying.pop(ws, None)
         if subscription is not None:
-            stop(subscription.greenlet)
-        self._vacate(channel, place)
+            kill_greenlet(subscription.greenlet)
+        self._remove_if_empty(channel, subscribers)
 
     def listen(
         self, channel: str, *, max_queued_messages: int = 1000, max_queued_bytes: int = 16 << 20
     ) -> Listener:
-        """The channel's messages for the process itself, in a loop that waits for each::
+        """Iterate over the messages of a channel in this process; the loop blocks for each::
 
             with broadcast.listen("settings") as messages:
                 for message in messages:
                     reload(message.data)
 
-        Ends when it is closed, in whichever greenlet.
+        The loop ends when the :class:`Listener` is closed, in any greenlet of this thread.
 
-        :param max_queued_messages: how many messages wait for a slow loop; then the oldest are
-            dropped. ``lost`` counts them.
-        :param max_queued_bytes: how many bytes of memory those take that wait; the latest message
-            is kept whatever its size.
+        :param max_queued_messages: the number of messages that may wait for a slow loop. Above it,
+            the oldest are dropped; :attr:`Listener.lost` counts them.
+        :param max_queued_bytes: bytes of memory that the waiting messages may take. The newest
+            message is kept even if it is larger.
         :raises RuntimeError: as :meth:`subscribe`.
-        :raises ValueError: as :meth:`subscribe`, or for a limit that is none.
+        :raises ValueError: as :meth:`subscribe`, or if a limit is not a positive integer.
         """
-        self._enter(channel)
-        if max_queued_messages < 1 or max_queued_bytes < 1:
-            raise ValueError("max_queued_messages and max_queued_bytes are positive integers")
+        self._check_subscriber(channel)
+        limits = {"max_queued_messages": max_queued_messages, "max_queued_bytes": max_queued_bytes}
+        for name, limit in limits.items():
+            if not isinstance(limit, int) or limit < 1:
+                raise ValueError(f"{name} must be a positive integer, not {limit!r}")
         listener = Listener(self._stop_listening, channel, max_queued_messages, max_queued_bytes)
-        self._place(channel).listeners.add(listener)
+        self._channel_for(channel).listeners.add(listener)
         try:
             self._backend.subscribe(channel)
         except BaseException:
@@ -245,129 +271,139 @@ class Broadcast:
         return listener
 
     def _stop_listening(self, listener: Listener) -> None:
-        place = self._channels.get(listener.channel)
-        if place is not None:
-            place.listeners.discard(listener)
-            self._vacate(listener.channel, place)
+        subscribers = self._channels.get(listener.channel)
+        if subscribers is not None:
+            subscribers.listeners.discard(listener)
+            self._remove_if_empty(listener.channel, subscribers)
 
-    def _enter(self, channel: str) -> None:
+    def _check_subscriber(self, channel: str) -> None:
+        """Check the channel name, and that all subscribers belong to the same thread."""
         check_channel(channel)
         hub = get_hub()
         if self._hub is None:
             self._hub = hub
             self._thread = _thread_ident()
         elif self._hub is not hub:
-            raise RuntimeError("all subscribers of one Broadcast belong to the same thread")
+            raise RuntimeError("all subscribers of one Broadcast must belong to the same thread")
 
-    def _place(self, channel: str) -> Channel:
-        place = self._channels.get(channel)
-        if place is None:
-            place = self._channels[channel] = Channel()
-        return place
+    def _channel_for(self, channel: str) -> Channel:
+        """Return the subscribers of a channel; create the entry if there is none."""
+        subscribers = self._channels.get(channel)
+        if subscribers is None:
+            subscribers = self._channels[channel] = Channel()
+        return subscribers
 
-    def _vacate(self, channel: str, place: Channel) -> None:
-        if not place and self._channels.get(channel) is place:
+    def _remove_if_empty(self, channel: str, subscribers: Channel) -> None:
+        if not subscribers and self._channels.get(channel) is subscribers:
             del self._channels[channel]
             self._backend.unsubscribe(channel)
 
-    # ------------------------------------------------------------- catching up
+    # ------------------------------------------------------------------ replay
 
-    def _catch_up_soon(self, subscription: Subscription, since: str) -> None:
-        """Replay what was missed now, or when the backend is back."""
+    def _start_replay(self, subscription: Subscription, since: str) -> None:
+        """Send the stored messages now, or as soon as the backend is healthy."""
         try:
-            self._catch_up(subscription, since)
+            self._replay(subscription, since)
         except BroadcastError:
             subscription.recovered = None
-            subscription.greenlet = spawn(self._catch_up_later, subscription, since)
+            subscription.greenlet = spawn(self._retry_replay, subscription, since)
 
-    def _catch_up(self, subscription: Subscription, since: str) -> None:
-        """Replay what was missed, and let the socket join the others."""
+    def _replay(self, subscription: Subscription, since: str) -> None:
+        """Send the stored messages; from then on, the socket gets new messages immediately."""
         channel, ws = subscription.channel, subscription.ws
         messages, subscription.recovered = self._backend.history(channel, since)
-        self._pass_on()  # what another thread has delivered may not have been yet
-        subscription.replay(messages, since, self._write)
-        place = self._channels.get(channel)
-        if place is not None and place.joining.get(ws) is subscription:  # else it has left
-            del place.joining[ws]
-            place.live.add(ws)
+        self._dispatch()  # a message that another thread delivered may still be in the queue
+        subscription.replay(messages, since, self._payload_of)
+        subscribers = self._channels.get(channel)
+        # Otherwise the socket has unsubscribed during the replay.
+        if subscribers is not None and subscribers.replaying.get(ws) is subscription:
+            del subscribers.replaying[ws]
+            subscribers.sockets.add(ws)
 
-    def _catch_up_later(self, subscription: Subscription, since: str) -> None:
+    def _retry_replay(self, subscription: Subscription, since: str) -> None:
         while True:
             self._backend.wait_until_healthy()
             try:
-                self._catch_up(subscription, since)
+                self._replay(subscription, since)
             except BroadcastError:
-                sleep(_RETRY)
+                sleep(_RETRY_DELAY)
             else:
                 return
 
-    # ------------------------------------------------------ what the backend does
+    # ----------------------------------------------- the interface for backends
 
     def count(self, channel: str) -> int:
-        """How many sockets are subscribed in this process."""
-        place = self._channels.get(channel)
-        return 0 if place is None else len(place.live) + len(place.joining)
+        """Return the number of sockets that are subscribed in this process.
+
+        Called by the backend, see :class:`~geventws.broadcast.Receiver`.
+        """
+        subscribers = self._channels.get(channel)
+        return 0 if subscribers is None else len(subscribers.sockets) + len(subscribers.replaying)
 
     def deliver(self, message: Message) -> None:
-        """Called by the backend for every message; see :class:`~geventws.broadcast.base.Local`."""
-        if message.channel not in self._channels:
+        """Pass a message on to the subscribers in this process. Never blocks, never raises.
+
+        Called by the backend, see :class:`~geventws.broadcast.Receiver`.
+        """
+        hub = self._hub
+        if hub is None or message.channel not in self._channels:
             return
         if _thread_ident() != self._thread:
             self._incoming.put(message)
-            self._hub.loop.run_callback_threadsafe(self._pass_on)
-        elif self._passing_on or self._incoming:
+            hub.loop.run_callback_threadsafe(self._dispatch)
+        elif self._is_dispatching or self._incoming:
             self._incoming.put(message)
-            self._pass_on()
+            self._dispatch()
         else:
-            self._pass_on(message)
+            self._dispatch(message)
 
-    def _pass_on(self, first: Message | None = None) -> None:
-        if self._passing_on:
-            return  # called from an envelope: the loop below gets there
-        self._passing_on = True
+    def _dispatch(self, first: Message | None = None) -> None:
+        """Pass on ``first`` and all incoming messages, in the thread of the subscribers."""
+        if self._is_dispatching:
+            return  # an envelope called publish(): the loop below dispatches its message, too
+        self._is_dispatching = True
         try:
             if first is not None:
-                self._pass_on_one(first)
+                self._dispatch_one(first)
             while self._incoming:
-                self._pass_on_one(self._incoming.take())
+                self._dispatch_one(self._incoming.get())
         finally:
-            self._passing_on = False
+            self._is_dispatching = False
 
-    def _pass_on_one(self, message: Message) -> None:
-        place = self._channels.get(message.channel)
-        if place is None:
+    def _dispatch_one(self, message: Message) -> None:
+        subscribers = self._channels.get(message.channel)
+        if subscribers is None:
             return
-        for listener in place.listeners:
-            listener.hear(message)
-        for ws, subscription in list(place.joining.items()):
-            subscription.hear(message)
-            if subscription.is_overdue:
-                subscription.forget_waiting()
-                self._left_out(message.channel, ws)
-        if not place.live:
+        for listener in subscribers.listeners:
+            listener.enqueue(message)
+        for ws, subscription in list(subscribers.replaying.items()):
+            subscription.enqueue(message)
+            if subscription.is_over_limit:
+                subscription.clear_queue()
+                self._handle_undelivered(message.channel, ws)
+        if not subscribers.sockets:
             return
         try:
-            data = self._write(message)
-            left_out: list[Any] = fan_out(place.live, data)
-        except Exception:  # noqa: BLE001 - the application's, in its envelope; it is logged
-            log_spoiled(message.channel)
+            undelivered = fan_out(subscribers.sockets, self._payload_of(message))
+        except Exception:  # noqa: BLE001 - raised by the application's envelope; it is logged
+            log_dropped(message.channel)
             return
-        for ws in left_out:
-            self._left_out(message.channel, ws)
+        for ws in cast("list[Connection]", undelivered):
+            self._handle_undelivered(message.channel, ws)
 
-    def _write(self, message: Message) -> str | bytes:
-        """What the sockets get."""
+    def _payload_of(self, message: Message) -> str | bytes:
+        """Return the message for the sockets."""
         if self._envelope is None:
             return message.data
         return self._envelope(message.data, message.id)
 
-    def _left_out(self, channel: str, ws: Any) -> None:
-        """A socket has not got a message: it has ended, or does not keep up."""
+    def _handle_undelivered(self, channel: str, ws: Connection) -> None:
+        """Handle a socket that did not get a message: it is closed, or too slow."""
         if ws._is_ending:
             self.unsubscribe(channel, ws)
         elif self._closes_slow:
             self.unsubscribe(channel, ws)
             ws._drop_slow_consumer(
-                f"did not keep up with the messages of {channel!r:.200}; closed with 1013"
+                f"did not read the messages of {channel!r:.200} fast enough; closed with 1013"
             )
-            spawn(ws.close)  # waits for the peer's answer, and not for ever
+            spawn(ws.close)  # waits for the peer's answer, at most close_timeout

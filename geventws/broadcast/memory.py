@@ -1,38 +1,41 @@
-"""``memory://``: one process, no service.
+"""``memory://``: the backend for one process. It needs no other service.
 
-``memory://?max_history_size=1048576`` limits the memory of all histories together, in bytes; by
-default 64 MiB. Above it, the history of the channel that was published to the longest ago is
-forgotten, and if there is only one, its oldest messages.
+``memory://?max_history_size=1048576`` limits the memory of all histories together, in bytes; the
+default is 64 MiB. Above the limit, the history of the channel with the oldest latest message is
+deleted. If there is only one history, its oldest messages are deleted.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from time import monotonic, time
 from urllib.parse import parse_qsl, urlsplit
 
 from gevent.monkey import get_original
 
-from .backend import Backend, History, Local, Message, parse_id, size_of
+from .backend import Backend, History, Message, Receiver, parse_id, size_of
 
-#: Of how many channels the history is kept; then the one that was published to the longest ago is
-#: forgotten.
+#: The maximum number of channels with a history. Above it, the history of the channel with the
+#: oldest latest message is deleted.
 MAX_CHANNELS = 10_000
 MAX_HISTORY_SIZE = 64 << 20
-#: The interpreter's own: publishers may be threads, and no greenlet ever waits while it holds it.
-_Lock = get_original("_thread", "RLock")
+#: The original lock, not gevent's: publishers may be threads. No greenlet waits while it holds it.
+_new_lock: Callable[[], AbstractContextManager[bool]] = get_original("_thread", "RLock")
 
 
-class _Kept:
+class _ChannelHistory:
     """The latest messages of one channel."""
 
-    __slots__ = ("messages", "size", "until")
+    __slots__ = ("expires", "messages", "size")
 
     def __init__(self) -> None:
         self.messages: deque[Message] = deque()
-        #: In bytes of memory.
+        #: Bytes of memory that the messages take.
         self.size = 0
-        self.until = 0.0
+        #: The time of expiry, by ``monotonic()``.
+        self.expires = 0.0
 
     def append(self, message: Message) -> None:
         self.messages.append(message)
@@ -47,74 +50,75 @@ class _Kept:
 
 
 class MemoryBackend(Backend):
-    """Carries messages by calling a function."""
+    """A backend that delivers messages by calling a function."""
 
-    def __init__(self, url: str, local: Local, history: int, history_ttl: float) -> None:
-        super().__init__(url, local, history, history_ttl)
-        self._lock = _Lock()
-        self._latest = 0, 0
-        #: The channel that was published to the longest ago comes first.
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
-        #: The memory that all of them take, in bytes, and how much it may be.
+    def __init__(self, url: str, receiver: Receiver, history: int, history_ttl: float) -> None:
+        super().__init__(url, receiver, history, history_ttl)
+        self._lock = _new_lock()
+        self._latest_id = 0, 0
+        #: By channel. The channel with the oldest latest message comes first.
+        self._histories: OrderedDict[str, _ChannelHistory] = OrderedDict()
+        #: Bytes of memory that all histories take, and the limit.
         self._size = 0
         self._max_size = _max_history_size(url)
 
     def publish(self, channel: str, data: str | bytes, keep: bool) -> str | None:
         if not self.history_size:
-            self.local.deliver(Message(channel, data, None))
+            self.receiver.deliver(Message(channel, data, None))
             return None
         with self._lock:
             message = Message(channel, data, self._next_id() if keep else None)
             if keep:
-                self._keep(message)
-            self.local.deliver(message)
+                self._store(message)
+            self.receiver.deliver(message)
         return message.id
 
     def _next_id(self) -> str:
-        """Made of the time, so that no id of an earlier run of the process comes again."""
-        milliseconds, number = self._latest
+        """Return an id that starts with the time: a restarted process must not reuse ids."""
+        milliseconds, number = self._latest_id
         now = int(time() * 1000)
-        self._latest = (now, 0) if now > milliseconds else (milliseconds, number + 1)
-        return "{}-{}".format(*self._latest)
+        self._latest_id = (now, 0) if now > milliseconds else (milliseconds, number + 1)
+        return "{}-{}".format(*self._latest_id)
 
-    def _keep(self, message: Message) -> None:
+    def _store(self, message: Message) -> None:
         now = monotonic()
-        kept = self._kept.get(message.channel)
-        if kept is None:
-            kept = self._kept[message.channel] = _Kept()
-        size = kept.size
-        if kept.until < now:
-            kept.clear()
-        kept.append(message)
-        if len(kept.messages) > self.history_size:
-            kept.drop_oldest()
-        while kept.size > self._max_size and len(kept.messages) > 1:
-            kept.drop_oldest()
-        kept.until = now + self.history_ttl
-        self._size += kept.size - size
-        self._kept.move_to_end(message.channel)
-        self._forget_oldest(now)
+        history = self._histories.get(message.channel)
+        if history is None:
+            history = self._histories[message.channel] = _ChannelHistory()
+        size = history.size
+        if history.expires < now:
+            history.clear()
+        history.append(message)
+        if len(history.messages) > self.history_size:
+            history.drop_oldest()
+        while history.size > self._max_size and len(history.messages) > 1:
+            history.drop_oldest()
+        history.expires = now + self.history_ttl
+        self._size += history.size - size
+        self._histories.move_to_end(message.channel)
+        self._delete_old_histories(now)
 
-    def _forget_oldest(self, now: float) -> None:
-        """Forget histories whose time is over, and those above the limits; not the latest."""
-        while len(self._kept) > 1:
-            oldest = next(iter(self._kept.values()))
-            is_too_much = len(self._kept) > MAX_CHANNELS or self._size > self._max_size
-            if oldest.until >= now and not is_too_much:
+    def _delete_old_histories(self, now: float) -> None:
+        """Delete expired histories, and the oldest ones above the limits. Keep the newest one."""
+        while len(self._histories) > 1:
+            oldest = next(iter(self._histories.values()))
+            is_over_limit = len(self._histories) > MAX_CHANNELS or self._size > self._max_size
+            if oldest.expires >= now and not is_over_limit:
                 return
-            self._kept.popitem(last=False)
+            self._histories.popitem(last=False)
             self._size -= oldest.size
 
     def subscribe(self, channel: str) -> None:
-        pass  # what is published comes by here anyway
+        """Do nothing: :meth:`publish` delivers every message."""
 
     def unsubscribe(self, channel: str) -> None:
-        pass
+        """Do nothing: the receiver ignores messages of channels without subscribers."""
 
     def history(self, channel: str, since: str | None) -> History:
         with self._lock:
-            kept = self._kept.get(channel)
-            messages = [] if kept is None or kept.until < monotonic() else list(kept.messages)
+            stored = self._histories.get(channel)
+            is_expired = stored is None or stored.expires < monotonic()
+            messages = [] if stored is None or is_expired else list(stored.messages)
         if since is None:
             return History(messages, True)
         position = parse_id(since)
@@ -124,22 +128,25 @@ class MemoryBackend(Backend):
         return History(later, any(message.id == since for message in messages))
 
     def subscribers(self, channel: str) -> int:
-        return self.local.count(channel)
+        return self.receiver.count(channel)
 
     def close(self) -> None:
-        self._kept.clear()
+        self._histories.clear()
         self._size = 0
 
 
 def _max_history_size(url: str) -> int:
-    """The limit that a URL sets.
+    """Return the memory limit that a URL sets.
 
-    :raises ValueError: for another parameter, or a value that is no limit.
+    :raises ValueError: for an unknown parameter or an invalid limit.
     """
     limit = MAX_HISTORY_SIZE
     for name, value in parse_qsl(urlsplit(url).query, keep_blank_values=True):
         if name != "max_history_size" or not value.isdecimal() or int(value) < 1:
-            raise ValueError(f"memory:// takes max_history_size, a number of bytes: {url!r}")
+            raise ValueError(
+                "the only parameter of memory:// is max_history_size, a number of bytes of at"
+                f" least 1: {url!r}"
+            )
         limit = int(value)
     return limit
 

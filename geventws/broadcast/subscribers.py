@@ -1,38 +1,40 @@
-"""Who listens in this process: sockets, and the process itself."""
+"""The subscribers of this process: sockets, and loops over :class:`Listener`."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, TypeVar
 
 from gevent import getcurrent
 from gevent.event import Event
 from gevent.monkey import get_original
 
 from ..exceptions import ConnectionClosed
-from .backend import log_spoiled, size_of
+from .backend import log_dropped, size_of
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from gevent import Greenlet
+
     from ..connection.connection import Connection
     from .backend import Message
 
-
-#: The interpreter's own: no greenlet switches while it is held.
-_Lock: Callable[[], Any] = get_original("_thread", "allocate_lock")
-Place = TypeVar("Place", bound="_Place")
+#: The original lock, not gevent's: no greenlet switch happens while it is held.
+_new_lock: Callable[[], AbstractContextManager[bool]] = get_original("_thread", "allocate_lock")
+Self = TypeVar("Self", bound="_Closeable")
 
 
 class Queue:
-    """Messages that wait, and their size."""
+    """A queue of messages, with the memory that they take."""
 
     __slots__ = ("_messages", "size")
 
     def __init__(self) -> None:
         self._messages: deque[Message] = deque()
-        #: In bytes of memory.
+        #: Bytes of memory that the messages take.
         self.size = 0
 
     def __len__(self) -> int:
@@ -42,10 +44,10 @@ class Queue:
         self._messages.append(message)
         self.size += size_of(message)
 
-    def take(self) -> Message:
-        """Remove the oldest message.
+    def get(self) -> Message:
+        """Remove the oldest message and return it.
 
-        :raises IndexError: if there is none.
+        :raises IndexError: if the queue is empty.
         """
         message = self._messages.popleft()
         self.size -= size_of(message)
@@ -56,53 +58,53 @@ class Queue:
         self.size = 0
 
     def ids(self) -> list[str | None]:
-        """The ids of the messages, the oldest first."""
+        """Return the ids of the messages, the oldest first."""
         return [message.id for message in self._messages]
 
 
-class SharedQueue(Queue):
+class ThreadSafeQueue(Queue):
     """A queue that any thread may use."""
 
     __slots__ = ("_lock",)
 
     def __init__(self) -> None:
         super().__init__()
-        self._lock = _Lock()
+        self._lock = _new_lock()
 
     def put(self, message: Message) -> None:
         with self._lock:
             super().put(message)
 
-    def take(self) -> Message:
+    def get(self) -> Message:
         with self._lock:
-            return super().take()
+            return super().get()
 
 
 class Channel:
-    """The local listeners of one channel."""
+    """The subscribers of one channel in this process."""
 
-    __slots__ = ("joining", "listeners", "live")
+    __slots__ = ("listeners", "replaying", "sockets")
 
     def __init__(self) -> None:
-        #: Those that get every message as it comes.
-        self.live: set[Connection] = set()
-        #: Those that are being told what they missed.
-        self.joining: dict[Connection, Subscription] = {}
+        #: Sockets that get each message immediately.
+        self.sockets: set[Connection] = set()
+        #: Sockets that get stored messages first; new messages wait in their subscriptions.
+        self.replaying: dict[Connection, Subscription] = {}
         self.listeners: set[Listener] = set()
 
     def __bool__(self) -> bool:
-        return bool(self.live or self.joining or self.listeners)
+        return bool(self.sockets or self.replaying or self.listeners)
 
 
-class _Place:
-    """Something to :meth:`close` at the end of a ``with`` block."""
+class _Closeable:
+    """A context manager that calls :meth:`close` at the end of its ``with`` block."""
 
     __slots__ = ()
 
     def close(self) -> None:
         raise NotImplementedError
 
-    def __enter__(self: Place) -> Place:
+    def __enter__(self: Self) -> Self:
         return self
 
     def __exit__(
@@ -114,12 +116,12 @@ class _Place:
         self.close()
 
 
-class Subscription(_Place):
-    """A socket's place in a channel, until :meth:`close` or the end of its ``with`` block."""
+class Subscription(_Closeable):
+    """The subscription of a socket, until :meth:`close` or the end of its ``with`` block."""
 
     __slots__ = (
-        "_leave",
-        "_waiting",
+        "_queue",
+        "_unsubscribe",
         "channel",
         "greenlet",
         "recovered",
@@ -127,123 +129,132 @@ class Subscription(_Place):
     )
 
     def __init__(
-        self, leave: Callable[[str, Connection], None], channel: str, ws: Connection
+        self, unsubscribe: Callable[[str, Connection], None], channel: str, ws: Connection
     ) -> None:
-        self._leave = leave
+        self._unsubscribe = unsubscribe
         self.channel = channel
         self.ws = ws
-        #: Whether nothing is missing between ``since`` and now: ``False`` if more was missed than
-        #: is kept, or ``since`` is unknown; ``None`` as long as the history cannot be read.
+        #: Whether the socket got every message after ``since``. ``False`` if the history does not
+        #: reach back to ``since``, or ``since`` is unknown. ``None`` until the history was read.
         self.recovered: bool | None = True
-        #: Waits to replay the history once it can be read.
-        self.greenlet: Any = None
-        #: What came while it was told what it missed.
-        self._waiting = Queue()
+        #: The greenlet that retries to read the history, if the first attempt failed.
+        self.greenlet: Greenlet[..., None] | None = None
+        #: New messages that wait for the end of the replay.
+        self._queue = Queue()
 
     def close(self) -> None:
-        """Leave the channel; never blocks, and may be called again."""
-        self._leave(self.channel, self.ws)
+        """Unsubscribe the socket. Never blocks; idempotent."""
+        self._unsubscribe(self.channel, self.ws)
 
-    def hear(self, message: Message) -> None:
-        """Take a message that comes while this is told what it missed."""
-        self._waiting.put(message)
+    def enqueue(self, message: Message) -> None:
+        """Add a new message to the queue, until the stored messages have been sent."""
+        self._queue.put(message)
 
     @property
-    def is_overdue(self) -> bool:
-        """Whether what waits takes more memory than what is sent may wait for."""
-        return self._waiting.size > self.ws._send_limit
+    def is_over_limit(self) -> bool:
+        """Whether the queue takes more memory than the send buffer of the socket may take."""
+        return self._queue.size > self.ws._send_limit
 
-    def forget_waiting(self) -> None:
-        """Lose what waits."""
-        self._waiting.clear()
+    def clear_queue(self) -> None:
+        """Drop the messages in the queue."""
+        self._queue.clear()
 
     def replay(
-        self, messages: list[Message], since: str, write: Callable[[Message], str | bytes]
+        self, messages: list[Message], since: str, encode: Callable[[Message], str | bytes]
     ) -> None:
-        """Send what was missed after ``since``, and what has come since; blocks as ``ws.send()``.
+        """Send the stored messages after ``since``, then the queue. Blocks as ``ws.send()`` does.
 
-        The former has come by already, with all that is older: perhaps while this was waiting.
-        A message that cannot be sent is logged and left out.
+        Every stored message was also delivered while it was new, perhaps into the queue. Messages
+        of the queue up to ``since`` are skipped, and no message is sent twice. A message that
+        cannot be sent is logged and dropped.
         """
-        ids = self._waiting.ids()
+        ids = self._queue.ids()
         if since in ids:
             for _ in range(ids.index(since) + 1):
-                self._waiting.take()
-        here = set(self._waiting.ids())
+                self._queue.get()
+        queued = set(self._queue.ids())
         try:
             for message in messages:
-                if message.id not in here:
-                    self._send(message, write)
-            while self._waiting:
-                self._send(self._waiting.take(), write)
+                if message.id not in queued:
+                    self._send(message, encode)
+            while self._queue:
+                self._send(self._queue.get(), encode)
         except ConnectionClosed:
-            pass  # its view notices by itself
+            pass  # the view of the socket handles it
 
-    def _send(self, message: Message, write: Callable[[Message], str | bytes]) -> None:
+    def _send(self, message: Message, encode: Callable[[Message], str | bytes]) -> None:
         try:
-            self.ws.send(write(message))
+            self.ws.send(encode(message))
         except ConnectionClosed:
             raise
-        except Exception:  # noqa: BLE001 - the application's, in its envelope; it is logged
-            log_spoiled(self.channel)
+        except Exception:  # noqa: BLE001 - raised by the application's envelope; it is logged
+            log_dropped(self.channel)
 
 
-class Listener(_Place):
-    """The messages of a channel for the process itself; see :meth:`geventws.Broadcast.listen`."""
+class Listener(_Closeable):
+    """An iterator over the messages of a channel; see :meth:`geventws.Broadcast.listen`."""
 
-    __slots__ = ("_has_news", "_is_closed", "_leave", "_max", "_waiting", "channel", "lost")
+    __slots__ = (
+        "_is_closed",
+        "_is_ready",
+        "_limits",
+        "_queue",
+        "_stop_listening",
+        "channel",
+        "lost",
+    )
 
     def __init__(
         self,
-        leave: Callable[[Listener], None],
+        stop_listening: Callable[[Listener], None],
         channel: str,
         max_queued_messages: int,
         max_queued_bytes: int,
     ) -> None:
-        self._leave = leave
+        self._stop_listening = stop_listening
         self.channel = channel
-        #: How many messages have been dropped because the loop did not keep up.
+        #: The number of messages that were dropped because the loop was too slow.
         self.lost = 0
-        self._max = max_queued_messages, max_queued_bytes
-        self._waiting = Queue()
+        self._limits = max_queued_messages, max_queued_bytes
+        self._queue = Queue()
         self._is_closed = False
-        self._has_news = Event()
+        self._is_ready = Event()
 
-    def hear(self, message: Message) -> None:
-        """Take a message; the oldest ones make room, and the newest one always has some."""
-        self._waiting.put(message)
-        most, largest = self._max
-        while len(self._waiting) > 1 and (
-            len(self._waiting) > most or self._waiting.size > largest
+    def enqueue(self, message: Message) -> None:
+        """Add a message. Above a limit, drop the oldest ones, but never the newest one."""
+        self._queue.put(message)
+        max_messages, max_bytes = self._limits
+        while len(self._queue) > 1 and (
+            len(self._queue) > max_messages or self._queue.size > max_bytes
         ):
-            self._waiting.take()
+            self._queue.get()
             self.lost += 1
-        if len(self._waiting) == 1:
-            self._has_news.set()
+        if len(self._queue) == 1:
+            self._is_ready.set()
 
     def end(self) -> None:
-        """End the loop, after the messages that wait."""
+        """End the loop after the messages in the queue."""
         self._is_closed = True
-        self._has_news.set()
+        self._is_ready.set()
 
     def close(self) -> None:
-        """Leave the channel, and end the loop over this; never blocks."""
-        self._leave(self)
+        """Unsubscribe, and end the loop after the messages in the queue. Never blocks."""
+        self._stop_listening(self)
         self.end()
 
     def __iter__(self) -> Iterator[Message]:
         return self
 
     def __next__(self) -> Message:
-        while not self._waiting:
+        while not self._queue:
             if self._is_closed:
                 raise StopIteration
-            self._has_news.clear()
-            self._has_news.wait()
-        return self._waiting.take()
+            self._is_ready.clear()
+            self._is_ready.wait()
+        return self._queue.get()
 
 
-def stop(greenlet: Any) -> None:
-    """End a greenlet, unless it is the one that asks for it."""
+def kill_greenlet(greenlet: Greenlet[..., None] | None) -> None:
+    """Kill a greenlet without waiting for its end, unless it is the current one."""
     if greenlet is not None and greenlet is not getcurrent():
         greenlet.kill(block=False)

@@ -15,7 +15,10 @@ __all__ = ["main"]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status.
+
+    :param arguments: the arguments without the name of the program; by default ``sys.argv``.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     command = {"connect": _connect, "bench": _bench}.get(arguments[0] if arguments else "")
     try:
@@ -24,14 +27,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"geventws: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return 130  # as a shell says it
+        return 130  # the exit status of shells after Ctrl-C
 
 
 def _serve(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="geventws",
         description="Serve a WSGI application with WebSockets. Ctrl-C closes them and stops.",
-        epilog="geventws connect URL talks to a server by hand, geventws bench URL measures one.",
+        epilog="Other commands: 'geventws connect URL' opens an interactive WebSocket,"
+        " 'geventws bench URL' measures a server.",
     )
     parser.add_argument(
         "--version", action="version", version=f"geventws {__version__} ({__core__} core)"
@@ -43,7 +47,7 @@ def _serve(arguments: list[str]) -> int:
 def _connect(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="geventws connect",
-        description="Talk to a WebSocket server by hand; /help helps.",
+        description="Open an interactive WebSocket. /help lists the commands.",
     )
     return _run(parser, arguments, connect.talk, connect.add_arguments)
 
@@ -51,7 +55,7 @@ def _connect(arguments: list[str]) -> int:
 def _bench(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="geventws bench",
-        description="Measure a WebSocket server that answers each message with one.",
+        description="Measure a WebSocket server that answers each message with one message.",
     )
     return _run(parser, arguments, bench.bench, connect.add_arguments, bench.add_arguments)
 

@@ -1,4 +1,4 @@
-"""The application that ``module:app`` names."""
+"""Load the application ``MODULE:APP``."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import importlib
 import importlib.util
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .errors import UsageError
 
+if TYPE_CHECKING:
+    from ..typing import Application, Keywords
+
 
 def find_module(name: str) -> str:
-    """The module's name, from ``module:app``; it is not imported.
+    """Return the name of the module in ``module:app``. Check that it exists, but do not import it.
 
-    :raises UsageError: when there is no such module.
+    :raises UsageError: if there is no such module.
     """
     here = os.getcwd()
     if here not in sys.path:
@@ -27,14 +30,14 @@ def find_module(name: str) -> str:
     return module
 
 
-def load_application(name: str) -> Any:
-    """The application that ``module:attribute`` names, or ``module:create_app()`` makes.
+def load_application(name: str) -> Application:
+    """Return the application ``module:attribute``, or the result of ``module:create_app()``.
 
-    The attribute is ``app`` by default, and may be a dotted one. Arguments of a call are literals,
-    as in ``module:create_app("production", debug=False)``.
+    The attribute is ``app`` by default, and may contain dots. Arguments of a call must be literals,
+    such as in ``module:create_app("production", debug=False)``.
 
-    :raises UsageError: when there is no such module or attribute. What the module and the function
-        raise themselves is not caught.
+    :raises UsageError: if there is no such module or attribute, or it is not callable. Exceptions
+        of the module and of the function are not caught.
     """
     module_name = find_module(name)
     expression = name.partition(":")[2] or "app"
@@ -43,7 +46,7 @@ def load_application(name: str) -> Any:
         found = importlib.import_module(module_name)
     except ModuleNotFoundError as problem:
         if problem.name is None or not f"{module_name}.".startswith(f"{problem.name}."):
-            raise  # something that the module itself imports
+            raise  # a module that the application imports is missing
         raise UsageError(f"there is no module {module_name} here") from None
     for part in attribute.split("."):
         try:
@@ -54,11 +57,12 @@ def load_application(name: str) -> Any:
         found = found(*call[0], **call[1])
     if not callable(found):
         raise UsageError(f"{name} is not a WSGI application: it cannot be called")
-    return found
+    application: Application = found
+    return application
 
 
-def _parse(expression: str) -> tuple[str, tuple[list[Any], dict[str, Any]] | None]:
-    """A dotted name, and the arguments of the call behind it, if there is one."""
+def _parse(expression: str) -> tuple[str, tuple[list[object], Keywords] | None]:
+    """Return the dotted name, and the arguments if the expression is a call."""
     try:
         node = ast.parse(expression, mode="eval").body
         call = None

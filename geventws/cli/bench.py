@@ -1,11 +1,10 @@
-"""``geventws bench URL``: how fast any server answers."""
+"""``geventws bench URL``: measure the throughput and the latency of a server."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from time import monotonic, perf_counter
-from typing import Any
 
 import gevent
 from gevent import sleep
@@ -17,13 +16,14 @@ from ..exceptions import ConnectionClosed
 from .connect import open_from
 from .errors import UsageError
 
-#: How many handshakes are under way at once.
-_OPENING = 64
+#: The maximum number of concurrent opening handshakes.
+_MAX_HANDSHAKES = 64
+#: The width of the progress bar in characters.
 _WIDTH = 30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Tell the parser what this command takes beside those of ``connect``."""
+    """Add the arguments of this command that ``connect`` does not have."""
     add = parser.add_argument
     add(
         "--connections",
@@ -31,29 +31,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=int,
         default=100,
-        help="how many are open at once (default: %(default)s)",
+        help="the number of concurrent connections (default: %(default)s)",
     )
     add(
         "--size",
         metavar="BYTES",
         type=int,
         default=32,
-        help="of each message (default: %(default)s)",
+        help="the size of each message (default: %(default)s)",
     )
-    add("--duration", metavar="SECONDS", type=float, default=10.0, help="(default: %(default)s)")
+    add(
+        "--duration",
+        metavar="SECONDS",
+        type=float,
+        default=10.0,
+        help="the duration of the measurement (default: %(default)s)",
+    )
     add(
         "--rate",
         metavar="N",
         type=float,
-        help="messages a second in total, on a fixed schedule"
-        " (default: each connection sends when it has its answer)",
+        help="the total number of messages per second, sent on a fixed schedule"
+        " (default: each connection sends the next message when it has the answer)",
     )
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Send a message on each connection and wait for the next one to come, over and over.
+    """Send messages on each connection, and wait for the answer to each; return the exit status.
 
-    :raises UsageError: when the first connection cannot be opened.
+    :raises UsageError: if the first connection cannot be opened.
     """
     if options.connections < 1 or options.duration <= 0 or options.size < 0:
         raise UsageError("--connections, --duration and --size must be positive")
@@ -83,14 +89,14 @@ class _Bench:
         return 1 if self._failures else 0
 
     def _open_others(self) -> None:
-        gate = Semaphore(_OPENING)
+        semaphore = Semaphore(_MAX_HANDSHAKES)
 
         def open_one() -> None:
-            with gate:
+            with semaphore:
                 try:
                     self._sockets.append(open_from(self._options))
                 except UsageError as problem:
-                    self._fail(str(problem))
+                    self._count_failure(str(problem))
                 self._bar(len(self._sockets) / self._options.connections, "opening")
 
         gevent.joinall([gevent.spawn(open_one) for _ in range(self._options.connections - 1)])
@@ -99,7 +105,7 @@ class _Bench:
         started = monotonic()
         end = started + self._options.duration
         views = [
-            gevent.spawn(self._converse, ws, number, started, end)
+            gevent.spawn(self._exchange, ws, number, started, end)
             for number, ws in enumerate(self._sockets)
         ]
         while (now := monotonic()) < end and not all(view.dead for view in views):
@@ -111,7 +117,7 @@ class _Bench:
         gevent.killall(views)
         return seconds
 
-    def _converse(self, ws: ClientWebSocket, number: int, started: float, end: float) -> None:
+    def _exchange(self, ws: ClientWebSocket, number: int, started: float, end: float) -> None:
         rate = self._options.rate
         interval = len(self._sockets) / rate if rate else 0.0
         due = started + interval * number / len(self._sockets)
@@ -121,7 +127,8 @@ class _Bench:
                     sleep(max(0.0, due - monotonic()))
                 if monotonic() >= end:
                     return
-                # On a schedule, a server that is late also makes those wait that come behind.
+                # On a schedule, the time starts when the message was due. A slow answer also
+                # delays the next messages.
                 before = perf_counter() - max(0.0, monotonic() - due) * bool(interval)
                 due += interval
                 ws.send(self._payload)
@@ -129,10 +136,10 @@ class _Bench:
                     raise ConnectionClosed(ws.close_code or 1006, ws.close_reason)
                 self._latencies.append(perf_counter() - before)
         except ConnectionClosed as problem:
-            self._fail(f"closed with {problem.code} {problem.reason}".rstrip())
+            self._count_failure(f"closed with {problem.code} {problem.reason}".rstrip())
 
-    def _fail(self, why: str) -> None:
-        self._failures[why] = self._failures.get(why, 0) + 1
+    def _count_failure(self, reason: str) -> None:
+        self._failures[reason] = self._failures.get(reason, 0) + 1
 
     def _bar(self, part: float, text: str) -> None:
         if sys.stderr.isatty():
@@ -147,19 +154,19 @@ class _Bench:
 
     def _report(self, opening: float, seconds: float) -> None:
         count = len(self._sockets)
-        print(f"connections   {count:,} in {opening:.2f} s, {count / opening:,.0f} a second")
+        print(f"connections   {count:,} in {opening:.2f} s, {count / opening:,.0f} per second")
         times = sorted(self._latencies)
         rate = len(times) / seconds
-        print(f"messages      {len(times):,} in {seconds:.2f} s, {rate:,.0f} a second")
+        print(f"messages      {len(times):,} in {seconds:.2f} s, {rate:,.0f} per second")
         if times:
-            marks = " ".join(
-                f"{name} {_at(times, part) * 1000:.2f}"
+            percentiles = " ".join(
+                f"{name} {_quantile(times, part) * 1000:.2f}"
                 for name, part in (("50%", 0.5), ("90%", 0.9), ("99%", 0.99), ("max", 1.0))
             )
-            print(f"latency, ms   {marks}")
-        for why, number in self._failures.items():
-            print(f"failed        {number:,}: {why}")
+            print(f"latency, ms   {percentiles}")
+        for reason, number in self._failures.items():
+            print(f"failed        {number:,}: {reason}")
 
 
-def _at(times: list[Any], part: float) -> float:
-    return float(times[min(len(times) - 1, int(len(times) * part))])
+def _quantile(times: list[float], part: float) -> float:
+    return times[min(len(times) - 1, int(len(times) * part))]

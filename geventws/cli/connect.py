@@ -1,4 +1,4 @@
-"""``geventws connect URL``: talk to a server by hand."""
+"""``geventws connect URL``: an interactive WebSocket."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ import signal
 import sys
 import threading
 from time import monotonic
-from typing import Any
+from types import ModuleType
 
 from gevent import get_hub, sleep
 
 from ..client.client import ClientWebSocket
 from ..client.client import connect as open_websocket
 from ..exceptions import ConnectionClosed, HandshakeError
+from ..typing import Message
 from .errors import UsageError
 
 _HISTORY = "~/.geventws_history"
-#: How long, in seconds, to listen for the last answers after the end of a pipe.
-_LINGER = 0.5
-#: How many seconds the person's thread has to take notice of the end.
-_NOTICE = 0.05
-_HELP = "/ping [DATA], /close [CODE [REASON]], /help; every other line is sent as a text message"
+#: Seconds to wait for the last answers after the end of a pipe.
+_LAST_ANSWERS = 0.5
+#: Seconds between two signals to the main thread, or two checks whether it has ended.
+_INTERVAL = 0.05
+_HELP = "/ping [DATA], /close [CODE [REASON]], /help; other lines are sent as text messages"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Tell the parser what this command takes."""
+    """Add the arguments of this command."""
     add = parser.add_argument
     add("url", metavar="URL", help="ws://… or wss://…")
     add(
@@ -36,23 +37,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME: VALUE",
         action="append",
         default=[],
-        help="a header of the request; may be given several times",
+        help="a request header; may be repeated",
     )
-    add("--origin", help="the header Origin")
+    add("--origin", help="the Origin header")
     add(
         "--subprotocol",
         metavar="NAME",
         action="append",
         default=[],
-        help="a subprotocol to offer; may be given several times",
+        help="a subprotocol to offer; may be repeated",
     )
-    add("--json", action="store_true", help="print messages that are JSON on several lines")
+    add("--json", action="store_true", help="print JSON messages indented")
 
 
 def open_from(options: argparse.Namespace) -> ClientWebSocket:
-    """The WebSocket that the arguments describe.
+    """Open the WebSocket of the command line.
 
-    :raises UsageError: when it cannot be opened, in one sentence.
+    :raises UsageError: if it cannot be opened.
     """
     headers = []
     for header in options.header:
@@ -67,25 +68,25 @@ def open_from(options: argparse.Namespace) -> ClientWebSocket:
     except ValueError as problem:
         raise UsageError(str(problem)) from problem
     except HandshakeError as problem:
-        why = problem.status or problem.body.decode(errors="replace")
-        raise UsageError(f"cannot open {options.url}: {why}") from problem
+        reason = problem.status or problem.body.decode(errors="replace")
+        raise UsageError(f"cannot open {options.url}: {reason}") from problem
     except OSError as problem:
-        why = problem.strerror or str(problem)
-        raise UsageError(f"cannot open {options.url}: {why}") from problem
+        reason = problem.strerror or str(problem)
+        raise UsageError(f"cannot open {options.url}: {reason}") from problem
 
 
 def talk(options: argparse.Namespace) -> int:
-    """Send what is typed and print what comes, until either side closes; the exit status.
+    """Send typed lines and print received messages, until one side closes; return the exit status.
 
-    The WebSocket lives in a thread of its own, since ``input()`` blocks this one.
+    The WebSocket has its own thread, because ``input()`` blocks the main thread.
 
-    :raises UsageError: when it cannot be opened.
+    :raises UsageError: if the WebSocket cannot be opened.
     """
-    return _Conversation(options).run()
+    return _Session(options).run()
 
 
-class _Conversation:
-    """The person in the main thread, the server in another."""
+class _Session:
+    """An interactive WebSocket: input in the main thread, the WebSocket in another one."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
@@ -93,8 +94,10 @@ class _Conversation:
         self._failure: UsageError | None = None
         self._opened = threading.Event()
         self._ended = threading.Event()
-        self._leaving = False
-        self._is_over = False
+        #: Whether the main thread has stopped reading input.
+        self._input_ended = False
+        #: Whether the main thread no longer needs the hub of the other thread.
+        self._is_finished = False
         self._prompt = "> " if sys.stdin.isatty() else ""
 
     def run(self) -> int:
@@ -102,30 +105,30 @@ class _Conversation:
         listener = threading.Thread(target=self._listen, daemon=True)
         listener.start()
         try:
-            return self._converse()
+            return self._run_input()
         finally:
-            # A hub that still runs when the interpreter ends can crash it.
-            self._is_over = True
+            # A running hub can crash the interpreter at its exit.
+            self._is_finished = True
             listener.join(1)
 
-    def _converse(self) -> int:
+    def _run_input(self) -> int:
         try:
             self._opened.wait()
             if self._failure is not None:
                 raise self._failure
             self._read_lines()
-            self._leaving = True
+            self._input_ended = True
         except (EOFError, KeyboardInterrupt):
-            # Ctrl-D, Ctrl-C, or the server has closed.
-            self._leaving = True
+            # Ctrl-D, Ctrl-C, or the server has closed the WebSocket.
+            self._input_ended = True
             if not self._opened.is_set():
                 raise
         if not self._prompt:
-            self._ended.wait(_LINGER)
+            self._ended.wait(_LAST_ANSWERS)
         self._ws.close()
         self._ended.wait(1)
         code, reason = self._ws.close_code, self._ws.close_reason
-        self._say(f"closed with {code} {reason}".rstrip())
+        self._print(f"closed with {code} {reason}".rstrip())
         return 0 if code == 1000 else 1
 
     # ------------------------------------------------------- in the main thread
@@ -136,16 +139,16 @@ class _Conversation:
             while not self._ended.is_set():
                 line = input(self._prompt)
                 try:
-                    self._obey(line)
+                    self._handle_line(line)
                 except ValueError as problem:
-                    self._say(str(problem))
+                    self._print(str(problem))
                 except ConnectionClosed:
                     return
         finally:
             if readline is not None:
                 readline.write_history_file(os.path.expanduser(_HISTORY))
 
-    def _obey(self, line: str) -> None:
+    def _handle_line(self, line: str) -> None:
         if not line.startswith("/"):
             self._ws.send(line)
             return
@@ -155,11 +158,11 @@ class _Conversation:
             self._ping(argument)
         elif command == "/close":
             code, _, reason = argument.partition(" ")
-            self._leaving = True
+            self._input_ended = True
             self._ws.close(int(code or 1000), reason)
             raise EOFError
         else:
-            self._say(_HELP)
+            self._print(_HELP)
 
     def _ping(self, data: str) -> None:
         before = self._ws.latency
@@ -169,16 +172,16 @@ class _Conversation:
             if self._ended.wait(0.01):
                 return
         latency = self._ws.latency
-        self._say(
+        self._print(
             "no pong"
             if latency is None or latency == before
             else f"pong after {latency * 1000:.1f} ms"
         )
 
     def _on_end(self, *_: object) -> None:
-        """The server has closed: there is no use in more input."""
-        if not self._leaving:
-            self._leaving = True
+        """End the input, because the server has closed the WebSocket."""
+        if not self._input_ended:
+            self._input_ended = True
             raise EOFError
 
     # --------------------------------------------------- in the other thread
@@ -187,8 +190,8 @@ class _Conversation:
         try:
             self._receive()
         finally:
-            while not self._is_over:
-                sleep(_NOTICE)  # this hub still has the other thread's calls to answer
+            while not self._is_finished:
+                sleep(_INTERVAL)  # the main thread still makes calls through this hub
             get_hub().destroy()
 
     def _receive(self) -> None:
@@ -200,36 +203,36 @@ class _Conversation:
         finally:
             self._opened.set()
         for message in self._ws:
-            self._say(f"< {self._shown(message)}")
+            self._print(f"< {self._format(message)}")
         self._ended.set()
-        # The main thread is inside of input(). A signal that comes just before that waits for a key
-        # to be pressed, so one may not be enough.
-        while not self._leaving:
+        # The main thread is in input(). A signal that arrives just before input() has no effect
+        # until a key is pressed. Therefore the signal is repeated.
+        while not self._input_ended:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
-            sleep(_NOTICE)
+            sleep(_INTERVAL)
 
-    def _shown(self, message: str | bytes) -> str:
+    def _format(self, message: Message) -> str:
         if isinstance(message, bytes):
             return f"{len(message)} bytes: {message[:64].hex(' ')}{'…' * (len(message) > 64)}"
         if self._options.json:
             try:
                 return json.dumps(json.loads(message), indent=2, ensure_ascii=False)
             except ValueError:
-                pass  # then as it is
+                pass  # print it unchanged
         return message
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         if not self._prompt:
             print(text, flush=True)
             return
-        readline: Any = sys.modules.get("readline")
-        typed = readline.get_line_buffer() if readline and not self._leaving else ""
-        again = "" if self._leaving else f"{self._prompt}{typed}"
+        readline = sys.modules.get("readline")
+        typed = readline.get_line_buffer() if readline and not self._input_ended else ""
+        again = "" if self._input_ended else f"{self._prompt}{typed}"
         print(f"\r\x1b[K{text}\n{again}", end="", flush=True)
 
 
-def _readline() -> Any:
-    """The module, with the history of earlier conversations; None where there is none."""
+def _readline() -> ModuleType | None:
+    """Return the module ``readline`` with the stored history; ``None`` without the module."""
     try:
         import readline  # noqa: PLC0415 - not on Windows
     except ImportError:
@@ -237,6 +240,6 @@ def _readline() -> Any:
     try:
         readline.read_history_file(os.path.expanduser(_HISTORY))
     except OSError:
-        pass  # the first time
+        pass  # there is no history yet
     readline.set_history_length(1000)
     return readline

@@ -1,7 +1,7 @@
-"""What the user of the command line got wrong."""
+"""The exception for wrong arguments of the command line."""
 
 from __future__ import annotations
 
 
 class UsageError(Exception):
-    """One sentence that says what is wrong; it is printed, and the exit status is 2."""
+    """An error of the user. Its text is printed as one sentence, and the exit status is 2."""

@@ -1,4 +1,4 @@
-"""What ``--bind`` means: listening sockets."""
+"""Listening sockets for the addresses of ``--bind``."""
 
 from __future__ import annotations
 
@@ -9,32 +9,35 @@ import stat
 
 from .errors import UsageError
 
-#: How many connections the kernel keeps ready for us, at most.
+#: The maximum number of connections in the kernel's queue.
 _BACKLOG = 2048
 
 
 def open_listener(address: str) -> socket.socket:
-    """A listening socket for ``HOST:PORT``, ``:PORT``, ``[IPV6]:PORT``, ``unix:PATH`` or ``fd://N``.
+    """Return a listening socket.
 
-    The last one is a socket that was opened by whoever started this process, such as systemd.
-
-    :raises UsageError: when it cannot be had, in one sentence.
+    :param address: ``HOST:PORT``, ``:PORT``, ``[IPV6]:PORT``, ``unix:PATH`` or ``fd://N``. The last
+        one is a socket that this process has inherited, for example from systemd.
+    :raises UsageError: if the socket cannot be opened.
     """
     try:
         if address.startswith("unix:"):
             return _listen_unix(address.removeprefix("unix:"))
         if address.startswith("fd://"):
-            return _inherited(address.removeprefix("fd://"))
+            return _inherited_socket(address.removeprefix("fd://"))
         return _listen_tcp(*_parse(address))
     except OSError as problem:
         number = problem.errno or 0
-        # Python adds the address to the text, and getaddrinfo() has numbers of its own, below 0.
-        why = os.strerror(number) if number > 0 else problem.strerror
-        raise UsageError(f"cannot listen on {address}: {why}") from problem
+        # Python may add the address to strerror. Errors of getaddrinfo() have negative numbers.
+        reason = os.strerror(number) if number > 0 else problem.strerror
+        raise UsageError(f"cannot listen on {address}: {reason}") from problem
 
 
 def open_listeners(addresses: list[str]) -> list[socket.socket]:
-    """All of them, or none."""
+    """Return the listening sockets for all addresses.
+
+    :raises UsageError: if a socket cannot be opened. The others are closed.
+    """
     opened: list[socket.socket] = []
     try:
         for address in addresses:
@@ -46,18 +49,18 @@ def open_listeners(addresses: list[str]) -> list[socket.socket]:
 
 
 def close_listeners(listeners: list[socket.socket], addresses: list[str]) -> None:
-    """Close the sockets, and remove the files of those that were made here."""
+    """Close the sockets, and remove the files of unix sockets."""
     for listener, address in zip(listeners, addresses, strict=False):
         listener.close()
         if address.startswith("unix:"):
             try:
                 os.unlink(address.removeprefix("unix:"))
             except OSError:
-                pass  # somebody has tidied up already
+                pass  # the file was already removed
 
 
 def url_of(listener: socket.socket, *, secure: bool = False) -> str:
-    """Where clients find the socket."""
+    """Return the URL of a listening socket."""
     name = listener.getsockname()
     if not isinstance(name, tuple):
         return f"unix:{name}"
@@ -89,7 +92,7 @@ def _listen_unix(path: str) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX)
     try:
         listener.bind(path)
-        # A proxy runs as another user. Who may connect is up to the folder's permissions.
+        # A proxy may run as another user. The permissions of the directory restrict the access.
         os.chmod(path, 0o666)  # noqa: S103
         listener.listen(_BACKLOG)
     except BaseException:
@@ -99,7 +102,10 @@ def _listen_unix(path: str) -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove the socket of a server that has not; that of one that runs is in use."""
+    """Remove the file of a unix socket, if the server has ended without removing it.
+
+    :raises OSError: if a server is listening on it.
+    """
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return
@@ -114,7 +120,7 @@ def _remove_stale(path: str) -> None:
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-def _inherited(number: str) -> socket.socket:
+def _inherited_socket(number: str) -> socket.socket:
     if not number.isdecimal():
         raise UsageError(f"fd://{number} is not of the form fd://NUMBER")
     listener = socket.socket(fileno=int(number))

@@ -1,4 +1,4 @@
-"""``--reload``: a process that serves, and one that starts it again when a file has changed."""
+"""``--reload``: restart the serving process when a file has changed."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ import signal
 import socket
 import subprocess
 import sys
-from typing import Any
 
 from .application import find_module
 from .errors import UsageError
 from .listeners import close_listeners, open_listeners
 from .settings import Settings
 
-#: How long, in seconds, the WebSockets of the old process may take to close. It is a developer who
-#: waits.
-_PATIENCE = 1
+#: Seconds in which the old process must close its WebSockets. Short, because a developer waits.
+_STOP_TIMEOUT = 1
 
 
 def serve_and_reload(settings: Settings) -> int:
-    """Serve until a signal comes; returns the exit status.
+    """Serve until SIGINT or SIGTERM arrives; return the exit status.
 
-    The sockets are opened here, once: a client that connects in between waits, and is not refused.
+    The sockets are opened once, in this process. A client that connects during a restart waits, and
+    is not refused.
 
-    :raises UsageError: when watchfiles is not installed, or an address is not to be had.
+    :raises UsageError: if watchfiles is not installed, or an address cannot be used.
     """
     try:
-        from watchfiles import PythonFilter, watch  # noqa: PLC0415 - an extra
+        from watchfiles import PythonFilter, watch  # noqa: PLC0415 - an optional dependency
     except ImportError:
         raise UsageError("--reload needs watchfiles: pip install 'geventws[cli]'") from None
     find_module(settings.app)
@@ -49,35 +48,35 @@ def serve_and_reload(settings: Settings) -> int:
     return 0
 
 
-def _interrupt(*_: Any) -> None:
+def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
 def _start(settings: Settings, listeners: list[socket.socket]) -> subprocess.Popen[bytes]:
     numbers = [listener.fileno() for listener in listeners]
-    hasty = dataclasses.replace(settings, graceful_timeout=_PATIENCE)
+    child_settings = dataclasses.replace(settings, graceful_timeout=_STOP_TIMEOUT)
     command = [
         sys.executable,
         *_warnings(),
         "-m",
         __package__.partition(".")[0],
         settings.app,
-        *hasty.arguments([f"fd://{number}" for number in numbers]),
+        *child_settings.arguments([f"fd://{number}" for number in numbers]),
         "--workers",
         "1",
     ]
-    return subprocess.Popen(command, pass_fds=numbers)  # noqa: S603 - it is ourselves
+    return subprocess.Popen(command, pass_fds=numbers)  # noqa: S603 - the same program
 
 
 def _warnings() -> list[str]:
-    """The options -W of this process."""
+    """Return the ``-W`` options of this process."""
     return [part for option in sys.warnoptions for part in ("-W", option)]
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
     child.terminate()
     try:
-        child.wait(_PATIENCE + 5)
+        child.wait(_STOP_TIMEOUT + 5)
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()

@@ -1,4 +1,4 @@
-"""``geventws MODULE:APP``: serve an application in this process."""
+"""``geventws MODULE:APP``: serve an application."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import sys
 import warnings
 from ssl import SSLError
-from typing import Any
+from typing import TYPE_CHECKING
 
 import gevent
 from gevent import monkey
@@ -20,38 +20,43 @@ from .errors import UsageError
 from .listeners import close_listeners, open_listeners, url_of
 from .reload import serve_and_reload
 from .settings import Settings
-from .workers import hand_over
+from .workers import exec_gunicorn
+
+if TYPE_CHECKING:
+    import socket
+
+    from ..typing import Application, Keywords
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def serve(settings: Settings) -> int:
-    """Serve until a signal comes; returns the exit status.
+    """Serve until SIGINT or SIGTERM arrives; return the exit status.
 
-    :raises UsageError: when it cannot begin.
+    :raises UsageError: if the settings are wrong, or the server cannot start.
     """
     if settings.keyfile is not None and settings.certfile is None:
         raise UsageError("--keyfile needs --certfile")
     if settings.workers > 1:
-        hand_over(settings)
+        exec_gunicorn(settings)
     if settings.reload:
         return serve_and_reload(settings)
     return serve_here(settings)
 
 
 def serve_here(settings: Settings) -> int:
-    """Serve in this very process."""
+    """Serve in this process; see :func:`serve`."""
     with warnings.catch_warnings():
-        # ssl has been imported, but nothing of it is in use yet.
+        # ssl was imported before patching, but no object of it exists yet.
         warnings.simplefilter("ignore", monkey.MonkeyPatchWarning)
         monkey.patch_all()
     install_if_present()
     application = load_application(settings.app)
-    logging.basicConfig(format=_FORMAT)  # without effect if the application has done it
+    logging.basicConfig(format=_FORMAT)  # no effect if the application has configured logging
     logging.getLogger(__package__.partition(".")[0]).setLevel(settings.log_level.upper())
     listeners = open_listeners(settings.bind)
     try:
-        servers = [_server(listener, application, settings) for listener in listeners]
+        servers = [_create_server(listener, application, settings) for listener in listeners]
         urls = [url_of(listener, secure=bool(settings.certfile)) for listener in listeners]
         print(f"Serving {settings.app} on {', '.join(urls)}", file=sys.stderr, flush=True)
         _run(servers, settings.graceful_timeout)
@@ -60,8 +65,10 @@ def serve_here(settings: Settings) -> int:
     return 0
 
 
-def _server(listener: Any, application: Any, settings: Settings) -> WebSocketServer:
-    options: dict[str, Any] = {}
+def _create_server(
+    listener: socket.socket, application: Application, settings: Settings
+) -> WebSocketServer:
+    options: Keywords = {}
     if settings.trusted_proxies:
         options["trusted_proxies"] = settings.trusted_proxies
     if settings.certfile is not None:
@@ -72,24 +79,24 @@ def _server(listener: Any, application: Any, settings: Settings) -> WebSocketSer
         return WebSocketServer(listener, application, **options)
     except OSError as problem:
         files = " with ".join(filter(None, (settings.certfile, settings.keyfile)))
-        why = "they must be PEM files that belong together"
+        reason = "they must be PEM files that belong together"
         if not isinstance(problem, SSLError):
-            why = problem.strerror or str(problem)
-        raise UsageError(f"cannot use the certificate {files}: {why}") from problem
+            reason = problem.strerror or str(problem)
+        raise UsageError(f"cannot use the certificate {files}: {reason}") from problem
     except ValueError as problem:
-        why = str(problem).removeprefix("trusted_proxies: ")
-        raise UsageError(f"--forwarded-allow-ips: {why}") from problem
+        reason = str(problem).removeprefix("trusted_proxies: ")
+        raise UsageError(f"--forwarded-allow-ips: {reason}") from problem
 
 
-def _run(servers: list[WebSocketServer], patience: float) -> None:
-    """Serve until SIGINT or SIGTERM; at the second one the views that are left are killed."""
+def _run(servers: list[WebSocketServer], stop_timeout: float) -> None:
+    """Serve until SIGINT or SIGTERM arrives. A second signal kills the remaining views."""
     finished = Event()
     signals = 0
 
     def stop() -> None:
         nonlocal signals
         signals += 1
-        timeout = patience if signals == 1 else 0
+        timeout = stop_timeout if signals == 1 else 0
         gevent.joinall([gevent.spawn(server.stop, timeout) for server in servers])
         finished.set()
 

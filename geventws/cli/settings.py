@@ -1,4 +1,4 @@
-"""What the command line says about serving. The names are gunicorn's."""
+"""The settings for serving. Their names are gunicorn's."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Settings:
 
     @property
     def logs_requests(self) -> bool:
-        """Whether each request has its line."""
+        """Whether each request is logged."""
         return LEVELS.index(self.log_level) <= LEVELS.index("info")
 
     @property
@@ -34,7 +34,7 @@ class Settings:
         return [part.strip() for part in self.forwarded_allow_ips.split(",") if part.strip()]
 
     def arguments(self, bind: list[str]) -> list[str]:
-        """The same settings for another process, with other addresses."""
+        """Return command line arguments for another process, with other addresses."""
         arguments = [
             "--log-level",
             self.log_level,
@@ -53,19 +53,19 @@ class Settings:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Tell the parser what :class:`Settings` has."""
+    """Add the arguments for :class:`Settings`."""
     add = parser.add_argument
     add(
         "app",
         metavar="MODULE:APP",
-        help="where the application is, such as chat:app or 'chat:create_app()'",
+        help="the application, such as chat:app or 'chat:create_app()'",
     )
     add(
         "--bind",
         "-b",
         metavar="ADDRESS",
         action="append",
-        help="where to listen: HOST:PORT, unix:PATH or fd://NUMBER; may be given several times"
+        help="the address: HOST:PORT, unix:PATH or fd://NUMBER; may be repeated"
         " (default: 0.0.0.0:$PORT if that is set, else 127.0.0.1:8000)",
     )
     add(
@@ -74,39 +74,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=_positive,
         default=os.environ.get("WEB_CONCURRENCY", "1"),
-        help="with more than one process, gunicorn takes over (default: $WEB_CONCURRENCY, else 1)",
+        help="the number of processes; more than one need gunicorn"
+        " (default: $WEB_CONCURRENCY, else 1)",
     )
     add(
         "--reload",
         action="store_true",
-        help="start again when a Python file below this folder has changed",
+        help="restart when a Python file in this directory or below has changed",
     )
     add("--certfile", metavar="FILE", help="serve https:// and wss:// with this certificate")
-    add("--keyfile", metavar="FILE", help="its private key, if that is in a file of its own")
+    add(
+        "--keyfile",
+        metavar="FILE",
+        help="the private key, if it is not in the file of the certificate",
+    )
     add(
         "--log-level",
         choices=LEVELS,
         default="info",
-        help="from 'warning' on, requests have no lines (default: %(default)s)",
+        help="requests are logged with 'debug' and 'info' (default: %(default)s)",
     )
     add(
         "--graceful-timeout",
         metavar="SECONDS",
         type=_positive,
         default=10,
-        help="how long the WebSockets may take to close in the end (default: %(default)s)",
+        help="the time for closing WebSockets before the server stops (default: %(default)s)",
     )
     add(
         "--forwarded-allow-ips",
         metavar="IPS",
         default=os.environ.get("FORWARDED_ALLOW_IPS", ""),
-        help="proxies whose X-Forwarded-* is believed, separated by commas"
+        help="trusted proxies, whose X-Forwarded-* headers are used, separated by commas"
         " (default: $FORWARDED_ALLOW_IPS, else none)",
     )
 
 
 def settings_from(options: argparse.Namespace) -> Settings:
-    """What was parsed."""
+    """Return the settings for parsed arguments."""
     values = dict(vars(options))
     if not values["bind"]:
         port = os.environ.get("PORT")

@@ -1,4 +1,4 @@
-"""``--workers``: several processes are gunicorn's business."""
+"""``--workers``: several processes, managed by gunicorn."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .listeners import open_listeners
 from .settings import Settings
 
 
-def hand_over(settings: Settings) -> NoReturn:
-    """Become gunicorn, with the sockets open already and ``geventws.Worker``.
+def exec_gunicorn(settings: Settings) -> NoReturn:
+    """Replace this process with gunicorn and ``geventws.Worker``. It inherits the open sockets.
 
-    :raises UsageError: when gunicorn is not installed, or an address is not to be had.
+    :raises UsageError: if gunicorn is not installed, or an address cannot be used.
     """
     if importlib.util.find_spec("gunicorn") is None:
         raise UsageError("--workers needs gunicorn: pip install 'geventws[gunicorn]'")
     module = find_module(settings.app)
     listeners = []
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        # Else gunicorn takes systemd's sockets by itself.
+        # Otherwise gunicorn uses the sockets of systemd.
         listeners = open_listeners(settings.bind)
     for listener in listeners:
         listener.set_inheritable(True)
@@ -43,4 +43,4 @@ def hand_over(settings: Settings) -> NoReturn:
     if settings.reload:
         arguments.append("--reload")
     arguments.append(f"{module}:{settings.app.partition(':')[2] or 'app'}")
-    os.execv(sys.executable, arguments)  # noqa: S606 - no shell is wanted
+    os.execv(sys.executable, arguments)  # noqa: S606 - no shell is needed

@@ -1,10 +1,10 @@
-"""The client: ``with connect("wss://…") as ws``, in the same blocking style as a view."""
+"""The client: :func:`connect` and the WebSocket that it returns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from ssl import PROTOCOL_TLS_CLIENT
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from gevent.ssl import SSLContext
 
@@ -15,12 +15,15 @@ from ..protocol import client_handshake
 from ..protocol.permessage_deflate import PerMessageDeflate
 from ..protocol.server_handshake import VERSION
 from ..protocol.urls import Target, parse_url
-from ..typing import HeaderPairs, Headers
+from ..typing import HeaderPairs, Headers, Keywords
 from .dialling import dial, time_limit
 from .proxies import open_tunnel, parse_proxy, proxy_from_environment
 from .response import read_body, read_response
 
-#: The options that have no meaning for a client.
+if TYPE_CHECKING:
+    from gevent.socket import socket
+
+#: Options that only servers have.
 _SERVER_OPTIONS = {
     "accept_after",
     "allowed_origins",
@@ -35,17 +38,17 @@ _SERVER_OPTIONS = {
 
 
 class Opening(NamedTuple):
-    """The opening handshake's request, and the key that the answer must prove to have read."""
+    """The request of an opening handshake, and its Sec-WebSocket-Key."""
 
     key: str
     head: bytes
 
 
 class ClientWebSocket(Connection):
-    """The client's side of a connection, open from the beginning.
+    """The client's side of a connection, returned by :func:`geventws.connect`.
 
-    Like :class:`geventws.WebSocket` in all that comes after the opening handshake. Leaving a
-    ``with`` block closes it. It keeps its socket open until it is closed or the server has closed.
+    It is open from the beginning, and then works as :class:`geventws.WebSocket` does. The end of a
+    ``with`` block closes it. The socket stays open until one of the two sides closes the WebSocket.
     """
 
     _owns_socket = True
@@ -79,9 +82,9 @@ class ClientWebSocket(Connection):
     # -------------------------------------------------------------- handshake
 
     def _request(self, headers: Headers, origin: str | None) -> Opening:
-        """Make the request.
+        """Build the request.
 
-        :raises ValueError: for a header that cannot be sent.
+        :raises ValueError: for an invalid header.
         """
         key = client_handshake.new_key()
         return Opening(
@@ -96,8 +99,11 @@ class ClientWebSocket(Connection):
             ),
         )
 
-    def _shake_hands(self, sock: Any, opening: Opening) -> None:
-        """Open the connection on a socket, which is this object's from now on."""
+    def _perform_handshake(self, sock: socket, opening: Opening) -> None:
+        """Perform the opening handshake on a socket. The socket belongs to this object afterwards.
+
+        :raises HandshakeError: if the server refuses. The socket is closed.
+        """
         parameters = self._options.compression_parameters
         try:
             sock.sendall(opening.head)
@@ -117,25 +123,25 @@ class ClientWebSocket(Connection):
         self._start(sock, PerMessageDeflate.of(agreement, parameters, client=True), early)
 
     def _open(self) -> None:
-        raise AssertionError("a client is open before anybody can use it")
+        raise AssertionError("connect() returns only open WebSockets")
 
     @property
     def requested_subprotocols(self) -> list[str]:
-        """The subprotocols that were offered, the preferred one first."""
+        """The subprotocols that this client offered, the preferred one first."""
         return self._requested
 
     @property
     def subprotocol(self) -> str | None:
-        """The subprotocol that the server has chosen."""
+        """The subprotocol that the server selected; ``None`` without one."""
         return self._subprotocol
 
     @property
     def extensions(self) -> str:
-        """The extensions that were agreed on: permessage-deflate or none."""
+        """The negotiated extensions: permessage-deflate, or an empty string."""
         return self._extensions
 
     @property
-    def response_headers(self) -> list[tuple[str, str]]:
+    def response_headers(self) -> Headers:
         """The headers of the ``101``."""
         return self._response_headers
 
@@ -151,7 +157,7 @@ class ClientWebSocket(Connection):
 
     @property
     def remote_address(self) -> tuple[str, int]:
-        """Host and port of the server, as the URL has them."""
+        """The host and the port of the server in the URL."""
         return self._target.host, self._target.port
 
 
@@ -169,36 +175,36 @@ def connect(
     open_timeout: float | None = 10.0,
     **options: Any,
 ) -> ClientWebSocket:
-    """Open a WebSocket to a server; blocks until it is open::
+    """Open a WebSocket to a server. Blocks until it is open::
 
         with connect("wss://example.com/chat", headers={"Authorization": "Bearer …"}) as ws:
             ws.send("hello")
             for message in ws:
                 print(message)
 
-    Redirects are not followed: the :exc:`HandshakeError` has their ``Location``.
+    Redirects are not followed: :exc:`HandshakeError` has the header ``Location``.
 
-    :param url: ``ws://`` or ``wss://``; a user and a password in it become HTTP's Basic
-        authentication.
-    :param subprotocols: what is offered, the preferred one first.
-    :param headers: more headers of the request, a mapping or pairs.
-    :param origin: the header Origin; programs that are no browsers need none.
-    :param ssl_context: of :mod:`gevent.ssl`, for ``wss://``; by default the system's certificates
-        are trusted and the host's name is checked.
-    :param proxy: the URL of an HTTP proxy, or None for none. By default the environment says
-        (``https_proxy``, ``http_proxy``, ``no_proxy``).
-    :param open_timeout: how many seconds all of that may take, from asking the name server on;
-        None waits for ever. If the host has several addresses, an attempt to connect to the next
-        one begins after 250 ms, so that one that is dead costs no more.
+    :param url: a ``ws://`` or ``wss://`` URL. A user name and a password in it are sent with HTTP
+        Basic authentication.
+    :param subprotocols: the subprotocols to offer, the preferred one first.
+    :param headers: additional request headers, a mapping or pairs.
+    :param origin: the Origin header. Only browsers must send one.
+    :param ssl_context: a context of :mod:`gevent.ssl` for ``wss://``. By default, certificates are
+        verified with the system's certificates, and the host name is checked.
+    :param proxy: the URL of an HTTP proxy, or ``None`` for a direct connection. By default, the
+        proxy is taken from the environment (``https_proxy``, ``http_proxy``, ``no_proxy``).
+    :param open_timeout: the maximum number of seconds for everything, including the DNS lookup.
+        ``None`` waits without a limit. If the host has several addresses, an attempt to connect to
+        the next one starts after 250 ms: an unreachable address causes no longer delay.
     :param options: ``max_message_size``, ``max_queued_messages``, ``max_queued_bytes``,
         ``max_send_buffer``, ``send_timeout``, ``ping_interval``, ``ping_timeout``,
-        ``close_timeout``, ``message_timeout`` and ``compression``, see
+        ``close_timeout``, ``message_timeout`` and ``compression``; see
         :class:`geventws.options.Options`.
-    :raises ValueError: for a URL, a header or a subprotocol that is none.
-    :raises HandshakeError: when the server or the proxy answers something else than "open".
-    :raises TimeoutError: when it takes too long.
-    :raises OSError: when there is no connection, by any of the host's addresses, or no trust in
-        the server's certificate.
+    :raises ValueError: for an invalid URL, header or subprotocol.
+    :raises HandshakeError: if the server or the proxy refuses, or its response is invalid.
+    :raises TimeoutError: if the WebSocket is not open after ``open_timeout`` seconds.
+    :raises OSError: if no address of the host can be connected to, or the server's certificate is
+        not valid.
     """
     target = parse_url(url)
     fields = client_handshake.pairs(headers)
@@ -207,19 +213,21 @@ def connect(
     ws = ClientWebSocket(options_for(subprotocols, options), target)
     if proxy is True:
         proxy = proxy_from_environment(target)
-    through = parse_proxy(proxy) if proxy else None
+    parsed_proxy = parse_proxy(proxy) if proxy else None
     opening = ws._request(fields, origin)
     with time_limit(open_timeout):
-        ws._shake_hands(_reach(target, through, ssl_context), opening)
+        ws._perform_handshake(_open_socket(target, parsed_proxy, ssl_context), opening)
     return ws
 
 
-def _reach(target: Target, proxy: Target | None, context: SSLContext | None) -> Any:
-    """Return a socket whose other end is the server."""
+def _open_socket(target: Target, proxy: Target | None, context: SSLContext | None) -> socket:
+    """Return a socket that is connected to the server, with TLS and through the proxy if needed."""
     if context is None:
         context = _default_context() if target.secure else None
     elif not isinstance(context, SSLContext):
-        raise TypeError("ssl_context must be a gevent.ssl.SSLContext: any other would block")
+        raise TypeError(
+            "ssl_context must be a gevent.ssl.SSLContext: any other context would block the thread"
+        )
     first = proxy or target
     sock = dial(first.host, first.port)
     try:
@@ -235,45 +243,48 @@ def _reach(target: Target, proxy: Target | None, context: SSLContext | None) -> 
     return sock
 
 
-def _start_tls(sock: Any, context: SSLContext, host: str) -> Any:
+def _start_tls(sock: socket, context: SSLContext, host: str) -> socket:
     secure = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
     try:
         secure.do_handshake()
     except BaseException:
-        secure.close()  # wrap_socket() has taken the descriptor from the other one
+        secure.close()  # wrap_socket() has moved the descriptor to the new socket
         raise
     return secure
 
 
 def _default_context() -> SSLContext:
-    """What ssl.create_default_context() makes, but of gevent's kind: it checks everything."""
+    """Return gevent's equivalent of ``ssl.create_default_context()``: it verifies certificates."""
     context = SSLContext(PROTOCOL_TLS_CLIENT)
     context.load_default_certs()
     return context
 
 
 def open_on(
-    sock: Any,
+    sock: socket,
     ws: T,
     headers: Mapping[str, str] | HeaderPairs,
     origin: str | None,
     timeout: float | None,
 ) -> T:
-    """Open ``ws`` on a gevent socket that is connected, within ``timeout`` seconds."""
+    """Open ``ws`` on a connected gevent socket, within ``timeout`` seconds; return ``ws``.
+
+    :raises TimeoutError: if it is not open in time.
+    """
     try:
         opening = ws._request(client_handshake.pairs(headers), origin)
     except BaseException:
         sock.close()
         raise
     with time_limit(timeout):
-        ws._shake_hands(sock, opening)
+        ws._perform_handshake(sock, opening)
     return ws
 
 
-def options_for(subprotocols: Sequence[str], options: dict[str, Any]) -> Options:
-    """The options of a client.
+def options_for(subprotocols: Sequence[str], options: Keywords) -> Options:
+    """Return the options of a client.
 
-    :raises TypeError: for one that only a server has.
+    :raises TypeError: for an unknown option, or an option of servers.
     """
     for name in options:
         if name in _SERVER_OPTIONS:

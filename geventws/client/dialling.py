@@ -1,4 +1,4 @@
-"""Connect to a host by whichever of its addresses answers first (Happy Eyeballs, RFC 8305)."""
+"""Connect to a host through the first of its addresses that answers (Happy Eyeballs, RFC 8305)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from errno import EAGAIN, EINPROGRESS, EWOULDBLOCK
 from itertools import islice, zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gevent import get_hub
 from gevent.queue import Empty, Queue
@@ -16,29 +16,34 @@ from gevent.socket import getaddrinfo
 from gevent.socket import socket as gevent_socket
 from gevent.timeout import Timeout
 
-#: What getaddrinfo() returns of one address: family, type, protocol, name and address.
-_Info = tuple[Any, ...]
+if TYPE_CHECKING:
+    from gevent._types import _IoWatcher
 
-#: Seconds between two attempts: the "Connection Attempt Delay" of RFC 8305 section 5.
+# Any: an address is a tuple that depends on the family.
+#: One result of getaddrinfo(): family, type, protocol, canonical name and address.
+_Info: TypeAlias = "tuple[int, int, int, str, tuple[Any, ...]]"
+
+#: Seconds between two attempts, the "Connection Attempt Delay" of RFC 8305 section 5.
 _DELAY = 0.25
-#: How many addresses of one host are tried. A hostile name server could send thousands.
+#: The maximum number of addresses that are tried. A hostile DNS server could send thousands.
 _MAX_ADDRESSES = 32
+#: The event of libev and libuv for a writable socket.
 _WRITE = 2
 _IN_PROGRESS = {0, EINPROGRESS, EWOULDBLOCK, EAGAIN}
 
 
 class Expired(Timeout):
-    """The time limit of :func:`time_limit` is over.
+    """The timeout of a :func:`time_limit` block.
 
-    Not an :exc:`Exception`, so that no ``except OSError`` inside of the limit swallows it.
+    It is not an :exc:`Exception`: no ``except OSError`` in the block can catch it.
     """
 
 
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
-    """Limit the time that a block may take; None sets no limit.
+    """Limit the time of a ``with`` block; ``None`` sets no limit.
 
-    :raises TimeoutError: when the time is over.
+    :raises TimeoutError: if the block takes longer.
     """
     timer = Expired(seconds)
     timer.start()
@@ -52,58 +57,58 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         timer.close()
 
 
-def dial(host: str, port: int) -> Any:
+def dial(host: str, port: int) -> gevent_socket:
     """Return a gevent socket that is connected to a host.
 
-    Attempts start 250 ms after each other, or as soon as one has failed; the first that succeeds
-    wins, and the others are closed. Blocks as long as the operating system does: set a
-    :func:`time_limit`.
+    An attempt for the next address starts after 250 ms, or as soon as one has failed. The first
+    connection is returned, and the other sockets are closed. Blocks as long as the operating system
+    tries to connect: use :func:`time_limit`.
 
-    :raises OSError: if all attempts fail; its text has the reason for each address.
+    :raises OSError: if all attempts fail. The text has the reason for each address.
     """
-    race = _Race()
+    attempts = _Attempts()
     try:
-        for info in _in_order(getaddrinfo(host, port, 0, socket.SOCK_STREAM)):
-            if race.start(info) and (winner := race.wait(_DELAY)):
-                return winner
-        while race.is_running:
-            if winner := race.wait(None):
-                return winner
-        raise race.error(host, port)
+        for info in _sort_addresses(getaddrinfo(host, port, 0, socket.SOCK_STREAM)):
+            if attempts.start(info) and (connected := attempts.wait(_DELAY)):
+                return connected
+        while attempts.are_running:
+            if connected := attempts.wait(None):
+                return connected
+        raise attempts.error(host, port)
     finally:
-        race.close()
+        attempts.close()
 
 
-def _in_order(infos: Iterable[_Info]) -> Iterator[_Info]:
-    """Alternate between the families, beginning with the preferred one, RFC 8305 section 4."""
-    families: dict[Any, list[_Info]] = {}
+def _sort_addresses(infos: Iterable[_Info]) -> Iterator[_Info]:
+    """Alternate between the families, the preferred one first (RFC 8305 section 4)."""
+    families: dict[int, list[_Info]] = {}
     for info in dict.fromkeys(infos):
         families.setdefault(info[0], []).append(info)
     mixed = (info for group in zip_longest(*families.values()) for info in group if info)
     return islice(mixed, _MAX_ADDRESSES)
 
 
-class _Race:
-    """The attempts to connect that are under way, without a greenlet for any of them."""
+class _Attempts:
+    """The current attempts to connect. They do not need a greenlet each."""
 
     def __init__(self) -> None:
-        #: The sockets that are being connected, with their addresses and watchers.
-        self._runners: dict[Any, tuple[str, Any]] = {}
-        #: The sockets whose attempts have ended, one way or the other.
-        self._ended: Queue[Any] = Queue()
-        #: By address.
+        #: The address and the watcher of each socket that is being connected.
+        self._running: dict[gevent_socket, tuple[str, _IoWatcher]] = {}
+        #: The sockets whose attempts have succeeded or failed.
+        self._ended: Queue[gevent_socket] = Queue()
+        #: The address and the errno of each failed attempt.
         self._failures: list[tuple[str, int]] = []
 
     @property
-    def is_running(self) -> bool:
-        return bool(self._runners)
+    def are_running(self) -> bool:
+        return bool(self._running)
 
     def start(self, info: _Info) -> bool:
-        """Begin to connect to an address; returns whether it has not failed at once."""
+        """Start to connect to an address. Return ``False`` if the attempt fails immediately."""
         family, kind, proto, _, address = info
         try:
             sock = gevent_socket(family, kind, proto)
-        except OSError as problem:  # a family that the system does not have
+        except OSError as problem:  # the system does not support this family
             self._failures.append((address[0], problem.errno or 0))
             return False
         sock.setblocking(False)
@@ -113,22 +118,22 @@ class _Race:
             self._failures.append((address[0], error))
             return False
         watcher = get_hub().loop.io(sock.fileno(), _WRITE)
-        self._runners[sock] = address[0], watcher
+        self._running[sock] = address[0], watcher
         watcher.start(self._note_end, sock)
         return True
 
-    def _note_end(self, sock: Any) -> None:
-        """Wake :meth:`wait`; in the hub."""
-        self._runners[sock][1].stop()
+    def _note_end(self, sock: gevent_socket) -> None:
+        """Wake :meth:`wait`. Called in the hub."""
+        self._running[sock][1].stop()
         self._ended.put_nowait(sock)
 
-    def wait(self, seconds: float | None) -> Any:
-        """Return the socket that has connected; None if one has failed or the time is over."""
+    def wait(self, seconds: float | None) -> gevent_socket | None:
+        """Return a connected socket, or ``None`` after a failed attempt or the timeout."""
         try:
             sock = self._ended.get(timeout=seconds)
         except Empty:
             return None
-        address, watcher = self._runners.pop(sock)
+        address, watcher = self._running.pop(sock)
         watcher.close()
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
@@ -139,7 +144,7 @@ class _Race:
         return sock
 
     def error(self, host: str, port: int) -> OSError:
-        """Tell why each of the addresses could not be connected to."""
+        """Return an exception with the reason for each address."""
         if not self._failures:
             return OSError(f"cannot connect to {host} port {port}: it has no address")
         reasons = [f"{address}: {os.strerror(error)}" for address, error in self._failures]
@@ -147,8 +152,8 @@ class _Race:
         return OSError(error, f"cannot connect to {host} port {port}: {'; '.join(reasons)}")
 
     def close(self) -> None:
-        """Give up what is still under way."""
-        for sock, (_, watcher) in self._runners.items():
+        """Cancel the attempts that have not ended."""
+        for sock, (_, watcher) in self._running.items():
             watcher.close()
             sock.close()
-        self._runners.clear()
+        self._running.clear()

@@ -1,8 +1,8 @@
-"""HTTP proxies between a client and its server, RFC 6455 section 4.1 and RFC 9110 section 9.3.6."""
+"""HTTP proxies between the client and the server (RFC 6455 section 4.1, RFC 9110 section 9.3.6)."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ..exceptions import HandshakeError
@@ -11,22 +11,26 @@ from ..protocol.frames import encode_text
 from ..protocol.urls import Target, ascii_host, userinfo_of
 from .response import read_body, read_response
 
+if TYPE_CHECKING:
+    from gevent.socket import socket
+
 
 def proxy_from_environment(target: Target) -> str | None:
-    """The URL of the proxy that the environment has for a WebSocket, RFC 6455 section 4.1."""
-    from urllib.request import getproxies, proxy_bypass  # noqa: PLC0415 - 30 ms for few
+    """Return the URL of the proxy that the environment sets; ``None`` without one."""
+    from urllib.request import getproxies, proxy_bypass  # noqa: PLC0415 - the import takes 30 ms
 
     if proxy_bypass(f"{target.host}:{target.port}"):
         return None
     proxies = getproxies()
-    wanted = ("wss", "https") if target.secure else ("ws", "https", "http")
-    return next((proxies[scheme] for scheme in wanted if proxies.get(scheme)), None)
+    # The order of RFC 6455 section 4.1: a proxy for HTTPS is preferred.
+    schemes = ("wss", "https") if target.secure else ("ws", "https", "http")
+    return next((proxies[scheme] for scheme in schemes if proxies.get(scheme)), None)
 
 
 def parse_proxy(url: str) -> Target:
-    """Take the URL of a proxy apart.
+    """Parse the URL of a proxy.
 
-    :raises ValueError: when it is none that speaks HTTP.
+    :raises ValueError: if it is not the URL of an HTTP proxy.
     """
     parts = urlsplit(url if "://" in url else f"http://{url}")
     if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -38,7 +42,7 @@ def parse_proxy(url: str) -> Target:
 
 
 def connect_head(target: Target, proxy: Target) -> bytes:
-    """The request for a tunnel, RFC 9110 section 9.3.6."""
+    """Return the head of a CONNECT request (RFC 9110 section 9.3.6)."""
     host = f"[{target.host}]" if ":" in target.host else target.host
     authority = f"{host}:{target.port}"
     fields = [("Host", authority)]
@@ -47,12 +51,15 @@ def connect_head(target: Target, proxy: Target) -> bytes:
     return encode_head(f"CONNECT {authority} HTTP/1.1", fields)
 
 
-def open_tunnel(sock: Any, target: Target, proxy: Target) -> None:
-    """Ask a proxy for the way to the server, RFC 9110 section 9.3.6."""
+def open_tunnel(sock: socket, target: Target, proxy: Target) -> None:
+    """Ask a proxy to connect the socket to the server (RFC 9110 section 9.3.6).
+
+    :raises HandshakeError: if the proxy refuses.
+    """
     sock.sendall(connect_head(target, proxy))
     response, early = read_response(sock)
     if not 200 <= response.code < 300:
         body = read_body(sock, response, early)
         raise HandshakeError(response.status, body, response.headers)
     if early:
-        raise HandshakeError(response.status, "the proxy sent more than its answer")
+        raise HandshakeError(response.status, "the proxy sent data after its response")

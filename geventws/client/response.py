@@ -1,11 +1,11 @@
-"""Read the response to an opening handshake, or of a proxy, from a socket."""
+"""Read the response of a server or a proxy from a socket."""
 
 from __future__ import annotations
 
 import io
 from http.client import HTTPException, HTTPResponse
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gevent import sleep
 
@@ -13,19 +13,27 @@ from ..exceptions import HandshakeError
 from ..protocol.client_handshake import Response, parse_response
 from .dialling import Expired
 
-#: The most bytes of a response's head, with the interim responses before it, and of the body of a
-#: refusal, as it is transferred.
+if TYPE_CHECKING:
+    from gevent.socket import socket
+
+#: The maximum size of the head of a response, including interim responses, in bytes.
 _MAX_HEAD = 64 << 10
+#: The maximum size of a body as it is transferred, in bytes.
 _MAX_BODY = 1 << 20
-#: How many bytes of a body are read at once: 2 ms of work if its chunks have one byte each.
+#: Bytes of a body that are read at once. They take at most 2 ms, for chunks of one byte each.
 _PIECE = 4096
-#: For how many seconds a body is read without a pause for other greenlets, and for how many the
-#: pause lasts. With sleep(0), gevent calls back 50 times before it looks at timers and sockets.
+#: Seconds that a body is read without a pause for other greenlets, and seconds of the pause. After
+#: sleep(0), gevent would run 50 callbacks before it handles timers and sockets.
 _SLICE, _PAUSE = 0.002, 1e-4
 
 
-def read_response(sock: Any) -> tuple[Response, bytes]:
-    """The head of the response and what came behind it; interim responses are passed over."""
+def read_response(sock: socket) -> tuple[Response, bytes]:
+    """Return the head of the response, and the bytes after it that were read. Blocks.
+
+    Interim responses are skipped.
+
+    :raises HandshakeError: if the head is too large or incomplete.
+    """
     data = bytearray()
     start = searched = 0
     while True:
@@ -37,35 +45,37 @@ def read_response(sock: Any) -> tuple[Response, bytes]:
                 return response, bytes(data[start:])
             continue  # RFC 9110 section 15.2: a client may ignore other interim responses
         if len(data) > _MAX_HEAD:
-            raise HandshakeError("", f"the answer has a head of more than {_MAX_HEAD} bytes")
+            raise HandshakeError("", f"the response has a head of more than {_MAX_HEAD} bytes")
         searched = max(start, len(data) - 3)
         more = sock.recv(16384)
         if not more:
-            raise HandshakeError("", "the server closed the connection without an answer")
+            raise HandshakeError("", "the server closed the connection without a response")
         data += more
 
 
-def read_body(sock: Any, response: Response, early: bytes) -> bytes:
-    """The body of a refusal, as far as it comes in time, is well-formed and at most 1 MiB.
+def read_body(sock: socket, response: Response, early: bytes) -> bytes:
+    """Return the body of a refusal. Blocks, until a :func:`~.dialling.time_limit` if there is one.
 
-    :param early: what was read behind the head.
+    The body is cut off after 1 MiB, at the end of the time limit, and at a malformed chunk.
+
+    :param early: the bytes after the head that were already read.
     """
     body = bytearray()
     rest = _Rest(sock, _framing(response) + early)
-    parser = HTTPResponse(rest)  # type: ignore[arg-type] # it needs no more than makefile()
+    parser = HTTPResponse(rest)  # type: ignore[arg-type] # only makefile() is used
     try:
         parser.begin()
         while piece := parser.read1(_PIECE):
             body += piece
     except (HTTPException, OSError, OverflowError, Expired):
-        pass  # what has come tells more than this; a negative size of a chunk may overflow
+        pass  # the first part of the body is more useful; a negative chunk size may overflow
     finally:
         parser.close()
     return bytes(body)
 
 
 def _framing(response: Response) -> bytes:
-    """As much of a response's head as says where its body ends, RFC 9112 section 6.3."""
+    """Return a head with only the headers that define the length of the body (RFC 9112 6.3)."""
     fields = ""
     codings = response.get("Transfer-Encoding").lower()
     length = response.get("Content-Length")
@@ -77,9 +87,9 @@ def _framing(response: Response) -> bytes:
 
 
 class _Rest(io.RawIOBase):
-    """The bytes that have been read from a socket, then up to 1 MiB that are still to come."""
+    """A raw file of the bytes that were already read, followed by up to 1 MiB from the socket."""
 
-    def __init__(self, sock: Any, data: bytes) -> None:
+    def __init__(self, sock: socket, data: bytes) -> None:
         self._sock = sock
         self._data = memoryview(data)
         self._left = _MAX_BODY
@@ -92,10 +102,10 @@ class _Rest(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: Any) -> int:  # Any: its type exists only in typeshed
         if not self._data and self._left:
             if monotonic() - self._paused > _SLICE:
-                # A socket that always has something to read never lets the loop run.
+                # A socket with data never blocks, so that no other greenlet would run.
                 sleep(_PAUSE)
                 self._paused = monotonic()
             self._data = memoryview(self._sock.recv(min(_PIECE, self._left)))

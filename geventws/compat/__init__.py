@@ -6,8 +6,8 @@ Call this before anything imports ``geventwebsocket``::
 
     install_as_geventwebsocket()
 
-New code does better with :mod:`geventws` itself: here the ``101`` is sent before the application
-runs, so that a view cannot refuse.
+New code should use :mod:`geventws` directly: with this package, the ``101`` is sent before the
+application runs, and a view cannot refuse the WebSocket.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..options import Options
 
 __all__ = ["install_as_geventwebsocket"]
 
-#: The modules of gevent-websocket, and where their names are here.
+#: The modules of gevent-websocket, and the modules with their names here.
 _MODULES = {
     "": "geventws.compat.names",
     "_compat": "geventws.compat.python",
@@ -45,17 +45,17 @@ _PACKAGES = {"", "gunicorn", "protocols"}
 
 
 class _Alias(ModuleType):
-    """A module whose names are those of another one, imported at the first use."""
+    """A module with the names of another one, which is imported on first use."""
 
     def __init__(self, name: str, target: str, is_package: bool) -> None:
-        super().__init__(name, "geventws in the place of gevent-websocket")
+        super().__init__(name, "geventws instead of gevent-websocket")
         self.__spec__ = ModuleSpec(name, None, is_package=is_package)
         self.__package__ = name if is_package else name.rpartition(".")[0]
         if is_package:
             self.__path__: list[str] = []
         self._geventws_target = target
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
         value = getattr(importlib.import_module(self._geventws_target), name)
@@ -64,14 +64,17 @@ class _Alias(ModuleType):
 
 
 def install_as_geventwebsocket(*, replace_installed: bool = False, **options: Any) -> None:
-    """Let ``import geventwebsocket`` find geventws, under every name that gevent-websocket has.
+    """Make ``import geventwebsocket`` import geventws, with all modules of gevent-websocket.
 
-    :param replace_installed: do so although gevent-websocket is installed.
-    :param options: those of :class:`geventws.options.Options`, for all of its handlers. By default
-        pages of other sites are refused, which gevent-websocket let in: ``allowed_origins``.
-    :raises RuntimeError: when gevent-websocket is installed or imported, and would be hidden.
+    :param replace_installed: whether to hide an installed gevent-websocket.
+    :param options: the options of :class:`geventws.options.Options`, for all handlers. The default
+        of ``allowed_origins`` refuses pages of other origins; gevent-websocket accepted them.
+    :raises RuntimeError: if gevent-websocket is installed or imported, without
+        ``replace_installed``.
+    :raises TypeError: for an unknown option, or an option of the wrong type.
+    :raises ValueError: for an option out of range.
     """
-    from .handler import WebSocketHandler  # noqa: PLC0415 - gevent's server is optional here
+    from .handler import WebSocketHandler  # noqa: PLC0415 - imports gevent's server only if needed
 
     loaded = sys.modules.get("geventwebsocket")
     if (
@@ -80,10 +83,10 @@ def install_as_geventwebsocket(*, replace_installed: bool = False, **options: An
         and (loaded is not None or importlib.util.find_spec("geventwebsocket") is not None)
     ):
         raise RuntimeError(
-            "gevent-websocket is installed, and geventws would hide it: uninstall it, or say"
-            " replace_installed=True before anything imports it"
+            "gevent-websocket is installed or imported, and geventws would hide it: uninstall it,"
+            " or call install_as_geventwebsocket(replace_installed=True) before anything imports it"
         )
-    Options(**options)  # raises for what is wrong
+    Options(**options)  # raises an exception for an invalid option
     for name, value in options.items():
         setattr(WebSocketHandler, name, value)
     modules = {

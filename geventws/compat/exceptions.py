@@ -1,4 +1,4 @@
-"""The exceptions by their old names; they are those of :mod:`geventws`."""
+"""``geventwebsocket.exceptions``: the exceptions of :mod:`geventws` with their old names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FrameTooLargeException = MessageTooBig
 
 
 class SocketDead(ConnectionClosed):
-    """The :exc:`WebSocketError` that users of gevent-websocket catch, with its text."""
+    """The exception after the end of a connection, with the text of gevent-websocket."""
 
     def __init__(self, text: str, code: int) -> None:
         super().__init__(code)

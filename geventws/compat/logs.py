@@ -6,7 +6,7 @@ import logging
 
 
 def create_logger(name: str, debug: bool = False, format: str | None = None) -> logging.Logger:  # noqa: A002
-    """The logger of a name; with ``debug`` it writes everything to stderr."""
+    """Return a logger. With ``debug``, it writes all records to stderr."""
     logger = logging.getLogger(name)
     logger.handlers.clear()
     if debug:

@@ -1,4 +1,4 @@
-"""What ``geventwebsocket`` itself has."""
+"""``geventwebsocket`` and ``geventwebsocket.utils``."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ VERSION = (0, 10, 1, "final", 0)
 
 
 def get_version() -> str:
-    """The version of gevent-websocket that this takes the place of."""
+    """Return the version of gevent-websocket that this package replaces."""
     return ".".join(map(str, VERSION[:3]))

@@ -1,13 +1,16 @@
-"""``geventwebsocket.protocols``: what stands between a WebSocket and its application."""
+"""``geventwebsocket.protocols``: protocols between a WebSocket and its application."""
 
 from __future__ import annotations
 
 from types import FunctionType
 from typing import Any
 
+# Any: as in gevent-websocket, an application is any object with the methods of a
+# WebSocketApplication, and the messages of a subclass are objects of its own.
+
 
 class BaseProtocol:
-    """Passes everything on to the application."""
+    """A protocol that passes all events on to the application."""
 
     PROTOCOL_NAME = ""
 
@@ -20,7 +23,7 @@ class BaseProtocol:
     def on_message(self, message: Any) -> None:
         self.app.on_message(message)
 
-    def on_close(self, reason: Any = None) -> None:
+    def on_close(self, reason: object = None) -> None:
         self.app.on_close(reason)
 
     @property
@@ -41,16 +44,16 @@ class BaseProtocol:
 
 
 class WampProtocol(BaseProtocol):
-    """Version 1 of WAMP, which gevent-websocket had only on Python 2."""
+    """Version 1 of WAMP. gevent-websocket supported it only on Python 2."""
 
     PROTOCOL_NAME = "wamp"
 
-    def __init__(self, app: Any) -> None:
-        raise NotImplementedError("WAMP 1 does not run on Python 3, nor did gevent-websocket's")
+    def __init__(self, app: object) -> None:
+        raise NotImplementedError("WAMP 1 is not supported on Python 3, as in gevent-websocket")
 
 
 def export_rpc(arg: Any = None) -> Any:
-    """Mark a function for WAMP."""
+    """Mark a function as a remote procedure of WAMP."""
     if isinstance(arg, FunctionType):
         arg._rpc = arg.__name__  # type: ignore[attr-defined]
     return arg

@@ -1,9 +1,12 @@
-"""What gevent-websocket needed to run on Python 2 as well."""
+"""``geventwebsocket._compat``: names that gevent-websocket used for Python 2."""
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 PY2 = False
 PY3 = True
@@ -12,7 +15,6 @@ string_types = (str,)
 range_type = range
 
 
-def iteritems(mapping: Mapping[Any, Any]) -> Iterator[Any]:
-    """The items of a mapping."""
-    items: ItemsView[Any, Any] = mapping.items()
-    return iter(items)
+def iteritems(mapping: Mapping[Key, Value]) -> Iterator[tuple[Key, Value]]:
+    """Return an iterator over the items of a mapping."""
+    return iter(mapping.items())

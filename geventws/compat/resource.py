@@ -1,12 +1,13 @@
-"""``geventwebsocket.resource``: applications as classes, and which one a path belongs to."""
+"""``geventwebsocket.resource``: applications as classes, and their paths."""
 
 from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..typing import Environ, StartResponse
 from .exceptions import WebSocketError
 from .protocols import BaseProtocol
 
@@ -14,19 +15,21 @@ __all__ = ["BaseProtocol", "OrderedDict", "Resource", "WebSocketApplication", "W
 
 
 class WebSocketApplication:
-    """One connection: subclasses have ``on_open``, ``on_message`` and ``on_close``.
+    """The application of one connection. Override ``on_open``, ``on_message`` and ``on_close``.
 
-    At the end ``on_message(None)`` is called once, as gevent-websocket did, and then ``on_close``.
+    At the end of the connection, ``on_message(None)`` is called once, as in gevent-websocket, and
+    then ``on_close()``.
     """
 
     protocol_class: type[BaseProtocol] = BaseProtocol
 
+    # Any: a subclass may replace the WebSocket with a wrapper, and define the types of messages.
     def __init__(self, ws: Any) -> None:
         self.protocol = self.protocol_class(self)
         self.ws = ws
 
     def handle(self) -> None:
-        """Serve the connection to its end."""
+        """Serve the connection until its end."""
         self.protocol.on_open()
         while True:
             try:
@@ -36,7 +39,7 @@ class WebSocketApplication:
             try:
                 self.protocol.on_message(message)
             except WebSocketError:
-                # It has answered somebody who had left, such as the None of the end.
+                # on_message() has called send() after the end, such as for the message None.
                 if not self.ws.closed:
                     raise
                 break
@@ -53,26 +56,30 @@ class WebSocketApplication:
 
     @classmethod
     def protocol_name(cls) -> str:
-        """The subprotocol that it speaks."""
+        """Return the subprotocol of this application."""
         return cls.protocol_class.PROTOCOL_NAME
 
 
 class Resource:
-    """A WSGI application made of others: WSGI applications and :class:`WebSocketApplication`\\ s.
+    """A WSGI application that selects another application by the path of the request.
 
-    :param apps: pairs of a regular expression for the path and an application, or a mapping.
+    :param apps: pairs of a regular expression for the path and an application, or a mapping. An
+        application is a WSGI application or a :class:`WebSocketApplication` class.
     """
 
-    def __init__(self, apps: Any = None) -> None:
-        self.apps: Iterable[tuple[str, Any]] = apps or []
+    # Any: an application is a WSGI application, a class, or a factory.
+    def __init__(self, apps: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None) -> None:
+        self.apps: Iterable[tuple[str, Any]]
         if isinstance(apps, dict):
             self.apps = apps.items()
+        else:
+            self.apps = apps or []  # type: ignore[assignment] # only a dict is treated as a mapping
 
-    def _is_websocket_app(self, app: Any) -> bool:
-        """Override this for applications of another kind."""
+    def _is_websocket_app(self, app: object) -> bool:
+        """Return whether an application is for WebSocket requests. Override it for other types."""
         if isinstance(app, type):
             return issubclass(app, WebSocketApplication)
-        # A factory of them: tinyrpc's has what these had in older versions.
+        # A factory: that of tinyrpc has an attribute of older WebSocketApplication classes.
         return hasattr(app, "protocol_name") or hasattr(app, "protocol")
 
     def _app_by_path(self, environ_path: str, is_websocket_request: bool) -> Any:
@@ -84,17 +91,18 @@ class Resource:
         return None
 
     def app_protocol(self, path: str) -> str:
-        """The subprotocol of the WebSocket application for a path."""
+        """Return the subprotocol of the WebSocket application for a path, or an empty string."""
         app = self._app_by_path(path, True)
         return str(app.protocol_name()) if hasattr(app, "protocol_name") else ""
 
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         is_websocket_call = "wsgi.websocket" in environ
         app = self._app_by_path(environ["PATH_INFO"], is_websocket_call)
         if app is None:
             raise Exception("No apps defined")
         if not is_websocket_call:
-            return app(environ, start_response)
+            body: Iterable[bytes] = app(environ, start_response)
+            return body
         ws = environ["wsgi.websocket"]
         app = app(ws)
         app.ws = ws

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from gevent.pywsgi import WSGIServer
@@ -14,22 +15,26 @@ __all__ = ["WSGIServer", "WebSocketHandler", "WebSocketServer", "create_logger"]
 
 
 class WebSocketServer(_server.WebSocketServer):
-    """A server that knows its clients.
+    """A server with the attribute ``clients``.
 
-    :param debug: log everything.
-    :param pre_start_hook: called with the handler of each request; if it returns something true,
-        a WebSocket request is served as a plain one.
+    :param debug: whether to write all log records to stderr.
+    :param pre_start_hook: called with the handler of each request. If it returns a true value, a
+        WebSocket request is served as a plain HTTP request.
     """
 
     handler_class = WebSocketHandler
     debug_log_format = f"{'-' * 80}\n%(levelname)s in %(module)s:\n%(message)s\n{'-' * 80}"
 
     def __init__(
-        self, *args: Any, debug: bool = False, pre_start_hook: Any = None, **kwargs: Any
+        self,
+        *args: Any,
+        debug: bool = False,
+        pre_start_hook: Callable[[WebSocketHandler], object] | None = None,
+        **kwargs: Any,
     ) -> None:
         self.debug = debug
         self.pre_start_hook = pre_start_hook
-        #: The clients that are connected, by their addresses.
-        self.clients: dict[Any, Client] = {}
+        #: The connected clients, by their addresses.
+        self.clients: dict[object, Client] = {}
         self.logger = create_logger(__name__, debug, self.debug_log_format)
         super().__init__(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""``geventwebsocket.utf8validator``; geventws itself validates in its core."""
+"""``geventwebsocket.utf8validator``. geventws does not use it."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ _new_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class Utf8Validator:
-    """Tells piece by piece whether bytes are UTF-8."""
+    """An incremental validator of UTF-8."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Begin a new text."""
+        """Start a new text."""
         self._decoder = _new_decoder()
         self._total = 0
 
     def validate(self, ba: bytes | bytearray) -> tuple[bool, bool, int, int]:
-        """Take the next bytes in.
+        """Validate the next bytes of the text.
 
-        :returns: whether all is valid so far; whether it ends at the end of a character; how many
-            bytes of these, and of all, are valid.
+        :returns: whether the text is valid so far; whether it ends with a complete character; the
+            number of valid bytes in ``ba``; the number of valid bytes in total.
         """
         try:
             self._decoder.decode(ba)
         except UnicodeDecodeError as problem:
-            # Its object begins with what was pending.
+            # problem.object begins with the bytes of an incomplete character.
             good = max(0, problem.start - (len(problem.object) - len(ba)))
             return False, False, good, self._total + good
         self._total += len(ba)

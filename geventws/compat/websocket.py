@@ -1,9 +1,11 @@
-"""``geventwebsocket.websocket``: the old manners around a :class:`geventws.WebSocket`."""
+"""``geventwebsocket.websocket``: the interface of gevent-websocket for a WebSocket of geventws."""
 
 from __future__ import annotations
 
 import struct
-from typing import Any, ClassVar
+from collections.abc import Callable
+from logging import Logger
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from .. import WebSocket as _WebSocket
 from ..exceptions import ConnectionClosed
@@ -11,6 +13,9 @@ from ..protocol.frames import MAX_REASON, CloseCode, Opcode, encode_text, may_be
 from ..protocol.reader import encode_frame
 from .exceptions import FrameTooLargeException, ProtocolError, SocketDead, WebSocketError
 from .utf8validator import Utf8Validator
+
+if TYPE_CHECKING:
+    from ..typing import Environ
 
 __all__ = [
     "MSG_ALREADY_CLOSED",
@@ -30,15 +35,36 @@ MSG_ALREADY_CLOSED = "Connection is already closed"
 MSG_CLOSED = "Connection closed"
 
 
+class Handler(Protocol):
+    """The attributes of the handler that are used here."""
+
+    #: The WebSocket of geventws.
+    accepted: _WebSocket
+    server: Any  # gevent's server, with the attributes that gevent-websocket adds
+
+    @property
+    def logger(self) -> Logger: ...
+
+
+class Readable(Protocol):
+    """An object with a method ``read()``, such as a file."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
 class WebSocket:
-    """What is in ``environ["wsgi.websocket"]``, already open.
+    """The value of ``environ["wsgi.websocket"]``; it is open from the beginning.
 
-    As in gevent-websocket: ``receive()`` returns ``bytearray`` for binary messages, ``None`` once
-    at the end, and raises :exc:`WebSocketError` from then on; ``send()`` raises it as soon as
-    nothing can be sent; ``close()`` does not wait; after the end ``environ`` is ``None``.
+    As in gevent-websocket:
 
-    Unlike there, close codes and reasons are sent, and :attr:`closed` turns true when the peer has
-    gone, even if nobody receives.
+    - ``receive()`` returns ``bytearray`` for binary messages. At the end of the connection it
+      returns ``None`` once, and then raises :exc:`WebSocketError`.
+    - ``send()`` raises :exc:`WebSocketError` if the connection has ended.
+    - ``close()`` does not wait for the peer.
+    - ``environ`` is ``None`` after the end.
+
+    Unlike in gevent-websocket, close codes and reasons are sent, and :attr:`closed` becomes true
+    when the peer has disconnected, also without a call of ``receive()``.
     """
 
     OPCODE_CONTINUATION = 0x00
@@ -48,13 +74,13 @@ class WebSocket:
     OPCODE_PING = 0x09
     OPCODE_PONG = 0x0A
 
-    def __init__(self, environ: dict[str, Any], stream: Stream, handler: Any) -> None:
-        self._ws: _WebSocket = handler.accepted
+    def __init__(self, environ: Environ, stream: Stream, handler: Handler) -> None:
+        self._ws = handler.accepted
         self._is_closed = False
-        self.environ: dict[str, Any] | None = environ
+        self.environ: Environ | None = environ
         self.stream: Stream | None = stream
-        self.raw_read: Any = stream.read
-        self.raw_write: Any = stream.write
+        self.raw_read: Callable[[int], bytes] | None = stream.read
+        self.raw_write: Callable[[bytes], None] | None = stream.write
         self.handler = handler
         self.utf8validator = Utf8Validator()
 
@@ -70,7 +96,7 @@ class WebSocket:
 
     @property
     def protocol(self) -> str | None:
-        """What the client has *requested* of subprotocols."""
+        """The subprotocols that the client has *requested*, separated by commas."""
         return self._variable("HTTP_SEC_WEBSOCKET_PROTOCOL")
 
     @property
@@ -82,27 +108,30 @@ class WebSocket:
         return self._variable("PATH_INFO")
 
     @property
-    def logger(self) -> Any:
+    def logger(self) -> Logger:
         return self.handler.logger
 
     @property
-    def current_app(self) -> Any:
-        """The application's ``current_app``, or something with an ``on_close()``."""
+    def current_app(self) -> Any:  # any object with on_close()
+        """The attribute ``current_app`` of the application, or an object with ``on_close()``."""
         return getattr(self.handler.server.application, "current_app", _NoApp())
 
     @property
     def closed(self) -> bool:
-        """Whether the connection has ended, and a view that receives knows all it said."""
+        """Whether the connection has ended, and no received message is left."""
         return self._is_closed or self._ws.closed
 
     def receive(self) -> str | bytearray | None:
-        """The next message; None at the end."""
+        """Return the next message; ``None`` once at the end of the connection. Blocks.
+
+        :raises WebSocketError: after the end of the connection.
+        """
         if self._is_closed:
-            raise self._dead(MSG_ALREADY_CLOSED)
+            raise self._socket_dead(MSG_ALREADY_CLOSED)
         try:
             message = self._ws.receive()
         except ConnectionClosed:
-            raise self._dead(MSG_ALREADY_CLOSED) from None
+            raise self._socket_dead(MSG_ALREADY_CLOSED) from None
         if message is None:
             self._end()
             if self._ws.close_code == CloseCode.ABNORMAL_CLOSURE:
@@ -111,23 +140,31 @@ class WebSocket:
         return message if isinstance(message, str) else bytearray(message)
 
     def read_message(self) -> str | bytearray | None:
-        """Another name of :meth:`receive`."""
+        """Return the next message; see :meth:`receive`."""
         return self.receive()
 
+    # Any: as in gevent-websocket, a message may be any argument of bytes() or str().
     def send(self, message: Any, binary: bool | None = None) -> None:
-        """Send a message: ``str`` as text, everything else as bytes."""
+        """Send a message: ``str`` as text, and every other type as binary.
+
+        :raises WebSocketError: if the connection has ended.
+        """
         if binary is None:
             binary = not isinstance(message, str)
         try:
             self.send_frame(message, self.OPCODE_BINARY if binary else self.OPCODE_TEXT)
         except WebSocketError:
-            raise self._dead(MSG_SOCKET_DEAD) from None
+            raise self._socket_dead(MSG_SOCKET_DEAD) from None
 
     def send_frame(self, message: Any, opcode: int) -> None:
-        """Send a frame: text, binary, ping, pong or close."""
+        """Send a text, binary, Ping, Pong or Close frame.
+
+        :raises ValueError: for another opcode.
+        :raises WebSocketError: if the connection has ended.
+        """
         ws = self._ws
         if self._is_closed:
-            raise self._dead(MSG_ALREADY_CLOSED)
+            raise self._socket_dead(MSG_ALREADY_CLOSED)
         try:
             if opcode == self.OPCODE_TEXT:
                 ws.send(_encode(message), binary=False)
@@ -144,12 +181,12 @@ class WebSocket:
             elif opcode == self.OPCODE_CLOSE:
                 self.close(message=message)
             else:
-                raise ValueError(f"no frame has the opcode {opcode}")
+                raise ValueError(f"frames with the opcode {opcode} cannot be sent")
         except ConnectionClosed:
-            raise self._dead(MSG_SOCKET_DEAD) from None
+            raise self._socket_dead(MSG_SOCKET_DEAD) from None
 
     def close(self, code: int = 1000, message: str | bytes | None = b"") -> None:
-        """Send a Close frame, and be closed; does not wait, and never raises WebSocketError."""
+        """Send a Close frame. Does not wait for the peer, and never raises WebSocketError."""
         if self._is_closed:
             self.current_app.on_close(MSG_ALREADY_CLOSED)
             return
@@ -158,20 +195,23 @@ class WebSocket:
         self._ws._start_close(code, _encode(message)[:MAX_REASON].decode(errors="ignore"))
         self._end()
 
-    def handle_close(self, header: Any, payload: bytes) -> None:
-        """What is done about a Close frame; geventws does it by itself."""
+    def handle_close(self, header: Header, payload: bytes) -> None:
+        """Handle a Close frame. geventws does not call this method."""
         code, reason = parse_close(payload)
         self.close(code, reason)
 
-    def handle_ping(self, header: Any, payload: bytes) -> None:
-        """What is done about a Ping; geventws does it by itself."""
+    def handle_ping(self, header: Header, payload: bytes) -> None:
+        """Handle a Ping frame. geventws does not call this method."""
         self.send_frame(payload, self.OPCODE_PONG)
 
-    def handle_pong(self, header: Any, payload: bytes) -> None:
-        """What is done about a Pong: nothing."""
+    def handle_pong(self, header: Header, payload: bytes) -> None:
+        """Handle a Pong frame: do nothing. geventws does not call this method."""
 
     def validate_utf8(self, payload: bytes) -> None:
-        """Raise UnicodeError for bytes that do not continue a text; geventws has checked it."""
+        """Validate the next bytes of a text. geventws does not call this method.
+
+        :raises UnicodeError: if they are not UTF-8.
+        """
         self.utf8validate_last = self.utf8validator.validate(payload)
         if not self.utf8validate_last[0]:
             raise UnicodeError(f"invalid UTF-8 at octet {self.utf8validate_last[3]}")
@@ -180,40 +220,42 @@ class WebSocket:
         self._is_closed = True
         self.environ = self.stream = self.raw_read = self.raw_write = None
 
-    def _dead(self, text: str) -> SocketDead:
+    def _socket_dead(self, text: str) -> SocketDead:
         self.current_app.on_close(text)
         return SocketDead(text, self._ws.close_code or CloseCode.ABNORMAL_CLOSURE)
 
 
 class _NoApp:
+    """The object for ``current_app`` if the application does not have it."""
+
     def on_close(self, *args: Any) -> None:
         pass
 
 
-def _encode(text: Any) -> bytes:
+def _encode(text: object) -> bytes:
     if isinstance(text, (bytes, bytearray, memoryview)):
         return bytes(text)
     return encode_text(text if isinstance(text, str) else str(text or ""))
 
 
 class Stream:
-    """The connection below the frames. ``write()`` sends bytes that are frames already."""
+    """The connection below the frames: ``write()`` sends encoded frames."""
 
-    def __init__(self, handler: Any) -> None:
+    def __init__(self, handler: Handler) -> None:
         self.handler = handler
 
     def write(self, data: bytes) -> None:
         ws = self.handler.accepted
         if ws._is_ending:
-            raise SocketDead(MSG_SOCKET_DEAD, ws.close_code)
+            raise SocketDead(MSG_SOCKET_DEAD, ws.close_code or CloseCode.ABNORMAL_CLOSURE)
         ws._send_frames(bytes(data))
 
     def read(self, size: int = -1) -> bytes:
-        raise NotImplementedError("geventws reads ahead: take messages from receive()")
+        raise NotImplementedError("geventws has no access to raw bytes: call receive()")
 
 
 class Header:
-    """The header of a frame, RFC 6455 section 5.2."""
+    """The header of a frame (RFC 6455 section 5.2)."""
 
     FIN_MASK = 0x80
     OPCODE_MASK = 0x0F
@@ -235,22 +277,22 @@ class Header:
         return f"<Header fin={self.fin} opcode={self.opcode} length={self.length}>"
 
     def mask_payload(self, payload: bytes) -> bytearray:
-        """The payload with the mask put on, or taken off."""
+        """Mask or unmask a payload."""
         mask = self.mask or b"\0\0\0\0"
         return bytearray(byte ^ ord(mask[i % 4 : i % 4 + 1]) for i, byte in enumerate(payload))
 
     unmask_payload = mask_payload
 
     @classmethod
-    def decode_header(cls, stream: Any) -> Header:
-        """Read a header from something with a ``read()``.
+    def decode_header(cls, stream: Readable) -> Header:
+        """Read a header from an object with a method ``read()``.
 
         :raises WebSocketError: at the end of the stream.
-        :raises ProtocolError: for a control frame in fragments, or of more than 125 bytes.
+        :raises ProtocolError: for a fragmented control frame, or one of more than 125 bytes.
         """
 
         def read(size: int) -> bytes:
-            data: bytes = stream.read(size)
+            data = stream.read(size)
             if len(data) != size:
                 raise WebSocketError("Unexpected EOF while decoding header")
             return data
@@ -279,9 +321,9 @@ class Header:
     def encode_header(
         cls, fin: bool, opcode: int, mask: bytes, length: int, flags: int
     ) -> bytearray:
-        """The bytes of a header.
+        """Return an encoded header.
 
-        :raises FrameTooLargeException: for a length of more than 64 bits.
+        :raises FrameTooLargeException: if the length needs more than 64 bits.
         """
         first = opcode | (flags & cls.HEADER_FLAG_MASK) | (cls.FIN_MASK if fin else 0)
         masked = cls.MASK_MASK if mask else 0

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler
 
+from ..typing import Environ
 from .handler import WebSocketHandler
 
 
 class _Handler(WebSocketHandler, PyWSGIHandler):
-    """With gunicorn's access log, and the variables that it wants."""
+    """A handler with gunicorn's access log, and the variables that the log needs."""
 
-    def get_environ(self) -> dict[str, Any]:
+    def get_environ(self) -> Environ:
         environ = super().get_environ()
         environ["gunicorn.sock"] = self.socket
         environ["RAW_URI"] = self.path
@@ -20,14 +19,14 @@ class _Handler(WebSocketHandler, PyWSGIHandler):
 
     def log_request(self) -> None:
         if self.response_headers is None:
-            self.response_headers = []  # those of a 101 are not kept
+            self.response_headers = []  # the headers of a 101 are not stored
         if self.environ is None:
-            # A request that could not be read has none, and gunicorn wants these.
+            # A request that could not be read has no environ, but gunicorn logs these variables.
             self.environ = dict.fromkeys(("REQUEST_METHOD", "RAW_URI", "SERVER_PROTOCOL"), "-")
         super().log_request()
 
 
 class GeventWebSocketWorker(GeventPyWSGIWorker):
-    """gunicorn's gevent_pywsgi worker, with WebSockets; ``geventws.Worker`` can do more."""
+    """gunicorn's gevent_pywsgi worker with WebSockets. ``geventws.Worker`` has more features."""
 
     wsgi_handler = _Handler

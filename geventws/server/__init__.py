@@ -1,4 +1,4 @@
-"""WSGI: from the request for a WebSocket to the view, and the servers that both run under.
+"""WSGI: servers, adapters to other servers, and the exchange between a request and its view.
 
 Private: users import from :mod:`geventws`.
 """

@@ -1,112 +1,118 @@
-"""The WSGI servers that run on gevent: how to take a connection over from each.
+"""Adapters to the WSGI servers on gevent: each takes a connection over from its server.
 
-A host knows where its server keeps the socket and the bytes that the server has read too far, and
-how the ``101`` gets into the server's access log. It also takes the server's reader away, so that
-nothing that follows on the connection is ever parsed as HTTP.
+An adapter finds the socket, and the bytes that the server has read after the request. It sends the
+``101`` through the server, for its access log. It also disables the server's reader: bytes after
+the request are never parsed as HTTP.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Iterable
+from io import BufferedReader
 from typing import Any
 
 from gevent.pywsgi import Input, WSGIHandler
 from gevent.socket import socket as gevent_socket
 
-from ..typing import Headers, StartResponse
+from ..typing import Environ, ExcInfo, Headers, StartResponse, Write
 
 SWITCHING = "101 Switching Protocols"
-#: The most bytes that are taken from the kernel and discarded when a request is refused.
+#: The maximum number of bytes that are read and discarded when a request is refused.
 _MAX_DISCARD = 1 << 20
 
 
 class Adapter:
-    """One request of one server; the base of those below.
+    """The base class: one WebSocket request of one server.
 
-    From its construction on, the server's reader is at the end of input, whatever becomes of the
-    request. A proxy in front may believe that the upgrade took place, and pass on what the client
-    sends then: it must not be served as a request that the proxy never saw. A ``shutdown()`` of
-    the socket is not enough: it leaves what is queued in the kernel, and what is below TLS.
+    The constructor puts the server's reader at the end of input, for accepted and refused requests.
+    A proxy in front of the server may assume that the upgrade took place, and forward further bytes
+    of the client. These bytes must not be parsed as a request: the proxy has not checked it
+    (request smuggling). ``shutdown()`` of the socket is not sufficient: bytes in the kernel's queue
+    and in the TLS layer could still be read.
     """
 
     __slots__ = ("_early", "_start_response", "sock")
 
-    def __init__(self, sock: Any, start_response: StartResponse) -> None:
+    def __init__(self, sock: gevent_socket, start_response: StartResponse) -> None:
         self.sock = sock
         self._start_response = start_response
-        self._early = self.seal()
+        self._early = self.disable_reader()
 
-    def seal(self) -> bytes:
-        """Put the server's reader at the end of input for good.
+    def disable_reader(self) -> bytes:
+        """Put the server's reader at the end of input permanently.
 
-        Returns the bytes behind the request that the server has read already; never blocks.
+        Return the bytes after the request that the server has already read. Never blocks.
         """
         raise NotImplementedError
 
-    def switch_protocols(self, headers: Headers) -> tuple[Any, bytes]:
-        """Send the ``101``; returns the socket, and what the peer has sent behind the request."""
+    def switch_protocols(self, headers: Headers) -> tuple[gevent_socket, bytes]:
+        """Send the ``101``; return the socket, and the bytes that were read after the request."""
         self.send_101(self._start_response(SWITCHING, headers))
         return self.sock, self.take_early()
 
     def take_early(self) -> bytes:
-        """The bytes behind the request that the server had read, once."""
+        """Return the bytes that were read after the request; the second call returns none."""
         early, self._early = self._early, b""
         return early
 
-    def send_101(self, write: Callable[[bytes], object]) -> None:
-        """Make the server write the head of the response; ``write`` is PEP 3333's."""
+    def send_101(self, write: Write) -> None:
+        """Make the server send the head of the response."""
         write(b"")
 
     def start_response(
-        self, status: str, headers: Headers, exc_info: Any = None
-    ) -> Callable[[bytes], object]:
-        """Start a response that is not the ``101``, PEP 3333; it is the last of the connection."""
+        self, status: str, headers: Headers, exc_info: ExcInfo | None = None
+    ) -> Write:
+        """Start another response than the ``101`` (PEP 3333). No other response follows it."""
         return self._start_response(status, headers, exc_info)
 
     def refusal(self, body: Iterable[bytes]) -> Iterable[bytes]:
-        """The body of a response that is not the ``101``, to be returned to the server.
+        """Return the body of another response than the ``101``, for the server.
 
-        Discards what is queued in the kernel: see :func:`discard_queued`.
+        Discards the bytes in the kernel's queue: see :func:`discard_queued`.
         """
         discard_queued(self.sock)
         return body
 
 
 class PywsgiAdapter(Adapter):
-    """:mod:`gevent.pywsgi`, by itself or inside gunicorn's gevent_pywsgi worker."""
+    """The adapter to :mod:`gevent.pywsgi`, also in gunicorn's gevent_pywsgi worker."""
 
     __slots__ = ("rfile",)
 
-    def __init__(self, sock: Any, rfile: Any, start_response: StartResponse) -> None:
+    def __init__(
+        self, sock: gevent_socket, rfile: BufferedReader | None, start_response: StartResponse
+    ) -> None:
         self.rfile = rfile
         super().__init__(sock, start_response)
 
-    def seal(self) -> bytes:
-        body = plain_input(self._start_response)
+    def disable_reader(self) -> bytes:
+        body = pywsgi_input(self._start_response)
         if isinstance(body, Input):
-            # Do not look for a body behind a request that is refused.
+            # After a refusal, gevent must not try to read a body.
             body.content_length, body.chunked_input = 0, False
         if self.rfile is None:
-            return b""  # nothing was buffered, and there is nothing to read with
-        # The attributes stay, for those that look for the socket in wsgi.input.raw._sock.
-        self.rfile.raw.readinto = _read_into_nothing
+            return b""  # the request was read without a buffered file
+        # Only readinto() changes: code may look for the socket in wsgi.input.raw._sock.
+        raw: Any = self.rfile.raw  # Any: a method is replaced
+        raw.readinto = _read_into_nothing
         buffered = self.rfile.peek()
         return bytes(self.rfile.read(len(buffered))) if buffered else b""
 
 
 class GunicornAdapter(Adapter):
-    """gunicorn's gevent worker."""
+    """The adapter to gunicorn's gevent worker."""
 
     __slots__ = ("unreader",)
 
-    def __init__(self, sock: Any, unreader: Any, start_response: StartResponse) -> None:
+    # Any: the methods of the unreader are replaced, which its type does not allow.
+    def __init__(self, sock: gevent_socket, unreader: Any, start_response: StartResponse) -> None:
         self.unreader = unreader
         super().__init__(sock, start_response)
 
-    def seal(self) -> bytes:
+    def disable_reader(self) -> bytes:
         unreader = self.unreader
-        # The parser, its request and the request's body share this object. The body may hold what
-        # it has read too far, and give it back.
+        # The parser, its request and the body of the request share this object. The body may have
+        # read bytes that do not belong to it, and call unread() later.
         unreader.chunk = unreader.read = unreader.unread = _read_nothing
         early = bytes(unreader.buf.getvalue())
         unreader.buf.seek(0)
@@ -114,35 +120,35 @@ class GunicornAdapter(Adapter):
         return early
 
     def start_response(
-        self, status: str, headers: Headers, exc_info: Any = None
-    ) -> Callable[[bytes], object]:
-        response: Any = getattr(self._start_response, "__self__", None)
-        if hasattr(response, "force_close"):
-            # gunicorn drops the header Connection: close, and would announce keep-alive.
+        self, status: str, headers: Headers, exc_info: ExcInfo | None = None
+    ) -> Write:
+        response = getattr(self._start_response, "__self__", None)
+        if response is not None and hasattr(response, "force_close"):
+            # gunicorn removes the header Connection: close, and would announce keep-alive.
             response.force_close()
         return super().start_response(status, headers, exc_info)
 
-    def send_101(self, write: Callable[[bytes], object]) -> None:
+    def send_101(self, write: Write) -> None:
         response = getattr(write, "__self__", None)
-        if getattr(response, "chunked", False):
-            response.chunked = False  # type: ignore[union-attr] # gunicorn before 26.1: even a 101
+        if response is not None and getattr(response, "chunked", False):
+            response.chunked = False  # gunicorn before 26.1 uses chunks even for a 101
         write(b"")
 
 
-def _read_into_nothing(buffer: Any) -> int:
-    """Be at the end of input: the ``readinto()`` of a raw file."""
+def _read_into_nothing(buffer: object) -> int:
+    """Signal the end of input; the ``readinto()`` of a raw file."""
     return 0
 
 
-def _read_nothing(*_arguments: Any, **_keywords: Any) -> bytes:
-    """Be at the end of input: the methods of gunicorn's unreader."""
+def _read_nothing(*_arguments: object, **_keywords: object) -> bytes:
+    """Signal the end of input; the methods of gunicorn's unreader."""
     return b""
 
 
-def discard_queued(sock: Any) -> None:
-    """Discard what the kernel has queued for a connection that is about to be closed.
+def discard_queued(sock: gevent_socket) -> None:
+    """Read and discard the bytes in the kernel's queue, before the connection is closed.
 
-    To close it would answer those bytes with a RST, which can overtake the last response.
+    Otherwise the kernel would send a RST, and the client could lose the response because of it.
     """
     timeout = sock.gettimeout()
     sock.settimeout(0)
@@ -151,36 +157,37 @@ def discard_queued(sock: Any) -> None:
         while left > 0 and (data := sock.recv(64 << 10)):
             left -= len(data)
     except OSError:
-        pass  # there is nothing more, or the peer has gone
+        pass  # the queue is empty, or the peer has disconnected
     finally:
         sock.settimeout(timeout)
 
 
-def plain_input(start_response: StartResponse) -> Any:
-    """The body of a request as pywsgi reads it; None under another server.
+def pywsgi_input(start_response: StartResponse) -> Any:  # gevent's Input, or our Body
+    """Return pywsgi's object for the body of a request.
 
-    Also None if some middleware has replaced ``start_response``.
+    Return ``None`` under another server, or if a middleware has replaced ``start_response``.
     """
     handler = getattr(start_response, "__self__", None)
     return handler.wsgi_input if isinstance(handler, WSGIHandler) else None
 
 
-def restore_body(environ: MutableMapping[str, Any], start_response: StartResponse) -> None:
-    """Give a plain request its body under pywsgi, whatever its header Connection says.
+def restore_body(environ: Environ, start_response: StartResponse) -> None:
+    """Restore the body of a plain HTTP request under pywsgi.
 
-    gevent hands out the connection's file for each request with ``Connection: upgrade``, which
-    nginx can be told to send always. A view that reads it waits for the next request, and takes it.
+    If a request has ``Connection: upgrade``, gevent sets ``wsgi.input`` to the file of the
+    connection. Some nginx configurations always send this header. A view that reads the file would
+    block until the next request, and consume it.
     """
-    body = plain_input(start_response)
+    body = pywsgi_input(start_response)
     if body is not None and environ.get("wsgi.input") is body.rfile:
         environ["wsgi.input"] = body
         environ["wsgi.input_terminated"] = True
 
 
-def find_adapter(environ: Mapping[str, Any], start_response: StartResponse) -> Adapter:
-    """The host of a request for a WebSocket; its server reads nothing any more.
+def find_adapter(environ: Environ, start_response: StartResponse) -> Adapter:
+    """Return the adapter for a WebSocket request. The server reads nothing more afterwards.
 
-    :raises RuntimeError: when the server is not one that runs on gevent.
+    :raises RuntimeError: if the server does not run on gevent.
     """
     body = environ.get("wsgi.input")
     sock = environ.get("gunicorn.socket")
@@ -188,8 +195,8 @@ def find_adapter(environ: Mapping[str, Any], start_response: StartResponse) -> A
     if isinstance(sock, gevent_socket) and unreader is not None:
         return GunicornAdapter(sock, unreader, start_response)
     if not hasattr(body, "raw") and not hasattr(body, "rfile"):
-        body = plain_input(start_response)  # a middleware has replaced it
-    rfile = getattr(body, "rfile", body)  # pywsgi's Input has the connection's file in rfile
+        body = pywsgi_input(start_response)  # a middleware has replaced wsgi.input
+    rfile = getattr(body, "rfile", body)  # the file of the connection is in pywsgi's Input
     sock = getattr(getattr(rfile, "raw", None), "_sock", None)
     if isinstance(sock, gevent_socket):
         return PywsgiAdapter(sock, rfile, start_response)
@@ -200,11 +207,12 @@ def find_adapter(environ: Mapping[str, Any], start_response: StartResponse) -> A
     )
 
 
-def _find_unreader(body: Any, start_response: StartResponse) -> Any:
-    """What gunicorn reads the connection with; None if it cannot be found."""
+def _find_unreader(body: object, start_response: StartResponse) -> object:
+    """Return gunicorn's reader of the connection; ``None`` if it cannot be found."""
     reader = getattr(body, "reader", None)
     response = getattr(start_response, "__self__", None)
-    # A body in chunks has a reader that knows its request only; a middleware may have replaced
-    # the body.
-    holders: list[Any] = [reader, getattr(reader, "req", None), getattr(response, "req", None)]
-    return next((each.unreader for each in holders if hasattr(each, "unreader")), None)
+    # The reader of a chunked body only has the request. If a middleware has replaced the body, the
+    # response has the request.
+    owners = [reader, getattr(reader, "req", None), getattr(response, "req", None)]
+    unreaders = (getattr(owner, "unreader", None) for owner in owners)
+    return next((unreader for unreader in unreaders if unreader is not None), None)

@@ -1,10 +1,9 @@
-"""The exchange between one WebSocket request and the application: a conversation or a response."""
+"""The exchange of one WebSocket request with the application: a WebSocket or an HTTP response."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from ..connection.logs import logger, peers, printable
 from ..exceptions import ConnectionClosed, HandshakeError
@@ -12,12 +11,12 @@ from ..options import Options
 from ..protocol import server_handshake as handshake
 from ..protocol.frames import CloseCode
 from ..protocol.origin import request_origin
-from ..typing import Application, Environ, HeaderPairs, Headers
+from ..typing import Application, Environ, ExcInfo, HeaderPairs, Headers, Write
 from .adapters import Adapter
 from .registry import OpenWebSockets
 from .websocket import WebSocket
 
-#: Keys of the environ; the first is set for WebSocket requests only.
+#: Keys of the environ. They are only set for WebSocket requests.
 WEBSOCKET = "wsgi.websocket"
 WEBSOCKET_VERSION = "wsgi.websocket_version"
 
@@ -29,7 +28,7 @@ def serve(
     options: Options,
     websockets: OpenWebSockets,
 ) -> Iterable[bytes]:
-    """Answer one WebSocket request; returns the body for the server, empty after a ``101``."""
+    """Serve one WebSocket request. Return the body for the server; it is empty after a ``101``."""
     try:
         handshake.check_request(environ, options.allowed_origins, options.trusted_proxies)
         _check_capacity(websockets, options)
@@ -49,17 +48,21 @@ def serve(
         return _Exchange(ws).run(application)
     finally:
         ws._view = None
-        # The two refer to each other; without this their memory waits for the collector.
+        # The environ and the WebSocket refer to each other. Without this, their memory is only
+        # released by the garbage collector.
         environ.pop(WEBSOCKET, None)
         try:
             websockets.discard(ws)
         finally:
-            # Whatever has ended the view: from here on the descriptor is the server's.
+            # The server closes the descriptor: the WebSocket must not use it any more.
             ws._drop()
 
 
 def _check_capacity(websockets: OpenWebSockets, options: Options) -> None:
-    """Refuse what would be too much."""
+    """Refuse the request if the server is stopping, or has too many WebSockets.
+
+    :raises HandshakeError: with the status 503.
+    """
     if websockets.draining:
         raise handshake.unavailable("The server is about to stop.")
     if options.max_connections is not None and len(websockets) >= options.max_connections:
@@ -67,7 +70,7 @@ def _check_capacity(websockets: OpenWebSockets, options: Options) -> None:
 
 
 class _Exchange:
-    """What the application makes of a WebSocket request: a conversation or a response."""
+    """The ``start_response()`` of one WebSocket request, and the call of the application."""
 
     __slots__ = ("exc_info", "headers", "server_write", "status", "ws")
 
@@ -75,8 +78,8 @@ class _Exchange:
         self.ws = ws
         self.status = ""
         self.headers: HeaderPairs = ()
-        self.exc_info: Any = None
-        self.server_write: Callable[[bytes], object] | None = None
+        self.exc_info: ExcInfo | None = None
+        self.server_write: Write | None = None
 
     def run(self, application: Application) -> Iterable[bytes]:
         ws = self.ws
@@ -103,7 +106,7 @@ class _Exchange:
             )
             ws._start_close(CloseCode.INTERNAL_ERROR)
         except BaseException:
-            # GreenletExit, SystemExit: the server is stopping, there is no time to wait.
+            # GreenletExit or SystemExit: the server is stopping, and cannot wait for the peer.
             if ws.accepted:
                 ws._start_close(CloseCode.GOING_AWAY)
                 ws._drop()
@@ -115,10 +118,11 @@ class _Exchange:
         self.finish()
         return []
 
-    def __call__(
-        self, status: str, headers: Headers, exc_info: Any = None
-    ) -> Callable[[bytes], object]:
-        """The application's start_response(), PEP 3333: it may still use the WebSocket instead."""
+    def __call__(self, status: str, headers: Headers, exc_info: ExcInfo | None = None) -> Write:
+        """Store the status and the headers (``start_response()`` of PEP 3333).
+
+        The application may still use the WebSocket instead.
+        """
         self.status = status
         self.headers = headers
         self.exc_info = exc_info
@@ -128,17 +132,17 @@ class _Exchange:
 
     @property
     def is_accepted(self) -> bool:
-        """Whether the ``101`` has been sent; blocks while another greenlet sends it."""
+        """Whether the ``101`` has been sent. Blocks while another greenlet sends it."""
         self.ws._wait_while_accepting()
         return self.ws.accepted
 
     def write(self, data: bytes) -> None:
-        """What start_response() returns, PEP 3333."""
+        """Send data of the body (``write()`` of PEP 3333)."""
         if not self.is_accepted:
             self.respond()(data)
 
-    def respond(self) -> Callable[[bytes], object]:
-        """Pass the application's response on; from now on there is no WebSocket."""
+    def respond(self) -> Write:
+        """Start the application's response. The WebSocket cannot be used afterwards."""
         if self.server_write is None:
             self.ws._note_response(self.status)
             headers = [
@@ -149,13 +153,13 @@ class _Exchange:
         return self.server_write
 
     def read(self, result: Iterable[bytes]) -> Iterable[bytes] | None:
-        """The body of the response, or None if the application used the WebSocket.
+        """Return the body of the response, or ``None`` if the application used the WebSocket.
 
-        A view may be a generator: it runs only here.
+        The view may be a generator, which runs only here.
         """
         if hasattr(result, "__len__") and self.status and not self.is_accepted:
             self.respond()
-            return result  # as it is: the server sees how long it is
+            return result  # unchanged: the server can read its length
         chunks = iter(result)
         first = next((chunk for chunk in chunks if chunk), b"")
         if self.status and not self.is_accepted:
@@ -167,12 +171,12 @@ class _Exchange:
         return None
 
     def finish(self) -> None:
-        """The view is done, and the conversation with it."""
+        """Close the WebSocket after the end of the view."""
         ws = self.ws
         try:
             ws.close(*self.close_arguments())
         except ConnectionClosed:
-            return  # the client has gone before it was accepted
+            return  # the client disconnected before the 101
         fault = ws._fault_of_peer
         if fault is not None:
             peers.log(
@@ -185,9 +189,9 @@ class _Exchange:
             )
 
     def close_arguments(self) -> tuple[CloseCode, str]:
-        """The code and the reason for an open WebSocket whose view has given a status."""
+        """Return the close code and the reason, after the end of the view."""
         ws = self.ws
-        # A 5xx: a framework has caught and logged the exception.
+        # A status 5xx: a framework has caught and logged an exception.
         code = CloseCode.INTERNAL_ERROR if self.status[:1] == "5" else CloseCode.NORMAL_CLOSURE
         if not ws._was_accepted_late or self.status[:1] not in {"3", "4", "5"}:
             return code, ""
@@ -204,7 +208,7 @@ class _Exchange:
 
 
 class _Body:
-    """The rest of a response whose first chunk has been taken."""
+    """The body of a response after its first chunk was read."""
 
     def __init__(self, first: bytes, rest: Iterator[bytes], result: Iterable[bytes]) -> None:
         self._first = first
@@ -229,9 +233,10 @@ def _log_refusal(environ: Environ, refusal: HandshakeError, options: Options) ->
     if refusal.status.startswith("403"):
         peers.log(
             logging.WARNING,
-            "Refused a WebSocket from %s: its Origin is %.200r, and this server is %r. If that is"
-            " a page of yours, name it in allowed_origins; if there is a proxy in front, it must"
-            " pass the header Host on, or set X-Forwarded-* and be named in trusted_proxies",
+            "Refused a WebSocket from %s: its Origin is %.200r, and the origin of this server is"
+            " %r. If you trust the Origin, add it to allowed_origins. If a proxy is in front of the"
+            " server, configure it to forward the Host header, or to set X-Forwarded-Proto and"
+            " X-Forwarded-Host, and add it to trusted_proxies",
             peer,
             environ.get("HTTP_ORIGIN"),
             request_origin(environ, options.trusted_proxies),

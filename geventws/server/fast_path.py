@@ -1,7 +1,8 @@
-"""The head of a WebSocket request, parsed an order of magnitude cheaper than by gevent's handler.
+"""A fast parser for the head of a WebSocket request, ten times faster than gevent's; no I/O.
 
-No I/O, and no second opinion on what a request means: only a head that is whole, in the plainest
-form of RFC 9112 and without a body is taken; whoever gets ``None`` asks the general parser.
+It accepts only a complete head in the simplest form of RFC 9112, without a body. For every other
+head it returns ``None``, and the caller uses the general parser. Both parsers must therefore
+understand an accepted head in the same way.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from urllib.parse import unquote_to_bytes
 from .request_head import HEADER_LINE, HOST, MAX_FIELDS
 
 _END = b"\r\n\r\n"
-#: A sign that the request may ask for a WebSocket.
+#: A quick check whether this may be a WebSocket request.
 _WEBSOCKET = re.compile(rb"\nupgrade:[^\r\n]*websocket", re.IGNORECASE)
 _REQUEST_LINE = re.compile(rb"GET (/[\x21\x22\x24-\x7e]*) HTTP/1\.1")
-#: Requests that announce a body or wait for a 100 are for the general parser.
-_NOT_PLAIN = {"HTTP_CONTENT_LENGTH", "HTTP_CONTENT_TYPE", "HTTP_EXPECT", "HTTP_TRANSFER_ENCODING"}
-#: Headers that many clients send alike and that hold no secret: parsed once, and kept once.
-_ALIKE = {
+#: Requests with a body, or with Expect: 100-continue, need the general parser.
+_UNSUPPORTED = {"HTTP_CONTENT_LENGTH", "HTTP_CONTENT_TYPE", "HTTP_EXPECT", "HTTP_TRANSFER_ENCODING"}
+#: Headers that many clients send with the same value, and that are not secret. They are cached.
+_CACHED = {
     b"accept-encoding",
     b"accept-language",
     b"cache-control",
@@ -33,22 +34,25 @@ _ALIKE = {
     b"upgrade",
     b"user-agent",
 }
-_MAX_ALIKE = 512
-#: The longest name of a header that is kept.
+#: The maximum length of a cached header line, and of a cached name.
+_MAX_CACHED_LINE = 512
 _MAX_NAME = 64
 
 
 class Request(NamedTuple):
-    """What the head of a request says."""
+    """The parsed head of a request."""
 
     line: str  #: the request line
-    target: str  #: the path with its query, as it was sent
-    variables: dict[str, str]  #: those of RFC 3875 that stem from the request, see PEP 3333
-    size: int  #: how many bytes the head has, with the empty line at its end
+    target: str  #: the path and the query, as the client sent them
+    variables: dict[str, str]  #: the CGI variables (RFC 3875, PEP 3333)
+    size: int  #: the number of bytes of the head, including the empty line
 
 
 def parse_request(data: bytes) -> Request | None:
-    """The request at the beginning of ``data``, if it asks for a WebSocket and leaves no doubt."""
+    """Return the WebSocket request at the beginning of ``data``.
+
+    Return ``None`` if the head is incomplete, is not for a WebSocket, or needs the general parser.
+    """
     end = data.find(_END)
     if end < 0 or _WEBSOCKET.search(data, 0, end) is None:
         return None
@@ -62,8 +66,8 @@ def parse_request(data: bytes) -> Request | None:
         path = unquote_to_bytes(path).decode("latin-1")
     variables = {"PATH_INFO": path, "QUERY_STRING": query}
     for line in lines[1:]:
-        alike = line.partition(b":")[0].lower() in _ALIKE and len(line) <= _MAX_ALIKE
-        field = _parse_alike(line) if alike else _parse_line(line)
+        is_cached = line.partition(b":")[0].lower() in _CACHED and len(line) <= _MAX_CACHED_LINE
+        field = _parse_cached(line) if is_cached else _parse_line(line)
         if field is None:
             return None
         name, value = field
@@ -73,15 +77,16 @@ def parse_request(data: bytes) -> Request | None:
             separator = "; " if "COOKIE" in name else ","
             value = f"{variables[name]}{separator}{value}"
         variables[name] = value
-    if not _NOT_PLAIN.isdisjoint(variables):
+    if not _UNSUPPORTED.isdisjoint(variables):
         return None
-    # Names with an underscore could pose as another's; gevent's handler ignores them, too.
+    # A header with an underscore would get the variable of another header (X_Y and X-Y). gevent's
+    # handler ignores such headers, too.
     variables.pop("", None)
     return Request(lines[0].decode(), target, variables, end + len(_END))
 
 
 def _parse_line(line: bytes) -> tuple[str, str] | None:
-    """Name and value of the variable that a header becomes; None for what is no header."""
+    """Return the CGI variable and the value of a header line; ``None`` if it is malformed."""
     match = HEADER_LINE.fullmatch(line)
     if match is None:
         return None
@@ -93,7 +98,7 @@ def _parse_line(line: bytes) -> tuple[str, str] | None:
     return variable, value
 
 
-_parse_alike = lru_cache(maxsize=256)(_parse_line)
+_parse_cached = lru_cache(maxsize=256)(_parse_line)
 
 
 def _make_variable(name: bytes) -> str:

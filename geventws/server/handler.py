@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 from io import BufferedReader, BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gevent.ssl import SSLSocket
 
@@ -18,65 +19,78 @@ from .http_handler import HTTPHandler
 from .registry import OpenWebSockets
 from .request_body import Body
 
-#: How far a request is looked into before it is read. Longer ones are read by gevent's handler.
+if TYPE_CHECKING:
+    from gevent.pywsgi import WSGIServer
+
+#: Bytes that are peeked. A longer request is read by gevent's handler.
 _PEEK = 8 << 10
 _SWITCHING = SWITCHING.encode()
-#: The body of a WebSocket request: there is none.
-_NO_INPUT = Body(BufferedReader(BytesIO()))
+#: The body of a WebSocket request, which is always empty.
+_EMPTY_BODY = Body(BufferedReader(BytesIO()))
 
 
 class WebSocketHandler(HTTPHandler):
-    """Serves WebSocket requests to the application, and everything else as gevent does::
+    """A handler for WebSocket and plain HTTP requests::
 
         WSGIServer(("127.0.0.1", 8000), application, handler_class=WebSocketHandler)
 
-    The options of :class:`geventws.options.Options` are set as attributes of a subclass::
+    Set the options of :class:`geventws.options.Options` as attributes of a subclass::
 
         class Handler(WebSocketHandler):
             max_message_size = 10 << 20
 
-    :raises ValueError: when the subclass is made, for an option that has no sensible value.
+    :raises TypeError: when the subclass is defined, for an option of the wrong type.
+    :raises ValueError: when the subclass is defined, for an option out of range.
     """
 
+    # Any: gevent's annotations do not include None, and no tuple for the address.
     client_address: Any
     rfile: Any
-    #: The request, if it is a WebSocket's and came in the first bytes of the connection.
+    #: The WebSocket request that the fast parser has read.
     _request: Request | None = None
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         combine_options(cls, {})
 
-    def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
-        # As the inherited one, but for the buffered file: 8 KiB that a WebSocket does not need.
+    # Like the inherited method, but without the buffered file: it takes 8 KiB, and WebSockets do
+    # not need it.
+    def __init__(
+        self,
+        sock: socket.socket,
+        address: object,
+        server: WSGIServer,
+        rfile: BufferedReader | None = None,
+    ) -> None:
         self.socket = sock
         self.client_address = address
         self.server = server
         self.rfile = rfile
 
-    def handle_one_request(self) -> Any:
+    def handle_one_request(self) -> tuple[str, bytes] | Literal[True] | None:
         if self.rfile is None:
             self._request = self._take_websocket_request()
             if self._request is not None:
-                return self._handle_websocket_request()
+                self._handle_websocket_request()
+                return None
             self.rfile = self.socket.makefile("rb", -1)
         return super().handle_one_request()
 
     def _take_websocket_request(self) -> Request | None:
-        """Read a WebSocket request, or nothing at all."""
+        """Read a WebSocket request with the fast parser, or read nothing and return ``None``."""
         if isinstance(self.socket, SSLSocket):
-            return None  # it cannot peek
+            return None  # TLS sockets do not support MSG_PEEK
         try:
             request = parse_request(self.socket.recv(_PEEK, socket.MSG_PEEK))
         except OSError:
-            return None  # the next read fails likewise, and whoever reads handles it
+            return None  # the general parser gets the same error, and handles it
         if request is None or request.size > self.options.max_header_size:
             return None
         self.socket.recv(request.size)
         return request
 
     def _handle_websocket_request(self) -> None:
-        """What the inherited method does with a request when it is parsed."""
+        """Serve the parsed request, as the inherited ``handle_one_request()`` does."""
         self.environ = self.get_environ()
         self.application = self.server.application
         self.handle_one_response()
@@ -92,12 +106,12 @@ class WebSocketHandler(HTTPHandler):
         environ["REQUEST_METHOD"] = "GET"
         environ["SERVER_PROTOCOL"] = "HTTP/1.1"
         environ["SCRIPT_NAME"] = ""
-        environ["wsgi.input"] = _NO_INPUT
+        environ["wsgi.input"] = _EMPTY_BODY
         environ["wsgi.input_terminated"] = True
         environ.update(request.variables)
         self.requestline, self.path = request.line, request.target
         self.command, self.request_version = "GET", "HTTP/1.1"
-        self.wsgi_input = _NO_INPUT
+        self.wsgi_input = _EMPTY_BODY
         self._request = None
         return environ
 
@@ -107,7 +121,7 @@ class WebSocketHandler(HTTPHandler):
         super().run_application()
 
     def end_with_websocket_request(self) -> bool:
-        """Whether the request is for a WebSocket; if so, no other is read on the connection."""
+        """Return whether this is a WebSocket request. Then no other request follows it."""
         if not handshake.is_websocket_request(self.environ or {}):
             return False
         self.close_connection = True
@@ -117,47 +131,48 @@ class WebSocketHandler(HTTPHandler):
         if getattr(self.server, "logs_requests", True):
             super().log_request()
 
-    def _serve_websocket(self, environ: Environ, start_response: StartResponse) -> Any:
-        self.application = None  # a bound method of its own would keep the handler alive
-        server: Any = self.server
+    def _serve_websocket(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        self.application = None  # breaks the reference cycle of a bound method of this handler
+        server: Any = self.server  # a plain WSGIServer gets the attribute `websockets` here
         websockets = getattr(server, "websockets", None)
         if websockets is None:
             websockets = server.websockets = OpenWebSockets()
-        del start_response  # the adapter has it until the 101; a variable would keep it for hours
+        del start_response  # the adapter releases it with the 101; a variable would not
         return serve(self.websocket_application, environ, _Adapter(self), self.options, websockets)
 
     @property
     def websocket_application(self) -> Application:
-        """What is called for a WebSocket request; ``environ["wsgi.websocket"]`` is there."""
+        """The application for WebSocket requests. ``environ["wsgi.websocket"]`` is set."""
         return self.server.application
 
 
 class _Adapter(PywsgiAdapter):
-    """What is shorter with the handler at hand than through PEP 3333."""
+    """An adapter that uses the handler instead of PEP 3333's ``start_response()``."""
 
     __slots__ = ("handler",)
 
+    # Any: the handler's attributes are set to None, which gevent's annotations do not allow.
     def __init__(self, handler: Any) -> None:
         super().__init__(handler.socket, handler.rfile, handler.start_response)
         self.handler = handler
 
-    def switch_protocols(self, headers: Headers) -> tuple[Any, bytes]:
+    def switch_protocols(self, headers: Headers) -> tuple[socket.socket, bytes]:
         handler = self.handler
         lines = [f"HTTP/1.1 {SWITCHING}", *(f"{name}: {value}" for name, value in headers), "\r\n"]
         head = "\r\n".join(lines).encode("latin-1")
-        sent = self.sock.send(head)  # sendall() asks the kernel for its buffer's size first
+        sent = self.sock.send(head)  # sendall() first reads the size of the kernel's buffer
         if sent < len(head):
             self.sock.sendall(head[sent:])
-        # For the access log, and so that nothing more is written as HTTP.
+        # For the access log. With headers_sent, the handler writes no HTTP response.
         handler.status, handler._orig_status, handler.code = _SWITCHING, SWITCHING, 101
         handler.response_length = len(head)
         handler.headers_sent = True
-        # The connection is over when the view is: gevent's server closes the socket then, and its
-        # handler need not look for a next request. Until then it may sit idle for hours.
+        # Release memory that is not needed: the WebSocket may be idle for hours. After the view,
+        # gevent's server closes the socket; the handler does not read another request.
         handler.socket = None
         if self.rfile is not None:
             self.rfile.close()
             self.rfile = handler.rfile = None
-            handler.wsgi_input = handler.environ["wsgi.input"] = _NO_INPUT
+            handler.wsgi_input = handler.environ["wsgi.input"] = _EMPTY_BODY
             del handler.headers
         return self.sock, self.take_early()

@@ -1,4 +1,4 @@
-"""gevent's handler of HTTP requests: strict, with deadlines, and quiet about clients' faults."""
+"""A handler for HTTP requests: gevent's, with a strict parser, time limits and limited logging."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import logging
 import socket
 from ssl import SSLError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gevent.pywsgi import WSGIHandler
 
@@ -16,27 +16,34 @@ from ..connection.tcp import reset_at_close, unacknowledged
 from ..options import Options
 from ..protocol.headers import has_token
 from ..protocol.server_handshake import is_websocket_request
-from ..typing import Environ
+from ..typing import Environ, ExcInfo, Headers
 from .adapters import discard_queued
 from .configuration import combine_options
 from .request_body import Body, BodyError
 from .request_head import BadRequest, check_fields, parse_header_line, parse_request_line
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from io import BufferedIOBase
+    from types import TracebackType
+
+    from gevent.pywsgi import OldMessage
+
 _RESPONSE = b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-#: What gevent's handler keeps the headers in.
-_Message: Any = type(WSGIHandler.headers)
+#: The class of the headers of a request.
+_Message: type[OldMessage] = type(WSGIHandler.headers)
 _REQUEST_TIMEOUT = "408", _RESPONSE % b"408 Request Timeout"
-#: How much of a response is given to the kernel at once.
+#: The maximum number of bytes for one call of send().
 _PIECE = 64 << 10
 
 
-def _send_all(sock: Any, data: bytes, seconds: float | None) -> None:
-    """Send, as long as the client takes some of it within each ``seconds``.
+def _send_all(sock: socket.socket, data: bytes, seconds: float | None) -> None:
+    """Send all data.
 
-    :raises TimeoutError: when it takes nothing.
+    :raises TimeoutError: if the client acknowledges nothing for ``seconds``.
     """
     left = memoryview(data)
-    before = sock.gettimeout()
+    previous_timeout = sock.gettimeout()
     sock.settimeout(seconds)
     try:
         while left:
@@ -44,30 +51,30 @@ def _send_all(sock: Any, data: bytes, seconds: float | None) -> None:
             try:
                 left = left[sock.send(left[:_PIECE]) :]
             except TimeoutError:
-                # The kernel says that there is room when a third of its buffer is free, which may
-                # be a megabyte: what counts is whether the client has acknowledged some of it.
+                # The kernel reports a writable socket when a third of its buffer is free, which may
+                # be a megabyte. Acknowledged bytes show whether the client reads.
                 if unacknowledged(sock) >= queued:
                     raise
     finally:
-        sock.settimeout(before)
+        sock.settimeout(previous_timeout)
 
 
-class _Gone(ValueError):
-    """The client has gone in the middle of its request."""
+class _Disconnected(ValueError):
+    """The client disconnected in the middle of its request."""
 
 
 class HTTPHandler(WSGIHandler):
-    """Ends connections that do not send a request in time, or do not read the response.
+    """A handler that drops clients that do not send their request or read the response in time.
 
-    The time for the head of a request begins when the connection is there, or with the end of the
-    response before; that for its body and for the response begins anew with everything that comes
-    or goes.
+    The time for the head of a request starts with the connection, or with the end of the previous
+    response. The time for the body of a request and for the response restarts with every progress.
     """
 
-    wsgi_input: Any
+    wsgi_input: Any  # a Body; gevent's annotation is another class
     _due: int
-    #: Whether the sweeper is asked to look at this connection.
+    #: Whether the sweeper checks this connection.
     _is_watched = False
+    #: Whether the time for the head is over.
     _is_late = False
 
     def handle(self) -> None:
@@ -75,7 +82,7 @@ class HTTPHandler(WSGIHandler):
         try:
             super().handle()
         except OSError:
-            pass  # the client has gone; it was about to be told what is wrong with its request
+            pass  # the client disconnected before it got the response to its bad request
         finally:
             self._unwatch()
 
@@ -86,7 +93,7 @@ class HTTPHandler(WSGIHandler):
             self.close_connection = True  # RFC 9110 section 7.8: what follows is not HTTP
         error = getattr(self.wsgi_input, "error", None)
         if error is not None:
-            # Nobody knows where the next request begins, whatever the application made of it.
+            # The beginning of the next request is unknown.
             self.close_connection = True
             if error.status is not None:
                 self.log_error(str(error))
@@ -96,8 +103,8 @@ class HTTPHandler(WSGIHandler):
 
     @property
     def options(self) -> Options:
-        """The options of the server. A plain WSGIServer gets those of this class."""
-        server: Any = self.server
+        """The options of the server. A plain ``WSGIServer`` gets the options of this class."""
+        server: Any = self.server  # a plain WSGIServer gets the attribute here
         options: Options | None = getattr(server, "options", None)
         if options is None:
             options = server.options = combine_options(type(self), {}, server.application)
@@ -116,17 +123,17 @@ class HTTPHandler(WSGIHandler):
             hub_state().sweeper.remove(self)
 
     def _check(self) -> None:
-        """Its time is over: let whoever reads the request meet the end of it; in the hub."""
+        """End the read of a request that is late. Called in the hub."""
         self._is_watched = False
         self._is_late = True
         try:
-            # Of the socket below: that of gevent's TLS would go on in clear.
+            # The underlying socket: the method of gevent's SSLSocket would disable TLS.
             self.socket._sock.shutdown(socket.SHUT_RD)  # type: ignore[attr-defined]
         except OSError:
-            pass  # the client was quicker
+            pass  # the client has already disconnected
 
     def _abandon(self) -> None:
-        """In a child process: gevent's server has both read, and the first one gets it."""
+        """Do nothing after a fork: gevent lets parent and child read from the connection."""
 
     # ------------------------------------------------------------------ the head
 
@@ -137,25 +144,26 @@ class HTTPHandler(WSGIHandler):
             line = super().read_requestline()
         return line
 
+    # Any: gevent returns a bool, which is not its annotation.
     def read_request(self, raw_requestline: str) -> Any:
         """Parse the head of a request.
 
-        :raises ValueError: for a request that is malformed, too late, or not whole.
+        :raises ValueError: if the request is malformed, late or incomplete.
         """
         try:
-            understood = self._read_request(raw_requestline)
+            is_valid = self._read_request(raw_requestline)
         except OSError as problem:
-            raise _Gone from problem
+            raise _Disconnected from problem
         if self._is_late:
-            raise _Gone  # what was read is cut off
-        return understood
+            raise _Disconnected  # the head is incomplete
+        return is_valid
 
     def _read_request(self, raw_requestline: str) -> Any:
         if not raw_requestline.endswith("\n"):
-            raise _Gone
+            raise _Disconnected
         line = parse_request_line(raw_requestline)
         self.request_version = line.version
-        understood = super().read_request(raw_requestline)
+        is_valid = super().read_request(raw_requestline)
         self.path = line.target
         if line.host is not None:
             # RFC 9112 section 3.2.2: "MUST ignore the received Host header field".
@@ -163,24 +171,24 @@ class HTTPHandler(WSGIHandler):
             self.headers["Host"] = line.host
         connection = self.headers.get_all("Connection", ())
         if line.method == "CONNECT" or any(has_token(value, "close") for value in connection):
-            # RFC 9112 section 9.3; behind a CONNECT follows what is not HTTP, RFC 9110 9.3.6.
+            # RFC 9112 section 9.3. After CONNECT, the bytes are not HTTP (RFC 9110 section 9.3.6).
             self.close_connection = True
-        return understood
+        return is_valid
 
-    def MessageClass(self, rfile: Any, *args: Any) -> Any:  # noqa: N802 - gevent's name for it
-        """Read the headers, as what gevent's own parser makes of them; it costs a multiple."""
-        message: Any = _Message()
+    def MessageClass(self, rfile: BufferedIOBase, *args: object) -> OldMessage:  # noqa: N802 - gevent's name
+        """Read and return the headers; several times faster than gevent's parser."""
+        message = _Message()
         fields = []
         left = self.options.max_header_size
         while True:
             line = rfile.readline(left + 1)
             left -= len(line)
             if left < 0:
-                raise BadRequest("its headers are too large", "431 Request Header Fields Too Large")
+                raise BadRequest("the headers are too large", "431 Request Header Fields Too Large")
             if line == b"\r\n":
                 break
             if not line.endswith(b"\n"):
-                raise _Gone  # RFC 9112 section 8: "MUST NOT" be taken for a whole one
+                raise _Disconnected  # RFC 9112 section 8: the request is incomplete
             name, value = parse_header_line(line)
             fields.append((name.lower(), value))
             message[name] = value
@@ -203,19 +211,21 @@ class HTTPHandler(WSGIHandler):
         )
         has_body = chunked or self.content_length
         if has_body or self.command != "GET" or not is_websocket_request(environ):
-            # gevent gives out the connection's file for each request with Connection: upgrade,
-            # which nginx can be told to send always. What it reads then is never found again.
+            # For Connection: upgrade, gevent sets the file of the connection. Some nginx
+            # configurations always send this header, and reading would consume the next request.
             environ["wsgi.input"] = body
             environ["wsgi.input_terminated"] = True
         return environ
 
     # -------------------------------------------------------------- the response
 
-    def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
-        """Start the response, PEP 3333."""
+    def start_response(
+        self, status: str, headers: Headers, exc_info: ExcInfo | None = None
+    ) -> Callable[[bytes], None]:
+        """Start the response (PEP 3333)."""
         error = getattr(self.wsgi_input, "error", None)
         if error is not None and error.status is not None and status.startswith("5"):
-            status = error.status  # the application blames itself for a fault of the client
+            status = error.status  # the client caused this error, not the application
         return super().start_response(status, headers, exc_info)
 
     def finalize_headers(self) -> None:
@@ -223,28 +233,33 @@ class HTTPHandler(WSGIHandler):
         super().finalize_headers()
 
     def _sendall(self, data: bytes) -> None:
-        """What gevent's handler sends with, within ``send_timeout``."""
+        """Send data with the time limit ``send_timeout``. Called by gevent's handler."""
         try:
             _send_all(self.socket, data, self.options.send_timeout)
         except OSError as problem:
             self.status = f"socket error: {problem}"
             if isinstance(problem, SSLError):
-                # gevent would log a traceback of it.
-                raise BrokenPipeError(errno.EPIPE, "the client has gone") from problem
+                # gevent would log a traceback of an SSLError.
+                raise BrokenPipeError(errno.EPIPE, "the client has disconnected") from problem
             if not isinstance(problem, TimeoutError):
                 raise
             self._drop()
-            # gevent ends a connection with this error without a traceback.
+            # After a BrokenPipeError, gevent closes the connection without a traceback.
             raise BrokenPipeError(errno.EPIPE, "the client does not read") from problem
         self.response_length += len(data)
 
     def _drop(self) -> None:
-        """Have the kernel forget what it holds for a client that does not read."""
+        """Discard the unsent data of a client that does not read."""
         peers.log(logging.INFO, "%s did not read a response in time", self._peer)
         reset_at_close(self.socket)
 
-    def handle_error(self, kind: Any, error: Any, traceback: Any) -> None:
-        """Answer what the application has raised; a fault of the client is no error of ours."""
+    def handle_error(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Answer an exception of the application. A :exc:`BodyError` was caused by the client."""
         if not isinstance(error, BodyError):
             super().handle_error(kind, error, traceback)
             return
@@ -255,16 +270,16 @@ class HTTPHandler(WSGIHandler):
                 self.start_response(error.status, headers)
                 self.write(b"")
             except OSError:
-                pass  # the client has gone
+                pass  # the client has disconnected
 
     # --------------------------------------------------------------------- log
 
     def _handle_client_error(self, ex: Exception) -> tuple[str, bytes] | None:
-        """The whole response to a request that could not be read; None just ends."""
+        """Return the response to a request that could not be read; ``None`` sends none."""
         if self._is_late:
-            self.log_error("it did not come in time")
+            self.log_error("the request did not arrive in time")
             return _REQUEST_TIMEOUT
-        if isinstance(ex, _Gone):
+        if isinstance(ex, _Disconnected):
             return None
         if isinstance(ex, BadRequest):
             self.log_error(str(ex))
@@ -272,8 +287,8 @@ class HTTPHandler(WSGIHandler):
             return ex.status[:3], _RESPONSE % ex.status.encode()
         return super()._handle_client_error(ex)  # type: ignore[misc, no-any-return]
 
-    def log_error(self, msg: str, *args: Any) -> None:
-        """What gevent has to say of a bad request; by itself it would have no limit."""
+    def log_error(self, msg: str, *args: object) -> None:
+        """Log a bad request. Called by gevent, which would not limit the number of lines."""
         peers.log(
             logging.INFO,
             "Bad request from %s: %s",

@@ -2,52 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from ..connection.logs import logger
 from ..protocol.server_handshake import is_websocket_request
-from ..typing import Application, Environ, StartResponse
+from ..typing import Application, Environ, Keywords, StartResponse
 from .adapters import find_adapter, restore_body
 from .configuration import application_options, combine_options
 from .exchange import WEBSOCKET, serve
 from .registry import OpenWebSockets
 from .stats import Stats
+from .websocket import WebSocket
 
 
 class WebSocketMiddleware:
-    """Gives an application its ``environ["wsgi.websocket"]`` under any WSGI server on gevent::
+    """WSGI middleware that sets ``environ["wsgi.websocket"]``, for any WSGI server on gevent::
 
         application = WebSocketMiddleware(application, max_message_size=10 << 20)
 
-    Works under :mod:`gevent.pywsgi`, ``gunicorn -k gevent`` and ``-k gevent_pywsgi``. Requests
-    that are not for a WebSocket pass through untouched. Under a server that knows WebSockets, or
-    inside of another one, this is only where the application has its options.
+    It works with :mod:`gevent.pywsgi`, ``gunicorn -k gevent`` and ``gunicorn -k gevent_pywsgi``.
+    Plain HTTP requests are passed to the application unchanged. Under a server of geventws, or
+    inside another ``WebSocketMiddleware``, the middleware only holds the application's options.
 
-    :param options: see :class:`geventws.options.Options`. They go before those of the server, as
-        long as no other middleware hides them from it; the log tells if something is ignored.
+    :param options: see :class:`geventws.options.Options`. They take precedence over the server's
+        options, unless other middleware hides them from the server. Ignored options are logged.
     :raises RuntimeError: on a WebSocket request under a server without gevent.
     """
 
     def __init__(self, application: Application, **options: Any) -> None:
         self.application = application
-        #: Those of every connection.
+        #: The options of every connection.
         self.options = combine_options(None, options, application)
-        #: The WebSockets that views are busy with.
+        #: The WebSockets whose views are running.
         self.websockets = OpenWebSockets()
         self._own = {**options, **application_options(application)}
         self._has_checked = False
 
-    def geventws_options(self) -> dict[str, Any]:
-        """The options that were set here, or by the application inside."""
+    def geventws_options(self) -> Keywords:
+        """Return the options of this middleware and of the application inside it."""
         return self._own
 
-    def use_defaults(self, options: Mapping[str, Any]) -> None:
-        """Use the options of a server where nothing was chosen here."""
+    def use_defaults(self, options: Keywords) -> None:
+        """Use the options of a server, except for those that are set here."""
         self.options = combine_options(None, options, self)
 
     def stats(self) -> Stats:
-        """What is open, and what has happened since this was made."""
+        """Return the statistics of this middleware. May be called in any thread."""
         return self.websockets.stats()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -62,8 +63,8 @@ class WebSocketMiddleware:
         adapter = find_adapter(environ, start_response)
         return serve(self.application, environ, adapter, self.options, self.websockets)
 
-    def _check_options(self, ws: Any) -> None:
-        """Say so if whoever made the WebSocket has not seen the options."""
+    def _check_options(self, ws: WebSocket) -> None:
+        """Log the options that the server has not used."""
         options = getattr(ws, "_options", None)
         unseen = [
             name
@@ -72,8 +73,8 @@ class WebSocketMiddleware:
         ]
         if unseen:
             logger.warning(
-                "The server cannot see that the application asks for %s: some middleware is"
-                " between the two. Put it inside of WebSocketMiddleware (with Flask around"
-                " app.wsgi_app), or give the options to the server",
+                "The server does not use the option %s of the application: other middleware hides"
+                " it. Put that middleware inside WebSocketMiddleware (with Flask: around"
+                " app.wsgi_app), or set the option on the server",
                 " and ".join(sorted(unseen)),
             )

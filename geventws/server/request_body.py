@@ -1,17 +1,23 @@
-"""The body of an HTTP request, as an application reads it from ``wsgi.input``."""
+"""The body of an HTTP request: the file object ``wsgi.input`` (PEP 3333)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .request_head import BadRequest, parse_header_line
 
+if TYPE_CHECKING:
+    from io import BufferedReader
+    from types import TracebackType
+
+    from gevent.socket import socket
+
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-#: The most bytes that are read at once, so that memory follows what has come.
+#: Bytes that are read at once. No memory is allocated for bytes that have not arrived.
 _PIECE = 64 << 10
-#: The longest line with the size of a chunk, and the longest trailer.
+#: The maximum length of a line with the size of a chunk, and of a trailer line.
 _MAX_LINE = 8190
 _MAX_TRAILERS = 100
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -26,8 +32,8 @@ _CHUNK_LINE = re.compile(
     + _QUOTED_STRING
     + rb"))?)*\r\n"
 )
-#: RFC 9110 section 6.5.1: what says where a message ends, whom it is for or who sends it.
-_NO_TRAILERS = {
+#: Headers for framing, routing and authentication are not allowed as trailers (RFC 9110 6.5.1).
+_FORBIDDEN_TRAILERS = {
     "authorization",
     "content-length",
     "host",
@@ -38,9 +44,9 @@ _NO_TRAILERS = {
 
 
 class BodyError(OSError):
-    """The body of a request cannot be read: it is malformed, cut off or too late.
+    """The body of a request cannot be read: it is malformed, incomplete or late.
 
-    ``status`` is what to answer; None when there is nobody who would read the answer.
+    ``status`` is the HTTP status of the response; ``None`` if no response can be sent.
     """
 
     def __init__(self, message: str, status: str | None) -> None:
@@ -49,14 +55,13 @@ class BodyError(OSError):
 
 
 class BodyTimeoutError(BodyError, TimeoutError):
-    """The client has stopped sending the body."""
+    """The client has sent no part of the body for ``body_timeout`` seconds."""
 
 
 class Body:
-    """The body of a request, PEP 3333: reading beyond its end returns ``b""``.
+    """The body of a request (PEP 3333). At its end, all methods return ``b""``.
 
-    After a :exc:`BodyError` each further reading raises it again: nobody knows where the next
-    request would begin.
+    After a :exc:`BodyError`, every further read raises it again.
     """
 
     __slots__ = (
@@ -71,38 +76,40 @@ class Body:
 
     def __init__(
         self,
-        rfile: Any,
-        sock: Any = None,
+        rfile: BufferedReader,
+        sock: socket | None = None,
         content_length: int = 0,
         chunked: bool = False,
         timeout: float | None = None,
         awaits_continue: bool = False,
     ) -> None:
-        #: The connection's file. In ``rfile.raw._sock`` is its socket.
+        #: The file of the connection. Its socket is ``rfile.raw._sock``.
         self.rfile = rfile
-        #: Why the body cannot be read.
+        #: The exception of an earlier read.
         self.error: BodyError | None = None
         self._sock = sock
         self._timeout = timeout
         self._awaits_continue = awaits_continue
-        #: How much there is to read, of the chunk that was begun if there are chunks.
+        #: The number of bytes left: of the current chunk, or of the whole body without chunks.
         self._left = content_length
         self._reads_chunks = chunked
 
     def read(self, size: int | None = None) -> bytes:
-        """Up to ``size`` bytes, or all that are left; fewer only at the end.
+        """Return ``size`` bytes, or all bytes without ``size``. Only at the end, return fewer.
 
-        :raises BodyError: an :exc:`OSError`; when the client sends what is malformed, goes away,
-            or sends nothing for ``body_timeout`` seconds.
+        Blocks until they have arrived.
+
+        :raises BodyError: if the body is malformed, the client disconnects, or it sends nothing for
+            ``body_timeout`` seconds. ``BodyError`` is an :exc:`OSError`.
         """
         return self._collect(self.rfile.read, size)
 
     def readline(self, size: int | None = None) -> bytes:
-        """The next line with its end, or its first ``size`` bytes; see :meth:`read`."""
+        """Return the next line with its end, or its first ``size`` bytes; see :meth:`read`."""
         return self._collect(self.rfile.readline, size, stop_at=b"\n")
 
     def readlines(self, hint: int | None = None) -> list[bytes]:
-        """All lines that are left; see :meth:`read`."""
+        """Return all remaining lines; see :meth:`read`."""
         return list(self)
 
     def __iter__(self) -> Iterator[bytes]:
@@ -115,11 +122,11 @@ class Body:
         return line
 
     def refuse_continue(self) -> None:
-        """From now on the client gets no ``100 Continue``: it gets a response."""
+        """Do not send ``100 Continue`` any more, because the response starts."""
         self._awaits_continue = False
 
     def _discard(self) -> None:
-        """Read what the application has left; gevent's handler calls this after the response."""
+        """Read the rest of the body. gevent's handler calls this after the response."""
         self.refuse_continue()
         if not self._left and not self._reads_chunks:
             return
@@ -127,7 +134,7 @@ class Body:
             while self.error is None and self.read(_PIECE):
                 pass
         except BodyError:
-            pass  # the handler sees the error, and ends the connection
+            pass  # the handler checks `error`, and closes the connection
 
     def _collect(
         self, read: Callable[[int], bytes], size: int | None, stop_at: bytes | None = None
@@ -151,10 +158,11 @@ class Body:
         return b"".join(pieces)
 
     def _find_more(self) -> bool:
-        """Whether there is something to read; begins the next chunk if it must."""
+        """Return whether bytes are left. At the end of a chunk, read the size of the next one."""
         if self._awaits_continue and (self._left or self._reads_chunks):
             self._awaits_continue = False
-            self._sock.sendall(_CONTINUE)
+            if self._sock is not None:
+                self._sock.sendall(_CONTINUE)
         if not self._left and self._reads_chunks:
             self._left = self._read_chunk_size()
             if not self._left:
@@ -175,7 +183,7 @@ class Body:
     def _read_line(self) -> bytes:
         line = self._receive(self.rfile.readline, _MAX_LINE)
         if len(line) == _MAX_LINE:
-            raise _malformed("a line of its body is too long")
+            raise _malformed("a line of the body is too long")
         return line
 
     def _read_chunk_size(self) -> int:
@@ -190,7 +198,7 @@ class Body:
             raise _malformed("a chunk is longer than its size")
 
     def _read_trailers(self) -> None:
-        """Read and ignore the trailers, RFC 9112 section 7.1.2."""
+        """Read and ignore the trailers (RFC 9112 section 7.1.2)."""
         for _ in range(_MAX_TRAILERS):
             line = self._read_line()
             if line == b"\r\n":
@@ -199,18 +207,18 @@ class Body:
                 name, _value = parse_header_line(line)
             except BadRequest:
                 raise _malformed("a trailer is malformed") from None
-            if name.lower() in _NO_TRAILERS:
-                raise _malformed(f"it has the trailer {name}")
-        raise _malformed("it has too many trailers")
+            if name.lower() in _FORBIDDEN_TRAILERS:
+                raise _malformed(f"the trailer {name} is not allowed")
+        raise _malformed("the body has too many trailers")
 
 
 class _Deadline:
-    """While a body is read: how long the client may send nothing.
+    """The time limit of a read.
 
-    The time of a socket begins anew with everything that comes, so that it counts progress.
+    It is the timeout of the socket, which restarts with all data that arrives.
     """
 
-    __slots__ = ("_before", "_body")
+    __slots__ = ("_body", "_previous_timeout")
 
     def __init__(self, body: Body) -> None:
         self._body = body
@@ -218,22 +226,27 @@ class _Deadline:
     def __enter__(self) -> None:
         sock = self._body._sock
         if sock is not None:
-            self._before = sock.gettimeout()
+            self._previous_timeout = sock.gettimeout()
             sock.settimeout(self._body._timeout)
 
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         body = self._body
         if body._sock is not None:
-            body._sock.settimeout(self._before)
+            body._sock.settimeout(self._previous_timeout)
         if isinstance(error, BodyError):
             body.error = error
         elif isinstance(error, TimeoutError):
-            body.error = BodyTimeoutError("its body did not come in time", "408 Request Timeout")
+            body.error = BodyTimeoutError("the body did not arrive in time", "408 Request Timeout")
         elif isinstance(error, OSError):
             body.error = BodyError(str(error), None)
         elif error is not None:
-            # GreenletExit, or a gevent.Timeout of the view: some of the body may be lost.
-            body.error = BodyError("the reading of its body was interrupted", None)
+            # GreenletExit, or a gevent.Timeout of the view: a part of the body may be lost.
+            body.error = BodyError("a read of the body was interrupted", None)
             return
         if body.error is not None and error is not body.error:
             raise body.error from error

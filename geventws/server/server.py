@@ -1,4 +1,4 @@
-"""The server: gevent's own, with WebSockets."""
+"""The server: gevent's ``WSGIServer`` with WebSockets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import closing
 from math import inf
 from ssl import PROTOCOL_TLS_SERVER
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gevent import Greenlet
 from gevent.pywsgi import WSGIServer
@@ -16,15 +16,24 @@ from gevent.ssl import SSLContext
 from gevent.timeout import Timeout
 
 from ..connection.logs import peers, printable
-from ..typing import Application
+from ..typing import Application, Environ
 from .configuration import combine_options, take_options
 from .handler import WebSocketHandler
 from .registry import OpenWebSockets
 from .stats import Stats
 
-#: What gevent's server takes beside a certificate; whoever knows these wants them as they are.
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gevent.baseserver import _Spawner
+    from gevent.pywsgi import WSGIHandler, _LogOutputStream
+    from gevent.socket import socket
+
+#: gevent's options for TLS other than the certificate. If one of them is set, all options for TLS
+#: are passed on unchanged.
 _OTHER_TLS_OPTIONS = {"ssl_context", "ssl_version", "cert_reqs", "ca_certs", "ciphers"}
-#: What gevent's server takes. It would take everything else for an option of TLS, and turn TLS on.
+#: All options of gevent's server for TLS. gevent would treat any other option as one of these, and
+#: enable TLS.
 _TLS_OPTIONS = _OTHER_TLS_OPTIONS | {
     "certfile",
     "keyfile",
@@ -33,24 +42,31 @@ _TLS_OPTIONS = _OTHER_TLS_OPTIONS | {
     "server_side",
 }
 
-#: What accept() says when there are too many descriptors or too little memory.
+#: Errors of accept() for too many descriptors or too little memory.
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class _Greenlet(Greenlet):  # type: ignore[type-arg] # generic for the type checker only
-    """Does not keep where it was spawned: that is the same place for all connections."""
+    """A greenlet that does not store the stack of its creation, which is always the same."""
 
     spawning_stack_limit = 0
 
 
-def _spawn(_run: Any, handle: Any, close: Any, arguments: tuple[Any, Any]) -> _Greenlet:
-    """Spawn the handler of a connection as gevent does, for 1 KiB less."""
+# Any: an address is a tuple, or a string for a unix socket.
+_Address: TypeAlias = Any
+_Callback: TypeAlias = "Callable[[socket, _Address], object]"
+
+
+def _spawn(
+    _run: object, handle: _Callback, close: _Callback, arguments: tuple[socket, _Address]
+) -> _Greenlet:
+    """Spawn the handler of a connection. It takes 1 KiB less than gevent's default."""
     return _Greenlet.spawn(_handle, handle, close, *arguments)
 
 
-def _handle(handle: Any, close: Any, sock: Any, address: Any) -> None:
-    # gevent calls with a star. That goes by way of C, and what is on the C stack is saved in a
-    # copy for every greenlet that waits.
+def _handle(handle: _Callback, close: _Callback, sock: socket, address: _Address) -> None:
+    # gevent calls handle(*arguments), which uses the C stack. A waiting greenlet stores a copy of
+    # its part of the C stack.
     try:
         handle(sock, address)
     finally:
@@ -58,47 +74,49 @@ def _handle(handle: Any, close: Any, sock: Any, address: Any) -> None:
 
 
 class WebSocketServer(WSGIServer):
-    """A :class:`gevent.pywsgi.WSGIServer` whose application also gets WebSockets::
+    """A :class:`gevent.pywsgi.WSGIServer` with WebSockets::
 
         WebSocketServer(("127.0.0.1", 8000), application).serve_forever()
 
-    :param listener: an address, a ``host:port`` string or a listening socket, as for gevent.
-    :param application: any WSGI application; it finds its :class:`~geventws.WebSocket` in
-        ``environ["wsgi.websocket"]``. This and the following parameters are those of gevent's
-        server, in its order.
-    :param options: those of :class:`geventws.options.Options`, beside those of TLS (``certfile``,
-        ``keyfile``, ``ssl_context``, ...).
-    :raises TypeError: for an option that neither has.
+    All parameters except ``options`` are those of gevent's server, in the same order.
+
+    :param listener: an address, a ``host:port`` string or a listening socket.
+    :param application: a WSGI application. For WebSocket requests, its environ has a
+        :class:`~geventws.WebSocket` in ``environ["wsgi.websocket"]``.
+    :param options: the options of :class:`geventws.options.Options`, and gevent's options for TLS
+        (``certfile``, ``keyfile``, ``ssl_context``, ...).
+    :raises TypeError: for an unknown option, or an option of the wrong type.
+    :raises ValueError: for an option out of range.
     """
 
-    _start_accepting_if_started: Any  # of gevent's BaseServer
+    _start_accepting_if_started: Callable[[], None]  # a private method of gevent's BaseServer
 
     handler_class = WebSocketHandler
 
     def __init__(
         self,
-        listener: Any,
+        listener: socket | tuple[str, int] | str,
         application: Application | None = None,
         backlog: int | None = None,
-        spawn: Any = "default",
-        log: Any = "default",
-        error_log: Any = "default",
-        handler_class: Any = None,
-        environ: Any = None,
+        spawn: _Spawner = "default",
+        log: str | logging.Logger | _LogOutputStream | None = "default",
+        error_log: str | logging.Logger | _LogOutputStream | None = "default",
+        handler_class: type[WSGIHandler] | None = None,
+        environ: Environ | None = None,
         **options: Any,
     ) -> None:
         chosen = take_options(options)
         for name in options.keys() - _TLS_OPTIONS:
             raise TypeError(f"{type(self).__name__} has no option {name!r}")
         if "certfile" in options and options.keys().isdisjoint(_OTHER_TLS_OPTIONS):
-            # The context that gevent makes from a bare certificate is of a deprecated kind.
+            # For a certificate without other options, gevent would use a deprecated context.
             context = SSLContext(PROTOCOL_TLS_SERVER)
             context.load_cert_chain(options.pop("certfile"), options.pop("keyfile", None))
             options["ssl_context"] = context
-        #: False spares the handler the formatting of lines that nobody reads.
+        #: Whether requests are logged. If not, the handler does not format lines for the log.
         self.logs_requests = log is not None
         if spawn == "default":
-            spawn = _spawn
+            spawn = _spawn  # type: ignore[assignment] # gevent passes exactly these arguments
         super().__init__(
             listener, application, backlog, spawn, log, error_log, handler_class, environ, **options
         )
@@ -106,20 +124,19 @@ class WebSocketServer(WSGIServer):
         self.options = combine_options(
             self.handler_class, chosen, getattr(self, "application", None)
         )
-        #: The WebSockets that views are busy with.
+        #: The WebSockets whose views are running.
         self.websockets = OpenWebSockets()
-        # Looked up for each connection: let all of them have the same bound method.
-        self.do_close: Any = self.do_close
+        # gevent looks it up for each connection: all connections share one bound method.
+        self.do_close = self.do_close  # type: ignore[method-assign]
 
     def stop(self, timeout: float | None = None) -> None:
         """Stop accepting, close every WebSocket with 1001, and wait for their views to end.
 
-        The Close frames are spread over the first half of the time, so that not all clients come
-        back at once; a request for a new WebSocket gets a 503 meanwhile. Returns as soon as the
-        last view has ended; those that are left when the time is over are killed.
+        The Close frames are spread over the first half of the time, so that the clients do not all
+        reconnect at once. New WebSocket requests get a 503 meanwhile. Blocks until the last view
+        has ended, or the time is over. Then the remaining views are killed.
 
-        :param timeout: how many seconds all of that may take; by default the option
-            ``stop_timeout``.
+        :param timeout: the maximum number of seconds; by default the option ``stop_timeout``.
         """
         self.close()
         limit = self.options.stop_timeout if timeout is None else timeout
@@ -130,14 +147,14 @@ class WebSocketServer(WSGIServer):
         super().stop(None if left == inf else left)
 
     def stats(self) -> Stats:
-        """What is open, and what has happened since the server was made; in any thread."""
+        """Return the statistics of this server. May be called in any thread."""
         return self.websockets.stats()
 
     def start(self) -> None:
         self.websockets.reopen()
         super().start()
 
-    def do_read(self) -> Any:
+    def do_read(self) -> tuple[socket, _Address] | None:  # type: ignore[override] # as BaseServer
         try:
             return super().do_read()
         except OSError as problem:
@@ -145,21 +162,23 @@ class WebSocketServer(WSGIServer):
                 raise
             peers.log(logging.WARNING, "Cannot accept connections for now: %s", problem.strerror)
             self.stop_accepting()
-            timer: Any = self.loop.timer(self.max_delay)
-            timer.start(self._start_accepting_if_started)
-            self._timer = timer
+            self._timer = self.loop.timer(self.max_delay)
+            self._timer.start(self._start_accepting_if_started)
             return None
 
-    def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> Any:
-        """Shake hands for TLS, within ``handshake_timeout`` seconds, and serve the requests."""
-        wrap_socket: Any = self.wrap_socket  # type: ignore[misc] # a function, not a method
+    def wrap_socket_and_handle(self, client_socket: socket, address: _Address) -> object:
+        """Perform the TLS handshake within ``handshake_timeout``, and serve the requests."""
+        wrap_socket: Callable[..., socket] = self.wrap_socket  # type: ignore[misc] # a function
         try:
             with Timeout(self.options.handshake_timeout, TimeoutError("too slow")):
-                client_socket.getpeername()  # if it has gone, gevent would forget to close
+                # Raises an OSError if the client has disconnected. Otherwise wrap_socket() would
+                # raise one, and gevent would not close the socket.
+                client_socket.getpeername()
                 sock = wrap_socket(client_socket, **(self.ssl_args or {}))
         except OSError as problem:
             peer = address[0] if address else "peer"
             peers.log(logging.INFO, "No TLS with %s: %s", peer, printable(str(problem)))
             return None
         with closing(sock):
-            return self.handle(sock, address)
+            self.handle(sock, address)
+        return None

@@ -1,55 +1,56 @@
-"""What the WebSockets of a server, or of a process, have done so far."""
+"""Statistics of the WebSockets of a server or a process."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from typing import Any
+from typing import TypeVar
 
 from ..connection.counters import Totals
+
+Value = TypeVar("Value", int, dict[int, int])
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """The WebSockets of a server, or of a process, at one moment.
+    """Statistics of the WebSockets of a server, or of a process, at one moment.
 
-    For JSON: ``json.dumps(dataclasses.asdict(stats))``.
-
-    All but the first and the last four only grow as long as the process lives.
+    ``json.dumps(dataclasses.asdict(stats))`` converts them to JSON. ``connections``, ``receive_…``
+    and ``send_…`` describe open WebSockets. All other values count events, and never decrease.
     """
 
-    #: WebSockets that are open.
+    #: The number of open WebSockets.
     connections: int = 0
-    #: WebSockets that have been opened.
+    #: The number of WebSockets that were opened.
     connections_opened: int = 0
-    #: WebSockets that have ended, by close code; 1006 for those that were lost.
+    #: The number of WebSockets that have ended, by close code. 1006 counts lost connections.
     connections_closed: dict[int, int] = dataclasses.field(default_factory=dict)
-    #: Requests for a WebSocket that were answered otherwise, by HTTP status.
+    #: The number of refused WebSocket requests, by HTTP status.
     connections_refused: dict[int, int] = dataclasses.field(default_factory=dict)
-    #: Messages that were handed to a view, or wait for it.
+    #: The number of received messages, including those that wait for the view.
     messages_received: int = 0
-    #: Messages that were handed to the kernel, or wait for it to have room.
+    #: The number of sent messages, including those in the send buffer.
     messages_sent: int = 0
-    #: Bytes of these messages and of control frames, with their headers and as compressed as they
-    #: come, without TLS.
+    #: Bytes of received and sent frames: messages and control frames, with their headers and after
+    #: compression, without TLS.
     bytes_received: int = 0
     bytes_sent: int = 0
-    #: Pings that were sent, by keepalive and by views, and Pongs that came in answer to one.
+    #: The number of Pings that keepalive and views have sent, and of Pongs that answer a Ping.
     pings_sent: int = 0
     pongs_received: int = 0
-    #: Peers that were dropped because they did not read what they were sent, whether after
-    #: ``send_timeout`` or by a :class:`~geventws.Broadcast`.
+    #: The number of connections that were dropped because the peer did not read: after
+    #: ``send_timeout``, or by a :class:`~geventws.Broadcast`.
     slow_consumers_dropped: int = 0
-    #: Received messages that wait for their views, and the bytes of memory that they take.
+    #: The number of received messages that wait for their views, and their bytes of memory.
     receive_queue: int = 0
     receive_queue_size: int = 0
-    #: Bytes that wait for their peers to read, and the most of them that wait for one peer.
+    #: Bytes in all send buffers, and in the largest one.
     send_buffer_size: int = 0
     send_buffer_size_max: int = 0
 
     @classmethod
     def of(cls, totals: Totals) -> Stats:
-        """The counters of the past; nothing is open."""
+        """Return the statistics of counters, without open WebSockets."""
         return cls(
             connections_opened=totals.opened,
             connections_closed=dict(totals.closed),
@@ -64,7 +65,7 @@ class Stats:
         )
 
     def __add__(self, other: Stats) -> Stats:
-        """The sum of both."""
+        """Return the sum of two statistics; the maximum for ``send_buffer_size_max``."""
         values = {
             field.name: _sum(getattr(self, field.name), getattr(other, field.name))
             for field in dataclasses.fields(self)
@@ -73,6 +74,8 @@ class Stats:
         return Stats(**values)
 
 
-def _sum(one: Any, other: Any) -> Any:
-    """Two numbers, or two dictionaries of numbers, added up."""
-    return dict(Counter(one) + Counter(other)) if isinstance(one, dict) else one + other
+def _sum(one: Value, other: Value) -> Value:
+    """Add two numbers, or two dictionaries of numbers."""
+    if isinstance(one, dict):
+        return dict(Counter(one) + Counter(other))
+    return one + other

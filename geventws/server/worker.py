@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gevent import sleep, spawn
 from gunicorn.workers.ggevent import GeventWorker
@@ -11,38 +11,47 @@ from gunicorn.workers.ggevent import GeventWorker
 from .engineio import install_if_present
 from .middleware import WebSocketMiddleware
 
-#: How often, in seconds, the worker looks whether gunicorn wants it to stop.
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from gevent.socket import socket
+
+    from ..typing import Keywords
+
+#: Seconds between two checks whether gunicorn stops the worker.
 _POLL = 0.1
-#: When gunicorn's master kills the worker, it should have left: it looks once a second.
+#: Seconds before the end of graceful_timeout when the worker stops waiting. gunicorn's master then
+#: kills the worker; it checks once a second.
 _MARGIN = 1.5
 
 
 class Worker(GeventWorker):
-    """Serves an application that finds its WebSockets in ``environ["wsgi.websocket"]``.
+    """gunicorn's gevent worker with WebSockets in ``environ["wsgi.websocket"]``.
 
-    All of gunicorn's settings hold as they do for ``-k gevent``; a WebSocket counts as one of
-    ``worker_connections`` and has one line in the access log when it ends. Before the worker
-    stops (SIGTERM, SIGHUP, ``max_requests``) it closes every WebSocket with 1001, spread over the
-    first half of ``graceful_timeout``, and it leaves within a second after the last view has
-    ended, or when that time is over.
+    All settings of gunicorn work as with ``-k gevent``. A WebSocket counts as one of
+    ``worker_connections``, and has one line in the access log when it ends.
 
-    The options of :class:`geventws.options.Options` are set in a subclass, which a
-    ``gunicorn.conf.py`` may hold: ``worker_class`` takes a class, too. ::
+    Before the worker stops (SIGTERM, SIGHUP, ``max_requests``), it closes every WebSocket with
+    1001. The Close frames are spread over the first half of ``graceful_timeout``. The worker exits
+    within a second after the end of the last view, or at the end of ``graceful_timeout``.
+
+    Set the options of :class:`geventws.options.Options` in a subclass. It may be defined in
+    ``gunicorn.conf.py``::
 
         class Worker(geventws.Worker):
             websocket_options = {"max_message_size": 10 << 20}
 
         worker_class = Worker
 
-    Those of the application go first: of a :class:`~geventws.WebSocketMiddleware` around it, or of
-    Flask's configuration.
+    The options of the application take precedence: the options of a
+    :class:`~geventws.WebSocketMiddleware` around it, or of Flask's configuration.
     """
 
     #: The options of every connection of this worker.
-    websocket_options: dict[str, Any] = {}  # noqa: RUF012 - replaced as a whole, never changed
+    websocket_options: Keywords = {}  # noqa: RUF012 - subclasses replace it; it is never changed
 
-    wsgi: Any
-    sockets: Any
+    wsgi: Any  # gunicorn stores the application here, and load_wsgi() the middleware
+    sockets: list[socket]
     _is_quitting = False
 
     def load_wsgi(self) -> None:
@@ -54,28 +63,28 @@ class Worker(GeventWorker):
             self.wsgi = WebSocketMiddleware(self.wsgi, **self.websocket_options)
 
     def run(self) -> None:
-        spawn(self._close_websockets_at_the_end)
+        spawn(self._drain_before_exit)
         super().run()
 
-    def handle_quit(self, sig: int, frame: Any) -> None:
-        # Ctrl-C comes twice, from the terminal and from gunicorn's master. GeventWorker would print
-        # a traceback for the second one.
+    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        # After Ctrl-C, the worker gets two signals: from the terminal and from gunicorn's master.
+        # GeventWorker would print a traceback for the second one.
         if self._is_quitting:
             return
         self._is_quitting = True
-        # SIGINT and SIGQUIT: there is no time to wait for anybody, but to say good-bye.
+        # SIGINT and SIGQUIT: send Close frames, but do not wait for the answers.
         spawn(self.wsgi.websockets.drain, 0)
         super().handle_quit(sig, frame)
 
-    def _close_websockets_at_the_end(self) -> None:
+    def _drain_before_exit(self) -> None:
         while self.alive:
             sleep(_POLL)
-        decided = monotonic()
-        # Not before gunicorn has closed the listening sockets, a second after its decision:
-        # clients that come back at once would be refused here, and another worker has room.
+        stopped = monotonic()
+        # gunicorn closes the listening sockets within a second. Wait for it: before that, clients
+        # that reconnect could get this worker again, which would refuse them.
         while any(sock.fileno() >= 0 for sock in self.sockets):
             sleep(_POLL)
-        left = self.cfg.graceful_timeout - (monotonic() - decided)
+        left = self.cfg.graceful_timeout - (monotonic() - stopped)
         websockets = self.wsgi.websockets
         if not websockets.drain(max(left / 2, left - _MARGIN)):
             websockets.kill()

@@ -222,6 +222,34 @@ def test_whoever_is_interrupted_while_joining_disturbs_no_other_channel(
         assert time.monotonic() - started < 3
 
 
+@pytest.mark.parametrize("command", [b"XREVRANGE", b"SUBSCRIBE"])
+def test_an_interrupted_first_subscriber_leaves_the_channel_to_the_others(
+    redis_server, serve_broadcast, command
+):
+    with (
+        Gateway(redis_server) as gateway,
+        serve_broadcast(gateway.url, history=10) as process,
+    ):
+        warm = Person(process, "warm")  # from now on there is a connection
+        warm.say("hello")
+        assert warm.hear_data() == "hello"
+        is_held, may_go_on = gevent.event.Event(), gevent.event.Event()
+
+        def hold():
+            is_held.set()
+            may_go_on.wait(SECONDS)
+
+        gateway.before(command, hold)
+        brief = gevent.spawn(get, process, "/briefly/%22late%22")
+        assert is_held.wait(SECONDS)
+        joining = gevent.spawn(Person, process, "late")
+        assert brief.get(timeout=SECONDS) == "joined"
+        may_go_on.set()
+        late = joining.get(timeout=SECONDS)
+        late.say("heard")
+        assert late.hear_data() == "heard"
+
+
 @pytest.mark.parametrize("channel", ["\0", "a\r\nb", "{a}", "😀", "a" * 1024, " ", "*"])
 @pytest.mark.parametrize("history", [0, 10])
 def test_any_name_that_can_be_encoded_is_a_channel(redis_server, serve_broadcast, channel, history):
@@ -805,5 +833,5 @@ def test_a_cluster_that_is_not_there_at_the_start_is_waited_for(start_redis, ser
     ],
 )
 def test_a_url_that_makes_no_sense_is_refused_at_once(url):
-    with pytest.raises(ValueError, match=r"takes hosts|not an address|Invalid value"):
+    with pytest.raises(ValueError, match=r"needs hosts|not an address|Invalid value"):
         Broadcast(url)

@@ -401,10 +401,10 @@ def test_a_refusal_has_its_status_its_headers_and_its_body(serve, path, status, 
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (b"", "closed the connection without an answer"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "no answer in HTTP/1.1"),
-        (b"HTTP/1.1 4403 Forbidden\r\n\r\n", "no answer in HTTP/1.1"),
-        (b"HTTP/1.1 000 Nothing\r\n\r\n", "no answer in HTTP/1.1"),
+        (b"", "closed the connection without a response"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "the response is not HTTP/1.1"),
+        (b"HTTP/1.1 4403 Forbidden\r\n\r\n", "the response is not HTTP/1.1"),
+        (b"HTTP/1.1 000 Nothing\r\n\r\n", "the response is not HTTP/1.1"),
         (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n", "lacks Upgrade: websocket"),
         (b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\n\r\n", "lacks Connection: Upgrade"),
         (

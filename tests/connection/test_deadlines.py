@@ -36,7 +36,7 @@ def test_a_request_that_is_not_finished_in_time_is_a_408(serve, caplog, head):
         assert client.read_to_end() == b""
     wait_until(lambda: caplog.records)
     (record,) = caplog.records
-    assert record.getMessage() == "Bad request from 127.0.0.1: it did not come in time"
+    assert record.getMessage() == "Bad request from 127.0.0.1: the request did not arrive in time"
 
 
 def test_a_client_that_says_nothing_is_dropped_without_a_word(serve, caplog):
@@ -348,7 +348,7 @@ def test_a_body_that_stops_is_a_408_and_nothing_of_it_a_request(
                 client.send(NEXT)
                 assert client.read_to_end() == b""
         (record,) = caplog.records
-        assert record.getMessage() == "Bad request from 127.0.0.1: its body did not come in time"
+        assert record.getMessage() == "Bad request from 127.0.0.1: the body did not arrive in time"
     assert capfd.readouterr().err == ""
 
 
@@ -362,7 +362,7 @@ def test_a_body_that_nobody_reads_has_its_time_too(serve_plain, caplog, capfd, f
         with contextlib.suppress(OSError):
             assert client.read_to_end() == b""
     (record,) = caplog.records
-    assert record.getMessage() == "Bad request from 127.0.0.1: its body did not come in time"
+    assert record.getMessage() == "Bad request from 127.0.0.1: the body did not arrive in time"
     assert capfd.readouterr().err == ""
 
 
@@ -416,7 +416,7 @@ def test_a_view_that_catches_the_error_answers_and_the_connection_ends(serve_pla
 
     with serve_plain(app, body_timeout=0.2).connect() as client:
         client.send(post(b"Content-Length: 5") + b"hell")
-        assert client.read_response() == ("400", b"its body did not come in time")
+        assert client.read_response() == ("400", b"the body did not arrive in time")
         with contextlib.suppress(OSError):
             client.send(NEXT)
             assert client.read_to_end() == b""

@@ -55,7 +55,18 @@ def join_impatiently(channel):
             gevent.sleep(0)
 
 
-JOINING = {"listen": listen, "unchecked": join_unchecked, "impatient": join_impatiently}
+def join_briefly(channel):
+    """Be interrupted while Redis does not answer."""
+    with gevent.Timeout(0.5, False), broadcast.listen(channel):
+        gevent.sleep(5)
+
+
+JOINING = {
+    "briefly": join_briefly,
+    "listen": listen,
+    "unchecked": join_unchecked,
+    "impatient": join_impatiently,
+}
 
 
 def answer(path):

@@ -173,7 +173,7 @@ def wait_until(condition, what="it"):
 def unthrottled() -> None:
     """What one test has logged holds nothing back in the next."""
     logs.peers.reset()
-    backend._spoiled.reset()
+    backend._dropped.reset()
 
 
 class LocalServer(WebSocketServer):
