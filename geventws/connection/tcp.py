@@ -57,6 +57,25 @@ def unacknowledged(sock: Any) -> int:
         return 0  # the socket is closed
 
 
+#: The offset of ``tcpi_bytes_sent`` in Linux's ``struct tcp_info``; the kernel has it since 4.19.
+_BYTES_SENT = 200
+_LONG = struct.Struct("Q")
+
+
+def bytes_sent(sock: Any) -> int | None:
+    """The number of bytes that any code has sent on a TCP connection; ``None`` if unknown."""
+    if sys.platform != "linux":
+        return None
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_SENT + _LONG.size)
+    except (OSError, ValueError):
+        return None  # a unix socket, or a closed one
+    if len(info) < _BYTES_SENT + _LONG.size:
+        return None
+    sent: int = _LONG.unpack_from(info, _BYTES_SENT)[0]
+    return sent
+
+
 def disable_nagle(sock: Any) -> None:
     """Send small frames at once: Nagle's algorithm would delay them by 40 ms."""
     try:

@@ -14,6 +14,7 @@ from typing import Any
 from gevent.pywsgi import Input, WSGIHandler
 from gevent.socket import socket as gevent_socket
 
+from ..connection.tcp import bytes_sent
 from ..typing import Environ, ExcInfo, Headers, StartResponse, Write
 
 SWITCHING = "101 Switching Protocols"
@@ -31,12 +32,23 @@ class Adapter:
     and in the TLS layer could still be read.
     """
 
-    __slots__ = ("_early", "_start_response", "sock")
+    __slots__ = ("_early", "_sent_before", "_start_response", "sock")
 
     def __init__(self, sock: gevent_socket, start_response: StartResponse) -> None:
         self.sock = sock
         self._start_response = start_response
         self._early = self.disable_reader()
+        self._sent_before = bytes_sent(sock)
+
+    def is_used_by_application(self) -> bool:
+        """Return whether the application itself has sent bytes on the connection.
+
+        Libraries such as simple-websocket take the socket from the environ, and send their own
+        ``101``. Where the system does not count bytes, a read in progress is the only sign.
+        """
+        watcher: Any = getattr(self.sock, "_read_event", None)  # Any: private in gevent
+        is_read = watcher is not None and watcher.active
+        return is_read or bytes_sent(self.sock) != self._sent_before
 
     def disable_reader(self) -> bytes:
         """Put the server's reader at the end of input permanently.

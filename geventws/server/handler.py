@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from io import BufferedReader, BytesIO
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -106,7 +106,7 @@ class WebSocketHandler(HTTPHandler):
         environ["REQUEST_METHOD"] = "GET"
         environ["SERVER_PROTOCOL"] = "HTTP/1.1"
         environ["SCRIPT_NAME"] = ""
-        environ["wsgi.input"] = _EMPTY_BODY
+        environ["wsgi.input"] = _EmptyInput(self.socket)
         environ["wsgi.input_terminated"] = True
         environ.update(request.variables)
         self.requestline, self.path = request.line, request.target
@@ -146,6 +146,30 @@ class WebSocketHandler(HTTPHandler):
         return self.server.application
 
 
+class _EmptyInput:
+    """The ``wsgi.input`` of a WebSocket request, until the ``101``.
+
+    It is empty. Libraries such as simple-websocket find the socket in ``wsgi.input.raw._sock``, as
+    under gevent's own handler.
+    """
+
+    __slots__ = ("_sock",)
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    @property
+    def raw(self) -> _EmptyInput:
+        """The object with the socket: this one."""
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_EMPTY_BODY, name)  # Any: the methods of a file
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(_EMPTY_BODY)
+
+
 class _Adapter(PywsgiAdapter):
     """An adapter that uses the handler instead of PEP 3333's ``start_response()``."""
 
@@ -170,9 +194,9 @@ class _Adapter(PywsgiAdapter):
         # Release memory that is not needed: the WebSocket may be idle for hours. After the view,
         # gevent's server closes the socket; the handler does not read another request.
         handler.socket = None
+        handler.wsgi_input = handler.environ["wsgi.input"] = _EMPTY_BODY
         if self.rfile is not None:
             self.rfile.close()
             self.rfile = handler.rfile = None
-            handler.wsgi_input = handler.environ["wsgi.input"] = _EMPTY_BODY
             del handler.headers
         return self.sock, self.take_early()

@@ -266,6 +266,8 @@ class WebSocket(Connection):
     def _accept_late(self) -> None:
         if self._endpoint.state is not _PENDING or self._accepting:
             return
+        if self._adapter.is_used_by_application():
+            return  # another library has sent its own 101
         self._warn(
             "The view of %s has neither accepted nor refused its WebSocket for %g seconds"
             " (accept_after). It is accepted automatically. Call ws.accept() earlier in the view,"
