@@ -3,12 +3,23 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-# Tests of what surrounds the core, whichever it is: once is enough.
-ONCE   := test_browsers cli/test_cli cli/test_client test_deploy client/test_dialling test_docs server/test_gevents_own \
-          server/test_http_handler test_prometheus test_sites server/test_smuggling
+# What is installed at first. Each installation compiles the core: .ci/run names all that it needs.
+EXTRAS ?= test,lint
+comma  := ,
+# Tests of what surrounds the core, whichever it is, and of both cores at once: once is enough.
+ONCE   := broadcast/test_redis cli/test_cli cli/test_client client/test_dialling \
+          protocol/test_properties server/test_gevents_own server/test_http_handler \
+          server/test_smuggling test_bottle test_browsers test_deploy test_docs test_engineio \
+          test_flask test_frameworks test_prometheus test_sites
+# Tests wait more than they compute: three processes keep two cores busy.
+JOBS   ?= $(shell $(PYTHON) -c 'import os; print(min(8, (os.cpu_count() or 1) * 3 // 2))')
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+PURE   := $(or $(ARGS),tests $(ONCE:%=--ignore=tests/%.py))
+COVER  := --cov --cov-report= --cov-fail-under=0
 
 .DEFAULT_GOAL := help
-.PHONY: help chat votes test lint compliance refcounts fuzz sanitize bounds fairness soak bench fanout docs screenshots dist clean
+.PHONY: help chat votes test coverage lint compliance refcounts fuzz sanitize bounds fairness soak \
+        bench fanout docs screenshots dist clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -16,7 +27,11 @@ help:  ## list the targets
 $(READY): setup.cfg setup.py pyproject.toml $(wildcard geventws/*/*.pyx geventws/*/*.pxd geventws/*/*.h)
 	@echo "Setting everything up in $(VENV); the first time this takes a minute."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	@touch $@ $(patsubst %,$(VENV)/.with-%,$(subst $(comma), ,$(EXTRAS)))
+
+$(VENV)/.with-%: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[$*]'
 	@touch $@
 
 chat: $(READY)  ## serve the Bottle chat on port 8080 (PORT=… for another)
@@ -25,12 +40,21 @@ chat: $(READY)  ## serve the Bottle chat on port 8080 (PORT=… for another)
 votes: $(READY)  ## serve the Flask votes on port 8080 (PORT=… for another)
 	cd examples/flask_votes && exec ../../$(BIN)/python votes.py
 
-test: $(READY)  ## run the tests, with the compiled core and with the plain one
-	$(BIN)/python -m pytest $(ARGS)
-	GEVENTWS_PURE_PYTHON=1 $(BIN)/python -m pytest $(or $(ARGS),tests $(ONCE:%=--ignore=tests/%.py))
+test: $(READY)  ## run the tests, with each core (ARGS=… for pytest, JOBS=… processes)
+	$(PYTEST) $(ARGS)
+	GEVENTWS_PURE_PYTHON=1 $(PYTEST) $(PURE)
 
-lint: $(READY)  ## check style and types
+coverage: $(READY)  ## the same, and check which lines and branches have run
+	rm -rf build/coverage
+	COVERAGE_FILE=build/coverage/compiled $(PYTEST) $(COVER) $(ARGS)
+	GEVENTWS_PURE_PYTHON=1 COVERAGE_FILE=build/coverage/python $(PYTEST) $(COVER) $(PURE)
+	$(BIN)/coverage combine --keep --quiet build/coverage/compiled build/coverage/python
+	$(BIN)/coverage report --skip-covered
+	$(BIN)/coverage report --include='geventws/protocol/*' --fail-under=100
+
+lint: $(READY)  ## check style, format and types
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 
 compliance: $(READY)  ## run the Autobahn|Testsuite (needs Python 2.7)
@@ -40,8 +64,7 @@ refcounts: $(READY)  ## look for leaks over 100,000 connections, with each core
 	$(BIN)/python -m tests.checks.refcounts
 	GEVENTWS_PURE_PYTHON=1 $(BIN)/python -m tests.checks.refcounts
 
-fuzz: $(READY)  ## fuzz the parsers and the handshake (SECONDS=… for other than 300)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+fuzz: $(VENV)/.with-fuzz  ## fuzz the parsers and the handshake (SECONDS=… for other than 300)
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),300)
 
 sanitize: $(READY)  ## run the tests under AddressSanitizer and UndefinedBehaviorSanitizer (gcc)
@@ -63,18 +86,18 @@ bench: $(READY)  ## compare with other libraries, see benchmarks/README.md (5 mi
 fanout: $(READY)  ## measure a broadcast over several workers, with Redis (2 minutes)
 	$(BIN)/python benchmarks/broadcast.py $(ARGS)
 
-docs: $(READY)  ## build the documentation in build/docs
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
+docs: $(VENV)/.with-docs  ## build the documentation in build/docs; a dead link is an error
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	$(BIN)/python -m tests.checks.links
 
 screenshots: $(READY)  ## take the documentation's pictures of the examples anew (Chromium)
 	$(BIN)/python -m docs.screenshots
 
-dist: $(READY)  ## build the sdist and a wheel from what is committed
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[release]'
-	rm -rf dist build
+dist: $(VENV)/.with-release  ## build and check the sdist and a wheel of what is committed
+	rm -rf dist build/tree
 	git archive --format=tar --prefix=tree/ HEAD | tar -x -C $$(mkdir -p build && echo build)
 	$(BIN)/python -m build --outdir dist build/tree
+	$(BIN)/twine check --strict dist/*
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache compliance/lab \

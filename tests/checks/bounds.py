@@ -33,6 +33,7 @@ def serve(channel) -> None:
         if environ["PATH_INFO"] == "/flood":
             while True:
                 ws.send(bytes(100_000))
+        ws.accept()
         while environ["PATH_INFO"] == "/sleep" and not ws.closed:
             gevent.sleep(1)
         for message in ws:

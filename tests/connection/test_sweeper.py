@@ -87,9 +87,10 @@ def test_memory_goes_back_to_the_system_when_many_connections_have_gone(sweeper)
     process = psutil.Process()
     wait_for_check(connections[0], 1)
     before = process.memory_info().rss
+    checks = connections[0].checks  # on a busy machine, more than one by now
     for connection in connections[MANY // 4 :]:
         sweeper.remove(connection)
-    wait_for_check(connections[0], 3)
+    wait_for_check(connections[0], checks + 2)
     assert process.memory_info().rss < before - (20 << 20)
     for connection in connections:
         sweeper.remove(connection)

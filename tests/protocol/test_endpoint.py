@@ -653,3 +653,85 @@ def test_a_message_is_compressed_if_that_makes_it_shorter(deflating, payload, co
     assert data[0] == first
     client = Endpoint(client=True, extension=deflating.extension)
     assert feed(client, data) == [payload]
+
+
+# ---------------------------------------------------- the beginning and the end
+
+
+def test_nothing_is_parsed_before_the_opening_handshake_is_finished():
+    server = Endpoint(pending=True)
+    server.receive_data(b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58")
+    assert server.next_message() is None
+    assert server.state is State.PENDING
+    server.open(None, None)
+    assert server.state is State.OPEN
+    assert feed(server, b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58") == ["Hello"]
+
+
+def test_a_refused_connection_is_closed_and_an_open_one_cannot_be_refused(server):
+    pending = Endpoint(pending=True)
+    for endpoint in (pending, server):
+        endpoint.refuse()
+    assert pending.state is State.CLOSED
+    assert server.state is State.OPEN
+
+
+def test_an_endpoint_that_is_opened_twice_is_a_fault_of_the_caller(server):
+    with pytest.raises(AssertionError, match="ACCEPT in the state OPEN"):
+        server.open(None, None)
+
+
+def test_the_error_for_a_use_after_the_end_has_the_code_of_the_end(server, client):
+    assert server.closed_error().code == CloseCode.ABNORMAL_CLOSURE
+    server.close(1001, "bye")
+    feed(client, b"\x88\x06\x03\xe9bye!")
+    assert [
+        (each.closed_error().code, each.closed_error().reason) for each in (server, client)
+    ] == [
+        (1001, "bye"),
+        (1001, "bye!"),
+    ]
+    assert not server.closed_error().by_peer
+    assert client.closed_error().by_peer
+
+
+class Interrupted(Endpoint):
+    """An endpoint whose process gets Ctrl-C during every control frame."""
+
+    __slots__ = ()
+
+    def _receive_control(self, opcode, payload):
+        super()._receive_control(opcode, payload)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"\x89\x80\x00\x00\x00\x00", CloseCode.ABNORMAL_CLOSURE),
+        (b"\x88\x82\x00\x00\x00\x00\x03\xe8", CloseCode.NORMAL_CLOSURE),
+    ],
+)
+def test_an_exception_in_the_parser_ends_the_connection(data, code):
+    server = Interrupted()
+    server.receive_data(data + b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58")
+    with pytest.raises(KeyboardInterrupt):
+        server.next_message()
+    assert server.state is State.DRAINING
+    assert server.close_code == code
+    assert server.next_message() is None
+    assert not server.has_input
+
+
+def test_as_many_frames_as_are_parsed_at_once_interrupt_nothing(server):
+    server.receive_data(b"\x8a\x80\x00\x00\x00\x00" * MAX_STEPS)
+    assert server.next_message() is None
+    assert not server.interrupted
+    assert not server.has_input
+
+
+def test_a_buffer_that_is_lent_after_the_end_is_not_looked_at(server):
+    server.end_transport()
+    server.borrow(bytearray(b"\x81\x81\x00\x00\x00\x00x"), 7)
+    assert not server.has_input
+    assert server.next_message() is None

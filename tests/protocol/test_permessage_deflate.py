@@ -263,3 +263,10 @@ def test_the_window_of_the_peers_own_messages_costs_no_compressor_of_its_own():
     assert len({id(deflate) for deflate in shared}) == 1
     other = PerMessageDeflate.of(Agreement(True, True, 13), DEFAULT, client=False)
     assert other is not shared[0]
+
+
+@pytest.mark.parametrize(
+    ("agreement", "parameters"), [(None, DEFAULT), (Agreement(), None), (None, None)]
+)
+def test_without_an_agreement_nothing_is_compressed(agreement, parameters):
+    assert PerMessageDeflate.of(agreement, parameters, client=False) is None

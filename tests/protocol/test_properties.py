@@ -12,6 +12,8 @@ from tests.fuzz.twins import CORES, check
 from tests.support.client import close_frame, frame
 from tests.support.tools import missing
 
+#: Under coverage.py, Hypothesis takes ten times as long; other tests run the same lines.
+pytestmark = pytest.mark.no_cover
 quick = settings(
     max_examples=150,
     deadline=None,

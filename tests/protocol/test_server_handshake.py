@@ -4,15 +4,17 @@ import time
 
 import pytest
 
-from geventws import HandshakeError
+from geventws import Deflate, HandshakeError
 from geventws.options import Options
 from geventws.protocol.origin import request_origin
 from geventws.protocol.server_handshake import (
     accept_key,
     check_request,
+    choose_extension,
     choose_subprotocol,
     is_websocket_request,
     response_headers,
+    unavailable,
 )
 from tests.support.client import ACCEPT, KEY
 
@@ -91,6 +93,7 @@ def test_a_good_request_passes(changes):
         ({"HTTP_SEC_WEBSOCKET_KEY": "!" * 24}, "Sec-WebSocket-Key"),
         ({"HTTP_SEC_WEBSOCKET_KEY": f"{KEY},{KEY}"}, "Sec-WebSocket-Key"),
         ({"HTTP_SEC_WEBSOCKET_PROTOCOL": "a b"}, "Sec-WebSocket-Protocol"),
+        ({"HTTP_SEC_WEBSOCKET_EXTENSIONS": "a b"}, "Sec-WebSocket-Extensions"),
     ],
 )
 def test_a_malformed_request_is_a_400_that_says_what_is_wrong(changes, word):
@@ -225,6 +228,7 @@ def test_pages_that_are_named_may_connect(allowed, origin):
         (["https://app.example"], "http://app.example"),
         (["https://app.example"], "http://example.com"),
         (["https://*.app.example"], "https://app.example"),
+        (["https://*.app.example"], "http://x.app.example"),
         (["https://*.app.example"], "https://evil.example/x.app.example"),
         (["https://app.example"], "https://appXexample"),
         (["https://*a*b*.example"], "https://xbxax.example"),
@@ -285,6 +289,28 @@ def test_a_subprotocol_must_have_been_offered():
 
 
 @pytest.mark.parametrize(
+    ("compression", "offers", "answer"),
+    [
+        (None, "permessage-deflate", ""),
+        (Deflate(), None, ""),
+        (Deflate(), "", ""),
+        (Deflate(), "foo", ""),
+        (
+            Deflate(),
+            "foo, permessage-deflate",
+            "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+        ),
+    ],
+)
+def test_an_extension_needs_both_sides(compression, offers, answer):
+    chosen, agreement = choose_extension(environ(HTTP_SEC_WEBSOCKET_EXTENSIONS=offers), compression)
+    assert chosen == answer
+    assert (agreement is not None) == bool(answer)
+    headers = dict(response_headers(environ(), extensions=chosen))
+    assert headers.get("Sec-WebSocket-Extensions", "") == answer
+
+
+@pytest.mark.parametrize(
     "header",
     [
         ("X-Evil", "a\r\nSet-Cookie: b"),
@@ -306,6 +332,13 @@ def test_a_header_that_breaks_the_handshake_is_refused(header):
 def test_other_headers_are_passed_on():
     cookie = ("Set-Cookie", "a=b; Path=/")
     assert response_headers(environ(), extra=[cookie])[-1] == cookie
+
+
+def test_a_server_that_takes_nobody_just_now_says_when_to_ask_again():
+    refused = unavailable("The server is full.")
+    assert refused.status == "503 Service Unavailable"
+    assert refused.body == b"The server is full.\n"
+    assert "Retry-After" in dict(refused.headers)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tools import missing, need
+from tests.support.tools import INSTALL_SECONDS, exclusive, missing, need
 
 NODE = Path(__file__).parent / "node"
 MODULES = NODE / "node_modules"
@@ -16,12 +16,18 @@ MODULES = NODE / "node_modules"
 def node_modules() -> None:
     """What tests/support/node/package.json asks for, installed beside it once and then kept."""
     npm = need("npm", "apt-get install npm")
+    with exclusive("npm"):
+        install(npm)
+
+
+def install(npm: str) -> None:
+    """Run ``npm install``, unless everything is there."""
     wanted = json.loads((NODE / "package.json").read_text())["dependencies"]
     if all(version_of(package) == version for package, version in wanted.items()):
         return
     command = [npm, "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts"]
     try:
-        subprocess.run(command, cwd=NODE, check=True, capture_output=True, timeout=120)
+        subprocess.run(command, cwd=NODE, check=True, capture_output=True, timeout=INSTALL_SECONDS)
     except subprocess.TimeoutExpired:
         missing("npm install takes too long")
     except subprocess.CalledProcessError as problem:

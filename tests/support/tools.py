@@ -1,9 +1,17 @@
 """External programs that tests run: missing ones fail on CI and are skipped elsewhere."""
 
+import contextlib
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+LOCKS = Path(__file__).parents[2] / "build" / "locks"
+#: How long an installation may take, in seconds; the time limit of a test includes its fixtures.
+INSTALL_SECONDS = 50
 
 
 def need(program: str, install: str) -> str:
@@ -20,3 +28,15 @@ def missing(reason: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@contextlib.contextmanager
+def exclusive(name: str) -> Iterator[None]:
+    """Keep the other processes of pytest-xdist out: all of them install into the same folders.
+
+    The kernel unlocks the file when a process ends, however it ends.
+    """
+    LOCKS.mkdir(parents=True, exist_ok=True)
+    with (LOCKS / name).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
