@@ -2,7 +2,7 @@
 
 import signal
 
-# A shell that runs us in the background has us ignore Ctrl-C; what the tests start must not.
+# A background shell makes pytest ignore Ctrl-C. Processes that the tests start must not ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = [

@@ -18,7 +18,7 @@ CONNECTION = "geventws/connection"
 
 
 class OptionalBuild(build_ext):
-    """Reports in one line what a missing compiler means, instead of failing."""
+    """Reports a missing compiler in one line, instead of failing."""
 
     def run(self):
         try:

@@ -38,7 +38,7 @@ REQUEST = (
 
 
 class Sample(NamedTuple):
-    """What a few seconds have shown."""
+    """The measurements of a few seconds."""
 
     deliveries: float  # a second
     worker_us: float  # CPU time of all workers for a delivery
@@ -221,7 +221,7 @@ def running_workers(count: int, url: str) -> Iterator[tuple[tuple[str, int], psu
 
 
 def wait_for(port: int) -> None:
-    """Wait until somebody listens."""
+    """Wait until the server listens."""
     deadline = time.monotonic() + 15
     while True:
         try:

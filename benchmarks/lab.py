@@ -1,4 +1,4 @@
-"""What the benchmark needs around it: peers, a load generator, a word about the machine."""
+"""The tools of the benchmark: peers, a load generator, and a description of the machine."""
 # ruff: noqa: S603, T201
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Peer:
         return f"{self.name} {versions[self.package]}"
 
 
-#: Ours first, then those on gevent, then those on asyncio.
+#: geventws first, then the libraries on gevent, then the libraries on asyncio.
 PEERS = [
     Peer("geventws", "compiled core, its own server", "echo_geventws.py", "geventws"),
     Peer(

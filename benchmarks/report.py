@@ -13,7 +13,7 @@ from scenarios import Sample, Scenario
 
 @dataclass(frozen=True)
 class Figure:
-    """The median of the rounds, and between what they were."""
+    """The median of the rounds, and their range."""
 
     median: float
     least: float

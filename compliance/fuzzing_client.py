@@ -46,7 +46,7 @@ class Protocol(FuzzingClientProtocol):
         started_by_server = self.state == self.STATE_OPEN
         stop = FuzzingClientProtocol.onCloseFrame(self, code, reasonRaw)
         if started_by_server and self.state == self.STATE_CLOSING:
-            # Autobahn waits for the drop with a limit only after a Close of its own.
+            # Autobahn limits its wait for the end of TCP only if it has sent the first Close frame.
             self.serverConnectionDropTimeoutCall = reactor.callLater(
                 self.factory.spec["closing_seconds"], self.onServerConnectionDropTimeout
             )

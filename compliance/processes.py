@@ -18,8 +18,8 @@ def running(
 ) -> Iterator[subprocess.Popen[str]]:
     """Run ``command`` until the block ends or ``seconds`` have passed.
 
-    The end is SIGKILL to a session of its own, so that no compiler survives its pip; nothing
-    that runs here has anything to save.
+    The command runs in a new session, which SIGKILL ends: no compiler outlives its pip. Nothing
+    here has data to save.
     """
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, text=True, start_new_session=True, **options

@@ -1,4 +1,4 @@
-"""Install the Autobahn|Testsuite, which never left Python 2, into a directory of its own."""
+"""Install the Autobahn|Testsuite, which needs Python 2.7, into a separate directory."""
 
 from __future__ import annotations
 

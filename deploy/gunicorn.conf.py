@@ -1,4 +1,4 @@
-"""Settings for `gunicorn -c gunicorn.conf.py app:app`; the command line goes before them."""
+"""Settings for `gunicorn -c gunicorn.conf.py app:app`. The command line takes precedence."""
 
 import os
 

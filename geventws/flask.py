@@ -30,6 +30,7 @@ from werkzeug.routing.exceptions import WebsocketMismatch
 from .integration import run_view
 from .options import Options
 from .protocol.frames import CloseCode
+from .server.configuration import combine_options
 from .server.exchange import WEBSOCKET
 from .server.middleware import WebSocketMiddleware
 from .server.registry import OpenWebSockets
@@ -236,7 +237,7 @@ class _Middleware(WebSocketMiddleware):
 
     @functools.cached_property
     def options(self) -> Options:  # type: ignore[override]
-        return Options(**_options_in(self._app))
+        return combine_options(None, _options_in(self._app))
 
     def geventws_options(self) -> Keywords:
         return _options_in(self._app)

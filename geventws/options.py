@@ -160,10 +160,13 @@ class Options:
 
     def _check_list(self, name: str) -> None:
         value = getattr(self, name)
-        if value == "*" and name != "subprotocols":
-            object.__setattr__(self, name, ("*",))
-        elif isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-            raise TypeError(f"{name} must be a list of strings, not {value!r}")
+        allows_all = name != "subprotocols"
+        if value == "*" and allows_all:
+            value = [value]
+        if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+            wanted = 'a list of strings, or "*"' if allows_all else "a list of strings"
+            raise TypeError(f"{name} must be {wanted}, not {value!r}")
+        object.__setattr__(self, name, tuple(value))
 
     def _check_origins(self) -> None:
         for origin in self.allowed_origins:

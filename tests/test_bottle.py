@@ -154,7 +154,7 @@ def test_the_end_of_another_connection_is_a_fault(app, capsys):
 
 
 def free_port() -> int:
-    """One that nobody listens on; Bottle does not tell which one it got for 0."""
+    """Return a free port. Bottle does not report the port that it gets for 0."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]

@@ -593,7 +593,7 @@ def test_rotkis_notifier(start):
 
 
 def test_a_kiln_controllers_status_socket(start):
-    """Bottle's view adds its socket to a watcher's list, which sends to those that are alive."""
+    """The view adds its WebSocket to the list of a watcher, which sends to open WebSockets."""
     from geventwebsocket import WebSocketError
 
     app = bottle.Bottle()

@@ -1,4 +1,4 @@
-"""What the documentation shows: every snippet is Python, and what the tutorials make works."""
+"""The documentation: every Python snippet is valid, and the tutorials work."""
 
 import configparser
 import re
@@ -28,7 +28,7 @@ def snippets_of(page: Path, language: str = "python") -> list[str]:
 
 
 def follow(tutorial: str, folder: Path) -> None:
-    """Write the files that somebody has who has followed a tutorial to its end."""
+    """Write the files that exist at the end of a tutorial."""
     page = ROOT / "docs" / tutorial
     (folder / "static").mkdir()
     for snippet in snippets_of(page) + snippets_of(page, "html"):

@@ -15,7 +15,7 @@ from tests.support.tools import need
 
 SITE = "tests.support.socketio_site"
 GUNICORN = "-m gunicorn -b 127.0.0.1:0 --access-logfile - --graceful-timeout 5 -k"
-#: Under the first two nobody calls install().
+#: The first two do not call install().
 WAYS = {
     "cli-python-socketio": f"-m geventws {SITE}:plain_app --bind 127.0.0.1:0",
     "worker-flask-socketio": f"{GUNICORN} geventws.Worker {SITE}:flask_app",

@@ -1,4 +1,4 @@
-"""What users of Flask and Bottle meet with nothing but ``environ["wsgi.websocket"]``."""
+"""Flask and Bottle with ``environ["wsgi.websocket"]``, without the extensions."""
 
 import http.client
 import re

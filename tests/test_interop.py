@@ -1,4 +1,4 @@
-"""Clients that nobody here wrote, talking to a server in a process of its own."""
+"""Third-party clients against a server in a separate process."""
 
 import asyncio
 import contextlib

@@ -129,7 +129,8 @@ def test_the_options_of_the_application_hold_and_the_log_says_so(serve_with_opti
     wrapped = WebSocketMiddleware(site, max_message_size=5, ping_interval=9)
     assert refuses(serve_with_options(wrapped), 6, "server")
     assert [record.getMessage() for record in caplog.records] == [
-        "The application asks for max_message_size=5, the server for 7: the former is used"
+        "The application sets max_message_size=5, the server sets 7:"
+        " the application's value is used"
     ]
 
 
@@ -139,3 +140,40 @@ def test_options_that_other_middleware_hides_are_a_warning(serve_with_options, c
     assert refuses(client, 8, "server")
     [record] = caplog.records
     assert "does not use the option max_message_size of the application" in record.getMessage()
+
+
+# ---------------------------------------------------------------------- wrong values
+
+
+def test_a_star_of_the_application_is_no_reason_for_a_warning(serve_with_options, caplog):
+    client = serve_with_options(WebSocketMiddleware(site, allowed_origins="*"))
+    with client.open(headers=[("Origin", "https://elsewhere.example")]):
+        assert caplog.text == ""
+
+
+@pytest.mark.parametrize("name", ["allowed_origins", "trusted_proxies", "subprotocols"])
+def test_a_list_of_any_kind_is_kept_as_it_was(name):
+    value = {"allowed_origins": "https://a.example", "trusted_proxies": "127.0.0.1"}.get(name, "a")
+    given = [value]
+    options = Options(**{name: iter(given)})
+    kept = Options(**{name: given})
+    given.append("changed later")
+    assert getattr(options, name) == getattr(kept, name) == (value,)
+    assert hash(kept)
+
+
+@pytest.mark.parametrize("name", ["allowed_origins", "trusted_proxies"])
+def test_none_for_a_list_is_refused_in_words(name):
+    with pytest.raises(TypeError, match=f'{name} must be a list of strings, or "\\*", not None'):
+        Options(**{name: None})
+
+
+def test_a_misspelled_option_is_named_with_a_similar_one():
+    with pytest.raises(TypeError, match="'max_queued_message'; did you mean 'max_queued_message"):
+        WebSocketMiddleware(site, max_queued_message=3)
+
+
+def test_a_worker_with_an_invalid_option_is_refused_when_its_class_is_made():
+    geventws = pytest.importorskip("geventws")
+    with pytest.raises(ValueError, match="max_message_size must be a positive integer"):
+        type("Worker", (geventws.Worker,), {"websocket_options": {"max_message_size": "x"}})

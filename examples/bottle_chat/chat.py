@@ -2,7 +2,7 @@
 
 A page connects to ``/ws/<room>?name=<name>``. From then on a WebSocket carries JSON both ways:
 the page sends ``{"text": "…"}`` and gets the events that `rooms` makes. When it comes back, it adds
-``since=<id>``, the id of the last message that it has, and gets those that it has missed.
+``since=<id>``, the id of the last message that it has, and gets the messages that it has missed.
 """
 
 # The first thing of all is to make Python's blocking calls cooperative, hence imports below it:
@@ -45,7 +45,7 @@ def static(path: str) -> HTTPResponse:
 @app.get("/check/")
 @app.get("/check/<room_name:path>")
 def check(room_name: str = "") -> HTTPResponse:
-    """Say whether the chat would let somebody in.
+    """Return whether a user may enter a room.
 
     A page asks before it connects: browsers hide from it why a WebSocket was refused.
     """
@@ -92,7 +92,7 @@ def converse(ws: WebSocket, member: Member, since: str) -> None:
 
 @app.hook("after_request")
 def protect() -> None:
-    """Let pages use nothing but our own files, even if somebody finds a way to inject HTML."""
+    """Allow pages to use only the files of this server, even after an injection of HTML."""
     response.set_header(
         "Content-Security-Policy",
         "; ".join(

@@ -1,4 +1,4 @@
-"""Who is in which room, as long as all of them are in this process."""
+"""The members of the rooms, for a chat with one process."""
 
 
 class People:
@@ -8,7 +8,7 @@ class People:
         self._rooms: dict[str, dict[str, str]] = {}
 
     def enter(self, room: str, name: str) -> bool:
-        """Take a name in a room; False if somebody there has it, in whatever case."""
+        """Reserve a name in a room. Return False if it is taken; upper and lower case are equal."""
         names = self._rooms.setdefault(room, {})
         if name.casefold() in names:
             return False
@@ -22,5 +22,5 @@ class People:
             del self._rooms[room]
 
     def names(self, room: str) -> list[str]:
-        """All who are there, in the order of their coming."""
+        """Return the names of the members, in the order of their arrival."""
         return list(self._rooms.get(room, {}).values())

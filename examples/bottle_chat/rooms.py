@@ -1,7 +1,7 @@
-"""Who is in which room and what is said there: the chat without any HTTP.
+"""The rooms of the chat, their members and their messages, without HTTP.
 
-A room is a channel of a broadcast, which keeps the last messages and sends every event to whoever
-is in the room, in whichever worker. Everything that can grow has a limit.
+A room is a channel of a broadcast. It keeps the last messages and sends every event to all members
+of the room, in all workers. Everything that can grow has a limit.
 """
 
 import json
@@ -14,19 +14,19 @@ from people import People
 from geventws import Broadcast, BroadcastError, WebSocket
 from geventws.broadcast import Subscription
 
-NAME_LIMIT = 24  # characters, as are the two below
+NAME_LIMIT = 24  # in characters, like the two limits below
 ROOM_NAME_LIMIT = 32
 TEXT_LIMIT = 1000
-HISTORY_LIMIT = 50  # messages a room remembers, for an hour after the last one
+HISTORY_LIMIT = 50  # messages that a room keeps, for one hour after the last message
 MEMBER_LIMIT = 100  # people in one room
 
 
 class RefusedError(Exception):
-    """The chat does not do what was asked; the text says why, to the person who asked."""
+    """The chat refuses a request. The text tells the user the reason."""
 
 
 class CrowdedError(RefusedError):
-    """There is no place left: the same request may well succeed later."""
+    """The room is full: the same request may succeed later."""
 
 
 def clean_name(name: str) -> str:
@@ -80,8 +80,8 @@ class Rooms:
     """
 
     def __init__(self, url: str) -> None:
-        # Somebody who does not keep up is closed with 1013, "try again later". To skip messages
-        # instead would leave gaps; a page that comes back gets what it missed.
+        # A slow client is closed with 1013, "try again later". Skipping messages instead would
+        # leave gaps. A page that reconnects gets the messages that it missed.
         self._broadcast = Broadcast(url, history=HISTORY_LIMIT, envelope=with_id)
         self._people = People()
         if not url.startswith("memory:"):
@@ -90,25 +90,25 @@ class Rooms:
             self._people = SharedPeople(url, self._tell_left)
 
     def check(self, room: str, name: str) -> tuple[str, str]:
-        """Refuse what `join` would refuse; returns both names as they are written."""
+        """Return both names in their final form. Raise the same errors as `join`."""
         name, room = clean_name(name), clean_room_name(room)
-        # At worst a few more get in, who ask in the same instant.
+        # If several people ask at the same time, a few more than the limit may join.
         with refusing_if_away("The chat is not available. Please try again later."):
             if len(self._people.names(room)) >= MEMBER_LIMIT:
                 raise CrowdedError("This room is full. Please try again later.")
         return room, name
 
     def join(self, room: str, name: str) -> "Member":
-        """Let somebody in, under a name nobody else has there."""
+        """Add a member to a room, under a name that no other member has."""
         room, name = self.check(room, name)
         with refusing_if_away("The chat is not available. Please try again later."):
             return Member(self._broadcast, self._people, room, self._take_name(room, name))
 
     def _take_name(self, room: str, name: str) -> str:
-        """The name, with a number behind it if it is taken.
+        """Return the name, with a number after it if another member has the name.
 
-        To refuse it would lock people out whose network just broke: they are back before the
-        server knows that they were gone.
+        A refusal would lock out people whose network failed: they reconnect before the
+        server has detected the loss.
         """
         candidate, number = name, 1
         while not self._people.enter(room, candidate):
@@ -131,22 +131,22 @@ class Member:
         tell(broadcast, room, make_event("joined", name=name))
 
     def hear(self, ws: WebSocket, since: str) -> Subscription:
-        """Send the room's messages to a WebSocket: first those after ``since``, then all new ones.
+        """Send the messages of the room after ``since`` to a WebSocket, and then all new messages.
 
-        ``since`` is the id of the last message that the page has. If it has none, it gets all that
-        the room remembers.
+        ``since`` is the id of the last message that the page has. If it is empty, the page gets all
+        messages that the room has kept.
         """
         return self._broadcast.subscribe(self.room, ws, since)
 
     def say(self, text: str) -> None:
-        """Pass a message on to everybody in the room, its author included."""
+        """Send a message to all members of the room, including its author."""
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         event = make_event("message", name=self.name, text=text, time=now)
         with refusing_if_away("That could not be sent. Please try again later."):
             self._broadcast.publish(self.room, event)
 
     def names(self) -> list[str]:
-        """Everybody in the room, as far as is known."""
+        """Return the names of the members. Without Redis, return only the own name."""
         with suppress(BroadcastError):
             return self._people.names(self.room)
         return [self.name]
@@ -157,14 +157,14 @@ class Member:
 
 
 def tell(broadcast: Broadcast, room: str, event: str) -> None:
-    """Tell those who are there now something that is no message."""
-    with suppress(BroadcastError):  # It is in the log already.
+    """Send an event that is not kept, to the current members of a room."""
+    with suppress(BroadcastError):  # The error is already in the log.
         broadcast.publish(room, event, keep=False)
 
 
 @contextmanager
 def refusing_if_away(reason: str) -> Iterator[None]:
-    """Without Redis there is no chat, but there are people who want to know."""
+    """Refuse the request with ``reason`` if Redis fails."""
     try:
         yield
     except BroadcastError as problem:
@@ -177,5 +177,5 @@ def make_event(kind: str, **details: object) -> str:
 
 
 def with_id(event: str, id_: str | None) -> str:
-    """The event with the id by which the page can ask for what comes after it."""
+    """Return the event with its id. A page sends the id to get the messages after it."""
     return event if id_ is None else f'{{"id": "{id_}", {event[1:]}'

@@ -1,4 +1,4 @@
-"""Who is in which room, when there are several workers: they share what they know in Redis."""
+"""The members of the rooms, for several workers, which share them through Redis."""
 
 import json
 import time

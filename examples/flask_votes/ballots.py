@@ -1,4 +1,4 @@
-"""The memory of the show, in SQLite: what was opened, who voted for what, and two secrets.
+"""The stored state of the show, in SQLite: the opened steps, the votes, and two secrets.
 
 There is one connection and no lock. SQLite calls do not switch greenlets, so each one is finished
 before any other greenlet runs; the price is that they stop the whole program meanwhile. That is
@@ -38,7 +38,7 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Round:
-    """One showing of a step. A story may pass a step twice, and each time is voted on anew."""
+    """One round of votes for a step. A story may reach a step twice; each time is a new round."""
 
     id: int
     step: str
@@ -50,7 +50,7 @@ class Ballots:
     """Every method is one statement, committed when it returns, so a crash loses nothing of it."""
 
     def __init__(self, path: Path) -> None:
-        # Without an isolation level each statement commits by itself.
+        # Without an isolation level, each statement is committed automatically.
         self._db = sqlite3.connect(path, isolation_level=None)
         # A write-ahead log needs no fsync for each vote, which could hold up every page for
         # milliseconds. A killed process loses nothing; a power cut may lose the last votes.
@@ -101,7 +101,7 @@ class Ballots:
         return dict(rows.fetchall())
 
     def road(self) -> list[str]:
-        """What was chosen since the story last began."""
+        """Return the options that were chosen since the last start of the story."""
         rows = self._db.execute(
             "SELECT chosen FROM round"
             " WHERE id > (SELECT MAX(id) FROM round WHERE chosen IS NULL) ORDER BY id"

@@ -20,7 +20,7 @@ LIMITS = {
     # Behind a slow network send() waits after a few states instead of piling up old ones.
     "max_send_buffer": 4096,
 }
-# More often than this a page gets no state: nobody reads faster, and a burst of votes from a
+# The minimum number of seconds between two states for a page: a burst of votes from a
 # thousand phones must not become a million messages. The first one after a quiet time is instant.
 BETWEEN_STATES = 0.05
 # A state is repeated after this long without news. Scripts cannot see WebSocket pings, and this

@@ -1,6 +1,6 @@
 """A QR code for the audience's address, as a path for SVG (ISO/IEC 18004, byte mode, level L).
 
-Only what an address needs: up to 106 bytes (versions 1 to 5, which have a single block), and
+Supports only short addresses: up to 106 bytes (versions 1 to 5, which have a single block), and
 always mask 0, since a reader accepts any of the eight.
 """
 
@@ -48,7 +48,7 @@ def _codewords(data: bytes, capacity: int) -> bytes:
 
 
 def _remainder(codewords: bytes, corrections: int) -> bytes:
-    """Reed-Solomon: what is left of the codewords, divided by the generator polynomial."""
+    """Reed-Solomon: return the remainder of the codewords divided by the generator polynomial."""
     divisor = [1]
     root = 1
     for _ in range(corrections):

@@ -1,6 +1,6 @@
 """The memory of the show for several workers, in Redis instead of SQLite: `ballots.py` explains it.
 
-Calls wait for Redis, and other greenlets run meanwhile. What must not come apart is therefore one
+Calls wait for Redis, and other greenlets run meanwhile. Therefore each atomic change is one
 command or one script.
 """
 
@@ -63,7 +63,7 @@ class SharedBallots:
         return {voter: int(option) for voter, option in votes.items()}
 
     def road(self) -> list[str]:
-        """What was chosen since the story last began."""
+        """Return the options that were chosen since the last start of the story."""
         with _asking():
             rounds = self._redis.lrange("votes:rounds", 0, -1)
         road: list[str] = []

@@ -1,4 +1,4 @@
-"""What is on stage: the open step, its count, and the pages that watch."""
+"""The current state of the show: the open step, its votes, and the connected pages."""
 
 import json
 import secrets
@@ -15,23 +15,23 @@ CLOSED = "That vote is closed, the story has moved on."
 
 
 class Refused(Exception):
-    """A request that is not carried out; its text is for whoever made it."""
+    """A request is refused. The text tells the user the reason."""
 
 
 class Page:
     """An open page, and a mailbox with room for one notice: "there is news".
 
-    Every state replaces the one before, so old ones need not be kept for anybody. The mailbox
-    does not even hold the newest: the greenlet that sends to this page asks for it when it is
-    ready to send. Whatever happened meanwhile is in that one state. So putting news into a mailbox
+    Every state replaces the state before, so old states are not kept. The mailbox
+    does not hold the newest state either: the greenlet of the page reads the state when it is
+    ready to send. This one state contains all earlier changes. So putting news into a mailbox
     never waits and never grows, and a phone with a poor connection gets fewer states, none
     outdated, while all others get theirs at once.
     """
 
     def __init__(self, voter: str | None = None) -> None:
-        self.voter = voter  # None: a page that watches, as the presenter's does.
+        self.voter = voter  # None for a page that cannot vote, such as the presenter's.
         self._news = Event()
-        self._news.set()  # What just opened has seen nothing yet.
+        self._news.set()  # A new page has no state yet.
 
     def notify(self) -> None:
         self._news.set()
@@ -61,7 +61,7 @@ class Stage:
         self._toss = toss
         self._announce = announce or self.refresh
         self._pages: set[Page] = set()
-        self._refreshing = RLock()  # Ballots may wait: what was read first must not win.
+        self._refreshing = RLock()  # Ballots may wait: an old result must not replace a new one.
         current = ballots.current_round()
         # The story may have been edited since: a step that is gone cannot be shown.
         if current is None or current.step not in story.steps:
@@ -101,12 +101,12 @@ class Stage:
         self._open(self._open_round(round_id), self.story.start)
 
     def state_for(self, voter: str | None) -> str:
-        """What a page shows, as JSON: the same for everyone, but for the voter's own choice."""
+        """Return the state for a page, as JSON. It differs only in the choice of the voter."""
         mine = None if voter is None else self._votes.get(voter)
         return json.dumps({**self._everyone_sees, "mine": mine})
 
     def refresh(self) -> None:
-        """See what the ballots say now, once for all pages, and tell them."""
+        """Read the ballots, once for all pages, and notify the pages."""
         with self._refreshing:
             current = self._ballots.current_round()
             if current is None or current.step not in self.story.steps:
@@ -118,7 +118,7 @@ class Stage:
             page.notify()
 
     def _open_round(self, round_id: int) -> Round:
-        """Refuse what was meant for an earlier step: a late vote, the second of two clicks."""
+        """Refuse requests for an earlier step, such as a late vote or a double click."""
         current = self._ballots.current_round()
         if current is None or round_id != current.id:
             raise Refused(CLOSED)
@@ -128,7 +128,7 @@ class Stage:
         self, current: Round, step: str, chosen: str | None = None, tossed: bool = False
     ) -> None:
         if self._ballots.open_round(step, chosen, tossed, after=current.id) is None:
-            raise Refused(CLOSED)  # Another worker was quicker.
+            raise Refused(CLOSED)  # Another worker has opened the next step.
         self._announce()
 
     def _step(self, current: Round) -> Step:
@@ -148,7 +148,7 @@ class Stage:
             "chosen": current.chosen,
             "tossed": current.tossed,
             "road": self._ballots.road(),
-            # Browsers, not pages: who opens a second tab is still one person.
+            # Count browsers, not pages: a person with two tabs counts once.
             "people": self._ballots.present({page.voter for page in self._pages} - {None}),
         }
 
@@ -160,5 +160,5 @@ def count(step: Step, votes: dict[str, int]) -> list[int]:
 
 
 def leading(counts: list[int]) -> list[int]:
-    """The options with the most votes, which is all of them when nobody voted."""
+    """Return the options with the most votes; all options if there are no votes."""
     return [option for option, votes in enumerate(counts) if votes == max(counts)]

@@ -55,7 +55,7 @@ class Story:
 
 
 def load(path: Path) -> Story:
-    """Read the story file at ``path``; a :class:`StoryError` says what is wrong with it."""
+    """Read the story file at ``path``. Raise :class:`StoryError` if it contains a mistake."""
     try:
         # "-sig" because Windows editors put a byte order mark in front.
         text = path.read_text(encoding="utf-8-sig")
@@ -67,7 +67,7 @@ def load(path: Path) -> Story:
 
 
 def parse(text: str, file: str = "story.txt") -> Story:
-    """The story that ``text`` tells; ``file`` is what the mistakes in it are reported for."""
+    """Parse a story. ``file`` is the name of the file in error messages."""
     reader = _Reader(file)
     for number, line in enumerate(text.splitlines(), start=1):
         reader.read(number, line.strip())

@@ -1,11 +1,11 @@
 """A story that an audience decides, step by step, from their phones. Run: ``python votes.py``.
 
 This file is the Flask application and the program around it. The WebSocket views are
-:func:`audience_live` and :func:`presenter_live`; what they do all day is in ``dialogue.py``.
+:func:`audience_live` and :func:`presenter_live`. Their loops are in ``dialogue.py``.
 """
 
 if __name__ == "__main__":
-    # What waits for the network, for Redis that is, lets others run. gunicorn's worker has done it.
+    # Calls of Redis must not block other greenlets. gunicorn's worker patches automatically.
     from gevent import monkey
 
     monkey.patch_all()
@@ -105,7 +105,7 @@ def audience_live() -> ResponseReturnValue:
 
 def voter() -> str | None:
     name = request.cookies.get(VOTER, "")
-    # Cookies come from the outside: anything but what we hand out is as good as none.
+    # Cookies are untrusted input: ignore a cookie that this server cannot have set.
     return name if re.fullmatch(r"[\w-]{22}", name, re.ASCII) else None
 
 
@@ -171,7 +171,7 @@ def add_headers(response: Response) -> Response:
 
 
 def main() -> None:
-    """``python votes.py``: one process, which serves the show by itself."""
+    """``python votes.py``: serve the show with one process."""
     votes_path = Path(os.environ.get("VOTES", HERE / "votes.sqlite3"))
     try:
         with the_show(votes_path) as (stage, ballots):

@@ -1,4 +1,4 @@
-"""What makes several workers one show: each hears when another has changed something."""
+"""Several workers serve one show: each one is notified of the changes of the others."""
 
 from contextlib import suppress
 
@@ -48,7 +48,7 @@ class News:
         while True:
             self._heard.wait(LONGEST_SILENCE)
             self._heard.clear()
-            with suppress(Unavailable):  # Pages keep what they have.
+            with suppress(Unavailable):  # Pages keep their current state.
                 stage.refresh()
                 if self._is_ours:
                     self._tell_the_others()

@@ -42,8 +42,8 @@ _FIRST_DELAY, _MAX_DELAY = 0.1, 2.0
 _BATCH = 500
 #: Seconds after which the reading greenlet lets other greenlets run.
 _SLICE = 0.001
-#: The number of ids that are remembered for each channel. They identify the last delivered message
-#: in a Redis that has lost its latest writes.
+#: The number of ids that are remembered for each channel. If Redis loses its latest writes, one of
+#: these ids may still be in its history.
 _REMEMBERED = 100
 
 Answer = TypeVar("Answer")
@@ -64,8 +64,8 @@ class ChannelState:
         #: The ids of the latest messages; neither these nor older messages are delivered again.
         #: ``None`` until the first id was read from Redis, and without a history.
         self.recent_ids: deque[str] | None = None
-        #: Messages that arrived after the confirmation, while missed messages are fetched and until
-        #: the PING after that is answered. These are at most the messages of one round trip; Redis
+        #: Messages that arrived after the confirmation of the subscription, until the missed
+        #: messages are delivered. At most the messages of one round trip wait here. Redis
         #: limits them with client-output-buffer-limit for pubsub, 32 MiB by default.
         self.pending: list[Message] | None = None
 
@@ -140,7 +140,7 @@ class RedisSubscriber:
         #: The channels of this connection.
         self.names: set[str] = set()
         self.is_connected = False
-        #: Channels that are not live again since the connection was opened.
+        #: Channels that have not become live since the connection was opened.
         self._recovering: set[str] = set()
         #: SUBSCRIBE commands that Redis has not confirmed yet, one entry for each channel.
         self._unconfirmed: deque[tuple[str, ChannelState]] = deque()
@@ -217,7 +217,7 @@ class RedisSubscriber:
 
     def _subscribe(self, channels: list[str]) -> None:
         with self._lock:
-            # While this waited for the lock, a channel may have lost its last subscriber.
+            # While this greenlet waited for the lock, a channel may have lost its last subscriber.
             states = [(name, self.backend.channels.get(name)) for name in channels]
             current = [(name, state) for name, state in states if state and name in self.names]
             self._send("SUBSCRIBE", [name for name, _ in current], self._unconfirmed, current)
@@ -236,9 +236,9 @@ class RedisSubscriber:
     def _send(
         self, command: str, channels: list[str], expected: deque[Answer], answers: list[Answer]
     ) -> None:
-        """Send a command and append its answers to ``expected``: both, or neither.
+        """Append the expected answers to ``expected``, and send a command.
 
-        If a part of the command may have been sent, the connection is not used again.
+        If sending fails, the connection is not used again, and all expected answers are dropped.
         """
         connection = self._connection
         if connection is None or self._is_broken or (not channels and command != "PING"):

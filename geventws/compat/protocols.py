@@ -6,7 +6,7 @@ from types import FunctionType
 from typing import Any
 
 # Any: as in gevent-websocket, an application is any object with the methods of a
-# WebSocketApplication, and the messages of a subclass are objects of its own.
+# WebSocketApplication, and a subclass may define its own type of messages.
 
 
 class BaseProtocol:

@@ -4,7 +4,7 @@
 
 The loop watches the set as one descriptor. A watcher for each connection costs 250 bytes, a Python
 call a message, and with many connections the time to fetch all of that from memory. Elsewhere, and
-for TLS, each connection has a watcher of its own.
+for TLS, each connection has its own watcher.
 """
 import sys
 
@@ -26,13 +26,13 @@ cdef extern from "system.h" nogil:
 
 
 cdef class Watched:
-    """What can be in a :class:`WatchSet`: the base class of the compiled transport."""
+    """An element of a :class:`WatchSet`: the base class of the compiled transport."""
 
     cdef int on_readable(self) except -1:
         raise NotImplementedError
 
     cdef void prefetch(self) noexcept:
-        """Fetch into the cache what the next dispatch needs."""
+        """Fetch the memory of the next dispatch into the CPU cache."""
 
     cdef int restart(self) except -1:
         """Start to read again, in a new epoll set.

@@ -11,7 +11,7 @@ Differences from the reference:
   another object points into the C stack: the stack of a suspended greenlet is copied away.
 - ``greenlet``'s C API switches without a Python call.
 
-Without a twin in Python, each with tests of its own:
+Parts without a twin in Python, each with its own tests:
 
 - the epoll set, in ``_epoll.pyx``;
 - large reads: the rest of a large message is read straight into the message, see ``read()``;
@@ -216,14 +216,14 @@ cdef class Transport(Watched):
         self.reader.start(self._on_readable)
 
     def _stop_reading(self):
-        """Leave in the kernel what the peer sends from now on."""
+        """Stop reading. Later input stays in the kernel."""
         if self.is_watched:
             self.buffers.watches.forget(self)
         elif self.reader is not None:
             self.reader.stop()
 
     def _detach(self):
-        """Stop to use the descriptor."""
+        """Stop using the descriptor."""
         if is_running(self._hub):
             self._stop_reading()
             if self.reader is not None:
@@ -244,7 +244,7 @@ cdef class Transport(Watched):
         return descriptor_of(<PyObject*>self._raw) == self.fd
 
     cdef void prefetch(self) noexcept:
-        """Fetch into the cache what the next dispatch needs."""
+        """Fetch the memory of the next dispatch into the CPU cache."""
         fetch_line(<void*>self._endpoint)
         fetch_line(<char*><void*>self._endpoint + 64)
         fetch_line(<void*>self._raw)
@@ -362,9 +362,9 @@ cdef class Transport(Watched):
             sends bytes, which must be UTF-8, as text.
         :param compress: ``False`` for data that is compressed already, such as an image. No effect
             without permessage-deflate.
-        :raises ConnectionClosed: when the connection has ended, whatever ``data`` is: the ``None``
-            of :meth:`receive` may be sent back. A loss that is not detected yet is raised by a
-            later call.
+        :raises ConnectionClosed: when the connection has ended. This is checked before ``data``:
+            ``ws.send(ws.receive())`` raises it at the end. If a loss is not detected yet, a
+            later call raises it.
         :raises TypeError: when ``data`` is neither ``str`` nor bytes-like.
         :raises ValueError: for bytes that are sent as text and are not UTF-8, and for a ``str``
             with a lone surrogate, which UTF-8 cannot encode. Nothing is sent then.
@@ -381,6 +381,8 @@ cdef class Transport(Watched):
             return
         endpoint = self._endpoint
         if endpoint.state is not OPEN:
+            if endpoint.state is PENDING:
+                _message(data, binary)  # raises before the 101 is sent
             self._require_open()
         if binary is None and type(data) is str:
             opcode = TEXT
@@ -637,7 +639,7 @@ cdef class Transport(Watched):
         endpoint.borrow_at(buffer, size)
         self.dispatch()
         if self._is_tls and endpoint.state is not CLOSED and self._sock.pending():
-            self._resume_later()  # what OpenSSL holds back makes no descriptor readable
+            self._resume_later()  # the loop does not report input that OpenSSL holds
         return 0
 
     cdef Py_ssize_t read_from_python(self) except -3:
@@ -725,7 +727,7 @@ def fan_out(connections, data):
     """Send one message to many connections; return the connections that it was not sent to.
 
     These have ended, or their send buffer is full. The frame is built once, and compressed once,
-    for all connections that can share it. No greenlet switch happens: a slow peer delays nobody.
+    for all connections that can share it. No greenlet switch happens: a slow peer causes no delay.
     """
     cdef Transport connection
     cdef FrameReader endpoint
@@ -745,7 +747,7 @@ def fan_out(connections, data):
         if frame is None or endpoint.extension is not extension or endpoint.is_client:
             extension = endpoint.extension
             if endpoint.is_client or (extension is not None and not extension.is_shared):
-                # It has a mask or a context of its own.
+                # Not shared: it has its own mask or compression context.
                 connection._transmit(endpoint.encode_message(opcode, payload))
                 frame = None
                 continue

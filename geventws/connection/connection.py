@@ -1,7 +1,7 @@
-"""The upper half of a connection: what happens once a connection, or when a buffer is full.
+"""The upper half of a connection: start, end, deadlines, and full buffers.
 
-The path of every message is in :mod:`geventws.connection.transport_py`; the two halves are one
-object, and the transport names the methods that it calls here.
+The path of every message is in :mod:`geventws.connection.transport_py`. One object holds both
+halves. The transport lists the methods of this module that it calls.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from gevent.event import Event
 
 from ..exceptions import WebSocketError
 from ..protocol.endpoint import Endpoint
-from ..protocol.frames import MAX_CONTROL_PAYLOAD, CloseCode, Opcode, encode_text
+from ..protocol.frames import (
+    MAX_CONTROL_PAYLOAD,
+    CloseCode,
+    Opcode,
+    close_payload,
+    encode_text,
+)
 from ..protocol.state import State
 from .counters import CLIENTS, Totals
 from .hub import hub_state
@@ -43,10 +49,10 @@ _COMPLETE = End.COMPLETE
 _DROPPED = End.DROPPED
 _FAULT = End.FAULT
 _WRITE = 2
-#: Seconds between two looks whether a peer that is not read from has hung up.
+#: Seconds between two checks for a hang-up of the peer while reading is paused.
 _HANGUP_INTERVAL = 1.0
-#: How often, within a time limit, a waiting greenlet looks whether the peer makes progress.
-_LOOKS = 4
+#: The number of checks of the peer's progress within one time limit.
+_PROGRESS_CHECKS = 4
 
 
 def _ends_connection(method: Callable[[Connection], None]) -> Callable[[Connection], None]:
@@ -64,20 +70,20 @@ def _ends_connection(method: Callable[[Connection], None]) -> Callable[[Connecti
 
 
 class Buffered(NamedTuple):
-    """What a connection holds in memory for its view and its peer."""
+    """The messages and bytes that a connection buffers."""
 
     #: Received messages that the view has not taken, and their bytes of memory.
     messages: int
     received: int
-    #: Bytes that the kernel had no room for.
+    #: Sent bytes that wait for room in the kernel.
     unsent: int
 
 
 class Connection(Transport):
     """One side of a connection in blocking style; see :class:`geventws.WebSocket`.
 
-    Other modules of this package may use the methods of the section "internal interface", and no
-    other private ones.
+    Other modules of this package may call only the private methods of the section
+    "internal interface".
     """
 
     __slots__ = (
@@ -104,28 +110,28 @@ class Connection(Transport):
         super().__init__(Endpoint(client=client, pending=True), hub.buffers, totals)
         self._options = options
         self._sweeper = hub.sweeper
-        #: The tick of the sweeper at which this is checked next; 0 if it is not.
+        #: The tick of the sweeper's next check of this connection; 0 if there is none.
         self._due = 0
         self._keepalive: Keepalive | None = None
         #: Why the connection was dropped, for the log.
         self._fault: str | None = None
-        #: Since when the peer makes no progress; None while nobody asks.
+        #: The progress of the peer; None while it is not measured.
         self._progress: Progress | None = None
-        #: Set at the end, if a greenlet waits for it.
+        #: Set when TCP has ended; None until a greenlet waits in close().
         self._done: Event | None = None
         #: Whether reading has stopped because the queue is full.
         self._paused = False
         self._hangup_timer: _TimerWatcher | None = None
-        #: Whether the peer was seen to hang up while it was not read from.
+        #: Whether the peer has hung up while reading was paused.
         self._hung_up = False
-        #: When a greenlet that receives outside of a dispatch must let the others run.
+        #: The time at which a greenlet that receives outside a dispatch must let others run.
         self._slice_end = 0.0
         self._send_buffer: SendBuffer | None = None
 
     def _start(self, sock: Any, extension: PerMessageDeflate | None, early: bytes = b"") -> None:
         """Take over a gevent socket after the opening handshake.
 
-        :param early: bytes behind the handshake that were read from the socket already.
+        :param early: bytes after the handshake that were already read from the socket.
         """
         options = self._options
         disable_nagle(sock)
@@ -140,7 +146,7 @@ class Connection(Transport):
             self._totals.bytes_received += len(early)
             self._endpoint.receive_data(early)
         if early or self._is_tls:
-            # These bytes make no descriptor readable.
+            # The event loop does not report these bytes: they are not in the kernel.
             self._resume_later()
 
     # ------------------------------------------------------------- public state
@@ -152,7 +158,7 @@ class Connection(Transport):
         Changes to true when the peer closes or vanishes, even if no greenlet receives. For a view
         that receives, it stays false until the view has taken all messages of the peer, so that
         ``while not ws.closed: ws.receive()`` loses none. False before the opening handshake is
-        finished; looking at it does not send the ``101``.
+        finished. Reading this attribute does not send the ``101``.
         """
         if not self._is_ending:
             return False
@@ -164,7 +170,7 @@ class Connection(Transport):
 
     @property
     def close_code(self) -> int | None:
-        """The code of the Close frame that came first, from either side; ``None`` while open.
+        """The code of the first Close frame, from either side; ``None`` while open.
 
         1005: the frame had no code. 1006: the connection was lost without a Close frame.
         """
@@ -196,16 +202,16 @@ class Connection(Transport):
         endpoint.close(code, reason)
         self._watch_progress()
         if self._paused:
-            self._continue_reading()  # the peer's Close frame is behind unread messages
+            self._continue_reading()  # the peer's Close frame follows unread messages
         self._input_parsed()
         self._wake()
 
     def _send_frames(self, frames: bytes) -> None:
-        """Write whole frames, which the caller has built."""
+        """Write complete frames that the caller has built."""
         self._transmit(frames)
 
     def _drop(self) -> None:
-        """End the connection now, whatever its state. The server still closes the descriptor."""
+        """End the connection now, in any state. The server closes the descriptor."""
         if self._endpoint.state is _PENDING:
             self._sweeper.remove(self)
             self._endpoint.refuse()
@@ -214,7 +220,7 @@ class Connection(Transport):
             self._end(_DROPPED)
 
     def _drop_slow_consumer(self, fault: str) -> None:
-        """Close with 1013, without waiting: the peer reads less than it is sent."""
+        """Close with 1013, without waiting: the peer reads too slowly."""
         self._fault = fault
         self._totals.slow_consumers_dropped += 1
         self._start_close(CloseCode.TRY_AGAIN_LATER, "too slow")
@@ -230,12 +236,12 @@ class Connection(Transport):
 
     @property
     def _send_limit(self) -> int:
-        """How many bytes may wait for the peer."""
+        """The maximum number of bytes that may wait for the peer."""
         return self._options.max_send_buffer
 
     @property
     def _fault_of_peer(self) -> str | None:
-        """What the log says about the peer; None if it did nothing wrong."""
+        """The fault of the peer, for the log; None without a fault."""
         error = self._endpoint.error
         if error is not None:
             return f"broke the protocol: {error}; closed with {error.close_code}"
@@ -254,7 +260,7 @@ class Connection(Transport):
         now = monotonic()
         if now >= self._slice_end:
             if self._slice_end:
-                # If an exception is thrown in here, the message stays where it is.
+                # An exception that is thrown into the greenlet here loses no message.
                 self._sweeper.let_others_run()
                 now = monotonic()
             self._slice_end = now + SLICE
@@ -285,7 +291,7 @@ class Connection(Transport):
         if message is not None:
             self._queue(message)
         if self._endpoint.state is not _OPEN:
-            self._next_message()  # looks for the peer's Close frame and discards the rest
+            self._next_message()  # finds the peer's Close frame, and discards all other frames
             return
         while self._received is None or not self._received.is_full:
             message = self._next_message()
@@ -307,7 +313,7 @@ class Connection(Transport):
             endpoint.interrupted = False
             self._resume_later()
         frames = endpoint.take_output()
-        # A peer that reads nothing needs no Pongs.
+        # Drop Pongs while the send buffer is full: they would grow it without limit.
         is_full = self._output is not None and self._output.is_full
         if frames and (endpoint.state is not _OPEN or not is_full):
             self._transmit_now(frames)
@@ -320,7 +326,7 @@ class Connection(Transport):
     # ------------------------------------------------------- pausing and resuming
 
     def _pause_reading(self) -> None:
-        """The queue is full: leave further input in the kernel, and then with the peer."""
+        """The queue is full: stop reading, so that TCP makes the peer wait."""
         if self._paused or self._endpoint.state is _CLOSED:
             return
         self._paused = True
@@ -330,7 +336,7 @@ class Connection(Transport):
             self._hangup_timer.start(self._check_hangup)
 
     def _continue_reading(self) -> None:
-        """The queue is empty: fill it with kept input, then read from the socket again."""
+        """The queue is empty: parse the kept input, then read from the socket again."""
         self._paused = False
         self._parse_ahead()
         if self._endpoint.has_news:
@@ -374,7 +380,7 @@ class Connection(Transport):
             self._on_readable()
 
     def _holds_decrypted_input(self) -> bool:
-        """Whether TLS has input that makes no descriptor readable."""
+        """Whether OpenSSL holds decrypted input, which the event loop does not report."""
         is_closed = self._endpoint.state is _CLOSED
         return self._is_tls and not is_closed and bool(self._sock.pending())
 
@@ -390,7 +396,7 @@ class Connection(Transport):
             self._send_buffer.watcher.start(self._on_writable)
             self._output.append(data)
             if self._is_tls and len(data) > MAX_RECORD:
-                self._on_writable()  # nothing of it has been tried yet
+                self._on_writable()  # these data were not passed to the socket yet
         else:
             self._output.append(data)
 
@@ -413,7 +419,7 @@ class Connection(Transport):
                 self._finish_output()
 
     def _wait_for_room(self) -> None:
-        """Block while the send buffer is full and the peer reads; drop a peer that does not.
+        """Block while the send buffer is full. Drop a peer that reads nothing for send_timeout.
 
         Returns at once in a callback of the event loop, which must not wait.
         """
@@ -423,7 +429,7 @@ class Connection(Transport):
         left = None
         while (output := self._output) is not None and output.is_full:
             if timeout is not None:
-                left = min(timeout - self._stalled_for(), timeout / _LOOKS)
+                left = min(timeout - self._stalled_for(), timeout / _PROGRESS_CHECKS)
             if left is not None and left <= 0:
                 self._totals.slow_consumers_dropped += 1
                 self._drop_unresponsive(f"did not read for {timeout:g} seconds", "send timeout")
@@ -495,12 +501,12 @@ class Connection(Transport):
         return min(options.check_interval, keepalive.due - now)
 
     def _check_peer(self, keepalive: Keepalive) -> float | None:
-        """Any byte of the peer is a sign of life; after a silence, send a Ping.
+        """Check whether bytes of the peer have arrived; after a silence, send a Ping.
 
         Returns the seconds until the next check, or None if the peer has been dropped.
         """
         options = self._options
-        # While reading is paused, the Pong is not seen; but the kernel knows that the Ping arrived.
+        # While reading is paused, no Pong is read. TCP acknowledges that the Ping has arrived.
         got_ping = self._paused and keepalive.is_waiting and not unacknowledged(self._sock)
         if self._heard or got_ping:
             self._heard = keepalive.is_waiting = False
@@ -512,7 +518,7 @@ class Connection(Transport):
             return options.ping_timeout
         left = options.ping_timeout - self._stalled_for()
         if left > 0:
-            return left  # the peer still reads what was sent before the Ping
+            return left  # the peer still reads output from before the Ping
         self._drop_unresponsive(
             f"did not answer a ping within {options.ping_timeout:g} seconds",
             "keepalive ping timeout",
@@ -520,7 +526,7 @@ class Connection(Transport):
         return None
 
     def _check_closing(self) -> float | None:
-        """The time limit of ``close()``, for a connection that is closing by itself."""
+        """Apply ``close_timeout`` to a closing connection, also if no greenlet waits for it."""
         if self._endpoint.state is _CLOSED:
             return None
         left = self._options.close_timeout - self._stalled_for()
@@ -534,16 +540,16 @@ class Connection(Transport):
         self._progress = Progress(self._acknowledged(), monotonic())
 
     def _stalled_for(self) -> float:
-        """Seconds since the peer has acknowledged any output."""
+        """Seconds since the peer last acknowledged output."""
         if self._progress is None:
             self._watch_progress()
             return 0.0
         return self._progress.stalled_for(self._acknowledged(), monotonic())
 
     def _acknowledged(self) -> int:
-        """How many bytes the peer has acknowledged.
+        """The number of bytes that the peer has acknowledged.
 
-        A slow peer frees a part of the kernel's buffer long before there is room for more.
+        It shows the progress of a slow peer before the kernel has room for more output.
         """
         waiting = 0 if self._output is None else self._output.size
         return self._written - waiting - unacknowledged(self._sock)
@@ -570,6 +576,7 @@ class Connection(Transport):
                 self._drop()
             return
         if self._endpoint.state is _PENDING:
+            close_payload(code, reason)  # raises before the 101 is sent
             self._open()
         self._start_close(code, reason)
         try:
@@ -587,10 +594,10 @@ class Connection(Transport):
             if left <= 0:
                 self._drop_unanswered()
             else:
-                self._done.wait(min(left, timeout / _LOOKS))
+                self._done.wait(min(left, timeout / _PROGRESS_CHECKS))
 
     def _drain_output(self) -> None:
-        """The closing handshake is over, or has failed: write what waits, then end TCP."""
+        """The closing handshake has finished or failed: write the waiting output, then end TCP."""
         if self._paused:
             self._continue_reading()
         if self._output is None:
@@ -600,10 +607,10 @@ class Connection(Transport):
         self._wake()
 
     def _finish_output(self) -> None:
-        """All output is with the kernel. The server ends TCP first, RFC 6455 section 7.1.1."""
+        """The kernel has all output. The server ends TCP first, RFC 6455 section 7.1.1."""
         endpoint = self._endpoint
         if endpoint.is_client:
-            return  # until the server closes, or close() has waited long enough
+            return  # wait until the server ends TCP, or close_timeout has passed
         if self._is_tls:
             self._send_close_notify()
         if endpoint.close_received:
@@ -617,16 +624,16 @@ class Connection(Transport):
             pass  # the peer was quicker
 
     def _send_close_notify(self) -> None:
-        """End TLS in good order, RFC 8446 section 6.1."""
+        """Send the close_notify alert of TLS, RFC 8446 section 6.1."""
         try:
             self._sock.unwrap()
         except (OSError, ValueError):
-            pass  # our alert is sent; unwrap() would wait for the peer's, which is not needed
+            pass  # the alert is sent; unwrap() would wait for the peer's alert, which is not needed
 
     def _transport_ended(self, end: End) -> None:
         if end is End.EOF and self._output is not None:
             if self._endpoint.close_received:
-                self._stop_reading()  # the peer may still read what was sent before its Close frame
+                self._stop_reading()  # the peer may still read output from before its Close frame
                 return
             self._fault = self._fault or (
                 f"closed the connection; {self._output.size} bytes were not delivered"
@@ -646,10 +653,10 @@ class Connection(Transport):
         self._end(_DROPPED)
 
     def _drop_unresponsive(self, fault: str, reason: str) -> None:
-        """Drop a peer that does not read or answer, and the output that the kernel holds."""
+        """Drop a peer that does not read or answer, and discard the output in the kernel."""
         self._fault = fault
         self._endpoint.close(CloseCode.INTERNAL_ERROR, reason)
-        self._endpoint.take_output()  # it would not arrive
+        self._endpoint.take_output()  # the Close frame would not arrive
         self._end(End.TIMEOUT)
 
     def _abandon(self) -> None:
@@ -674,14 +681,14 @@ class Connection(Transport):
     def _end(self, end: End) -> None:
         """Change to CLOSED: the only way there after the opening handshake, except for a fork.
 
-        From here on nothing refers to the descriptor, which its owner may close and the system may
-        reuse. The state changes last: if a step raises, the next call repeats all of them.
+        After this, nothing uses the descriptor: its owner may close it, and the system may
+        reuse it. The state changes last: if a step raises, the next call repeats all steps.
         """
         endpoint = self._endpoint
         if endpoint.state is _CLOSED or endpoint.state is _PENDING:
             return
         if end is _FAULT:
-            # Unparsed input may lie in the buffer that the connections of the hub share.
+            # Unparsed input may be in the buffer that all connections of the hub share.
             endpoint._discard_input()
             endpoint.keep()
         self._sweeper.remove(self)

@@ -8,7 +8,7 @@ from .transport import Counters
 
 
 class Totals(Counters):
-    """What has happened on the connections that share this object. Never decreases."""
+    """Event counters of the connections that share this object. They never decrease."""
 
     __slots__ = (
         "closed",

@@ -1,4 +1,4 @@
-"""What the connections of one hub share: one object a hub, and one hook for forks."""
+"""The state that the connections of one hub share, and the hook for forks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class HubState:
         call_in_child(hub, partial(self._release, connections))
 
     def _release(self, connections: set[Swept]) -> None:
-        # The buffers come first: their epoll set is still the parent's, and must stay as it is.
+        # The buffers come first: the parent still uses their epoll set, which must not change.
         self.buffers.abandon()
         for connection in connections:
             connection._release()

@@ -1,11 +1,11 @@
-"""What a peer must do in time: answer Pings, and finish the messages that it starts. No I/O."""
+"""Deadlines of the peer: for the answer to a Ping, and for the end of a message. No I/O."""
 
 from __future__ import annotations
 
 import itertools
 from time import perf_counter
 
-#: No two Pings of this process are alike, so that a Pong tells which Ping it answers.
+#: Each Ping of this process has a different payload, so that a Pong identifies its Ping.
 _ping_numbers = itertools.count()
 
 
@@ -23,7 +23,7 @@ class Keepalive:
         self.latency: float | None = None
         #: The payload of the latest unanswered Ping, and when it was sent.
         self._ping: tuple[bytes, float] | None = None
-        #: The message or frame that the peer has started, and since when that is known.
+        #: The number of the message that the peer has started, and the time of its first check.
         self._unfinished: tuple[int, float] | None = None
 
     @staticmethod
@@ -32,11 +32,11 @@ class Keepalive:
         return next(_ping_numbers).to_bytes(8, "big")
 
     def note_ping(self, payload: bytes) -> None:
-        """A Ping is sent."""
+        """Store the payload and the time of a sent Ping."""
         self._ping = payload, perf_counter()
 
     def take_pong(self, payload: bytes) -> bool:
-        """A Pong has arrived; return whether it answers the latest Ping."""
+        """Return whether a Pong answers the latest Ping, and measure the latency."""
         if self._ping is None or payload != self._ping[0]:
             return False
         self.latency = perf_counter() - self._ping[1]
@@ -44,7 +44,7 @@ class Keepalive:
         return True
 
     def is_message_overdue(self, number: int, now: float, timeout: float) -> bool:
-        """Whether a message is unfinished for so many seconds.
+        """Whether a message has been unfinished for ``timeout`` seconds.
 
         :param number: identifies the unfinished message; 0 if there is none.
         """
@@ -58,7 +58,7 @@ class Keepalive:
 
 
 class Progress:
-    """Since when a peer has not acknowledged any more of the output."""
+    """The time of the peer's latest acknowledgement of output."""
 
     __slots__ = ("_acknowledged", "_since")
 

@@ -1,4 +1,4 @@
-"""The ways in which a connection comes to :attr:`State.CLOSED`, and what each does to TCP.
+"""The reasons for the change to :attr:`State.CLOSED`, and the action of each one on TCP.
 
 The states and their transitions are in :mod:`geventws.protocol.state`. Everything that ends a
 connection goes through ``Connection._end()`` with one of these reasons; only in a child process,
@@ -11,7 +11,7 @@ import enum
 
 
 class TCP(enum.Enum):
-    """What happens to the socket at the end of a connection."""
+    """The action on the socket at the end of a connection."""
 
     #: Output that the kernel has is still delivered.
     SHUTDOWN = enum.auto()
@@ -22,7 +22,7 @@ class TCP(enum.Enum):
 
 
 class End(enum.Enum):
-    """Why a connection ends, and what happens to its socket.
+    """The reason for the end of a connection, and the action on its socket.
 
     :ivar tcp: the action on the socket.
     """

@@ -1,6 +1,6 @@
 """The two buffers of a connection, both with a bound in bytes.
 
-A connection has one only while something is in it: most are idle, and a ``deque`` takes 600 bytes.
+A connection has a buffer only while it is not empty: a ``deque`` takes 600 bytes.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from ..options import Options
 
-#: Pieces of output below this size in bytes are joined: an object for each would weigh more than
+#: Pieces of output below this size in bytes are joined: an object for each would take more than
 #: its bytes.
 _SMALL = 4 << 10
-#: How many buffers one sendmsg() takes at most; IOV_MAX is at least 1024 on the systems of gevent.
+#: The maximum number of buffers for sendmsg(). IOV_MAX is at least 1024 where gevent runs.
 _MAX_VECTOR = 64
 
 
@@ -58,7 +58,7 @@ class ReceiveQueue:
 
 
 class SendBuffer:
-    """Output that the kernel had no room for."""
+    """Output that waits for room in the kernel."""
 
     __slots__ = ("_limit", "_pieces", "room", "size", "watcher")
 
@@ -95,8 +95,8 @@ class SendBuffer:
         """
         while self._pieces:
             if is_tls:
-                # OpenSSL wants to see the same bytes again after it has refused them. Of more than
-                # a record it would not tell how much it has sent.
+                # After a refusal, OpenSSL must get the same bytes again. For more than one
+                # record, it does not report how many bytes it has sent.
                 sent = raw.send(memoryview(self._pieces[0])[:MAX_RECORD])
             else:
                 count = min(len(self._pieces), _MAX_VECTOR)
@@ -106,7 +106,7 @@ class SendBuffer:
             self._remove(sent)
 
     def _remove(self, sent: int) -> None:
-        """Remove so many bytes at the beginning."""
+        """Remove ``sent`` bytes from the beginning."""
         self.size -= sent
         while sent:
             size = len(self._pieces[0])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: The resolution, in seconds.
 TICK = 0.25
-#: From so many connections on, memory is released when three quarters of them have ended.
+#: With at least this number of connections, memory is released when 3/4 of them have ended.
 MANY = 250
 
 
@@ -38,7 +38,7 @@ class Swept(Protocol):
         """
 
     def _abandon(self) -> None:
-        """Give the connection up, in a child process: the peer belongs to the parent."""
+        """Abandon the connection in a child process: the peer belongs to the parent."""
 
     def _release(self) -> None:
         """Stop the watchers of the connection, after :meth:`_abandon`."""
@@ -92,7 +92,7 @@ class Sweeper:
         waiter.get()
 
     def add(self, connection: Swept, seconds: float) -> None:
-        """Check a connection after so many seconds, rounded up to whole ticks."""
+        """Check a connection after ``seconds``, rounded up to whole ticks."""
         due = connection._due = self._tick + max(1, ceil(seconds / TICK))
         bucket = self._buckets.get(due)
         if bucket is None:

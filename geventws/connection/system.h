@@ -90,11 +90,11 @@ static int poll_add(int set, int fd, uint64_t label)
 
 static void poll_remove(int set, int fd)
 {
-    struct epoll_event event;  /* not looked at, but old kernels want one */
+    struct epoll_event event;  /* ignored, but old kernels require the argument */
     epoll_ctl(set, EPOLL_CTL_DEL, fd, &event);
 }
 
-/* The labels of those that can be read now; returns how many, never waits. */
+/* Get the labels of the readable descriptors. Returns their number. Never waits. */
 static int poll_ready(int set, uint64_t *labels)
 {
     struct epoll_event events[MAX_READY];
@@ -111,7 +111,7 @@ static void poll_remove(int set, int fd) { (void)set; }
 static int poll_ready(int set, uint64_t *labels) { return 0; }
 #endif
 
-/* Have a cache line ready for later. */
+/* Prefetch a cache line. */
 #if defined(__GNUC__)
 #define fetch_line(where) __builtin_prefetch(where)
 #else

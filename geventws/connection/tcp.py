@@ -1,4 +1,4 @@
-"""What TCP tells of a peer, and how to drop one."""
+"""TCP: unacknowledged bytes, Nagle's algorithm, reset, and hang-up."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ _poll = get_original("select", "poll") if hasattr(select, "poll") else None
 
 
 def has_hung_up(sock: Any) -> bool:
-    """Whether the peer has closed or reset TCP, whatever is still to be read."""
+    """Whether the peer has closed or reset TCP, even if unread input remains."""
     if _poll is None:
         return False
     poll = _poll()

@@ -1,12 +1,12 @@
 """Messages through a gevent socket: reads in the hub, corked writes, direct greenlet switches.
 
 The Python twin, which is the reference for ``_transport.pyx``. It contains the path of every
-message. What happens once a connection, or when a buffer is full, is in
+message. Start, end, deadlines and full buffers are in
 :mod:`geventws.connection.connection`.
 
 How it works:
 
-- One READ watcher a connection stays active for its whole life. Its callback runs in the hub,
+- Each connection has one READ watcher, which stays active. Its callback runs in the hub,
   reads into a buffer that all connections of the hub share, and parses the first message.
 - If a greenlet waits in :meth:`Transport.receive`, the callback switches into it: a *dispatch*.
   Until that greenlet blocks, its further calls of ``receive()`` parse the rest of the shared
@@ -16,8 +16,8 @@ How it works:
   leave in one system call as soon as the input is used up or the greenlet blocks. A greenlet that
   has no input left may start to compute, so its frame leaves at once.
 
-Ownership: a connection belongs to the thread that made it, and to that thread's hub. ``send()``
-from another thread is carried over. ``_waiter`` is the one greenlet inside ``receive()``; any
+Ownership: a connection belongs to the thread that has created it, and to its hub. ``send()``
+from another thread runs in this hub. ``_waiter`` is the one greenlet inside ``receive()``; any
 number of greenlets may be inside ``send()``.
 """
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from ..protocol.permessage_deflate import PerMessageDeflate
     from .queues import ReceiveQueue, SendBuffer
 
-#: Why receive() fails in another thread.
+#: The error message of receive() in another thread.
 NOT_HERE = (
     "receive() can wait only in the thread of the view: receive there, and pass the messages on,"
     " for instance with hub.threadpool.apply() or a queue.Queue"
@@ -59,12 +59,12 @@ _CLOSED = State.CLOSED
 _TEXT = int(Opcode.TEXT)
 _BINARY = int(Opcode.BINARY)
 _READ = 1
-#: What a non-blocking socket raises; gevent's TLS sockets also return 0 from send().
+#: Raised by a socket that would block; send() of gevent's TLS sockets may also return 0.
 WOULD_BLOCK = (BlockingIOError, SSLWantReadError, SSLWantWriteError)
-#: 256 KiB would cost fairness, 16 KiB throughput.
+#: In bytes. 256 KiB would delay other connections, 16 KiB would reduce the throughput.
 _BUFFER_SIZE = 64 << 10
 _MAX_CORK = 64 << 10
-#: How long one connection may keep the loop from the others, in seconds.
+#: The maximum number of seconds that one connection may occupy the loop.
 SLICE = 0.001
 
 
@@ -81,7 +81,7 @@ class HubBuffers:
         self.dispatched: Transport | None = None
         #: The time at which that greenlet must let the loop run.
         self.deadline = 0.0
-        #: Frames of that greenlet that are to be written together.
+        #: Frames of that greenlet that are written together.
         self.cork: list[bytes] = []
         self.cork_size = 0
 
@@ -114,8 +114,8 @@ class Counters:
 class Transport:
     """Messages in and out; the lower half of :class:`~geventws.connection.connection.Connection`.
 
-    One object holds both halves, for the sake of memory. The transport calls the methods of the
-    upper half that are in the section "what the connection implements", and no others.
+    One object holds both halves, to save memory. The transport calls only the methods of the
+    upper half in the section "implemented by the connection".
 
     :param endpoint: the protocol; the opening handshake may still be pending.
     :param buffers: of the running hub.
@@ -174,13 +174,13 @@ class Transport:
         self._receives = False
         #: Whether receive() has returned None.
         self._end_reported = False
-        #: Whether input that was kept is dispatched soon.
+        #: Whether a dispatch of the kept input is scheduled.
         self._resuming = False
-        #: Whether bytes of the peer have arrived since this was reset.
+        #: Whether bytes of the peer have arrived since the last reset of this flag.
         self._heard = False
         #: Output that waits for room in the kernel; None while there is none.
         self._output: SendBuffer | None = None
-        #: How many bytes were passed to the kernel, or wait for it.
+        #: The number of bytes that were passed to the kernel, or wait for it.
         self._written = 0
 
     def _attach(self, sock: Any) -> None:
@@ -190,7 +190,7 @@ class Transport:
             raise OSError(EBADF, "the socket is closed")
         self._sock = sock
         self._is_tls = isinstance(sock, SSLSocket)
-        # gevent's own methods would wait for readiness. A TLS socket holds decrypted bytes back.
+        # gevent's own methods would block. A TLS socket also buffers decrypted bytes.
         self._raw = sock if self._is_tls else sock._sock
         if self._is_tls:
             sock.settimeout(0)
@@ -214,11 +214,11 @@ class Transport:
         self._reader.start(self._on_readable)
 
     def _stop_reading(self) -> None:
-        """Leave in the kernel what the peer sends from now on."""
+        """Stop reading. Later input stays in the kernel."""
         self._reader.stop()
 
     def _detach(self) -> None:
-        """Stop to use the descriptor."""
+        """Stop using the descriptor."""
         if self._reader is not None and is_running(self._hub):
             self._reader.close()
         self._reader = None
@@ -252,7 +252,7 @@ class Transport:
             self._open()
         buffers = self._buffers
         if buffers.dispatched is self:
-            if endpoint._position < endpoint._end:  # has_input, on the hottest of paths
+            if endpoint._position < endpoint._end:  # has_input, inlined on the hot path
                 if monotonic() < buffers.deadline:
                     message = endpoint.next_message()
                     if endpoint.has_news:
@@ -288,7 +288,7 @@ class Transport:
                 if endpoint.state is not _OPEN:
                     self._report_end()
                     return None
-                # Another greenlet has switched in here, without a message.
+                # Another greenlet has switched to this one, without a message.
         finally:
             self._waiter = None
 
@@ -330,9 +330,9 @@ class Transport:
             sends bytes, which must be UTF-8, as text.
         :param compress: ``False`` for data that is compressed already, such as an image. No effect
             without permessage-deflate.
-        :raises ConnectionClosed: when the connection has ended, whatever ``data`` is: the ``None``
-            of :meth:`receive` may be sent back. A loss that is not detected yet is raised by a
-            later call.
+        :raises ConnectionClosed: when the connection has ended. This is checked before ``data``:
+            ``ws.send(ws.receive())`` raises it at the end. If a loss is not detected yet, a
+            later call raises it.
         :raises TypeError: when ``data`` is neither ``str`` nor bytes-like.
         :raises ValueError: for bytes that are sent as text and are not UTF-8, and for a ``str``
             with a lone surrogate, which UTF-8 cannot encode. Nothing is sent then.
@@ -344,6 +344,8 @@ class Transport:
             return
         endpoint = self._endpoint
         if endpoint.state is not _OPEN:
+            if endpoint.state is _PENDING:
+                _message(data, binary)  # raises before the 101 is sent
             self._require_open()
         if binary is None and type(data) is str:
             opcode = _TEXT
@@ -402,7 +404,7 @@ class Transport:
         self._write(b"".join(cork))
 
     def _write(self, data: bytes) -> None:
-        """Write after the output that waits; the rest waits for room in the kernel.
+        """Write data after the waiting output. Queue the part that the kernel does not accept.
 
         The loss of the connection raises nothing: the state of the endpoint shows it.
         """
@@ -427,7 +429,7 @@ class Transport:
 
     def _on_readable(self) -> None:
         if self._resuming:
-            return  # older input is parsed first; the loop comes to it next
+            return  # older input is parsed first, in the next turn of the loop
         try:
             self._read()
         except BaseException:
@@ -455,7 +457,7 @@ class Transport:
         endpoint.borrow(buffers.buffer, size)
         self._dispatch()
         if self._is_tls and endpoint.state is not _CLOSED and self._sock.pending():
-            self._resume_later()  # what OpenSSL holds back makes no descriptor readable
+            self._resume_later()  # the loop does not report input that OpenSSL holds
 
     def _fill_from_tls(self, size: int) -> int:
         """Read until the shared buffer is full: a TLS record has 16 KiB at most."""
@@ -488,7 +490,7 @@ class Transport:
                     if buffers.cork:
                         self._flush_cork()
                     if self._ready is not None:
-                        # The greenlet was dead.
+                        # The greenlet had ended, and has not taken the message.
                         message, self._ready = self._ready, None
                         self._parse_ahead(message)
         if self._waiter is None and endpoint.has_input:
@@ -497,7 +499,7 @@ class Transport:
         if endpoint.has_news:
             self._input_parsed()
 
-    # ------------------------------------------- what the connection implements
+    # ------------------------------------------- implemented by the connection
 
     def _open(self) -> None:
         """Finish the opening handshake, or raise."""
@@ -508,19 +510,19 @@ class Transport:
         raise NotImplementedError
 
     def _receive_parsed(self) -> str | bytes | None:
-        """The next message that was parsed ahead, or of the input that was kept."""
+        """Return the next message of the queue or of the kept input; None without one."""
         raise NotImplementedError
 
     def _parse_ahead(self, message: str | bytes | None = None) -> None:
-        """Queue a message that nobody took, then as many as the limits allow."""
+        """Queue a message that no greenlet took, then parse as many as the limits allow."""
         raise NotImplementedError
 
     def _input_parsed(self) -> None:
-        """The endpoint has news: output, a Pong, another state, or an interruption."""
+        """Handle output, a Pong, another state, or an interruption of the endpoint."""
         raise NotImplementedError
 
     def _resume_later(self) -> None:
-        """Dispatch the input that was kept after the other connections had their turn."""
+        """Dispatch the kept input after the other connections have had their turn."""
         raise NotImplementedError
 
     def _queue_output(self, data: bytes | memoryview) -> None:
@@ -537,7 +539,7 @@ class Transport:
 
 
 def receive_within(transport: Transport, timeout: float) -> str | bytes | None:
-    """``receive()`` with a time limit, which does not count the opening handshake."""
+    """Receive with a time limit. The time of the opening handshake is not counted."""
     if transport._endpoint.state is _PENDING:
         transport._open()
     timer = Timeout.start_new(timeout, TimeoutError(f"no message within {timeout} seconds"))
@@ -553,10 +555,10 @@ def fan_out(
     """Send one message to many connections; return the connections that it was not sent to.
 
     These have ended, or their send buffer is full. The frame is built once, and compressed once,
-    for all connections that can share it. No greenlet switch happens: a slow peer delays nobody.
+    for all connections that can share it. No greenlet switch happens: a slow peer causes no delay.
     """
     opcode, payload = _message(data, None)
-    #: By the extension that the connections share; None for those without one.
+    #: The frames, by the extension of the connection; the key None stands for no extension.
     frames: dict[PerMessageDeflate | None, bytes] = {}
     left_out = []
     for connection in connections:
@@ -568,7 +570,7 @@ def fan_out(
         connection._totals.messages_sent += 1
         extension = endpoint.extension
         if endpoint.is_client or (extension is not None and not extension.is_shared):
-            # It has a mask (RFC 6455 section 5.3) or a context (RFC 7692 section 7.2) of its own.
+            # Not shared: its mask (RFC 6455 section 5.3) or its context (RFC 7692 section 7.2).
             connection._transmit(endpoint.encode_message(opcode, payload))
         else:
             frame = frames.get(extension)

@@ -111,7 +111,7 @@ cdef class FrameReader:
         self.max_message_size = NO_LIMIT
 
     def _configure(self, max_message_size, extension):
-        """Set what the opening handshake has decided."""
+        """Set the parameters that the opening handshake has agreed on."""
         self.max_message_size = (
             NO_LIMIT if max_message_size is None else min(max_message_size, NO_LIMIT)
         )

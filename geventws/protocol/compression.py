@@ -24,7 +24,7 @@ Payload = bytes | bytearray | memoryview
 
 
 class _CompressObject(Protocol):
-    """What ``zlib.compressobj()`` and its twin in isal return."""
+    """The return type of ``zlib.compressobj()`` and of its twin in isal."""
 
     def compress(self, data: Payload, /) -> bytes: ...
 
@@ -32,7 +32,7 @@ class _CompressObject(Protocol):
 
 
 class _DecompressObject(Protocol):
-    """What ``zlib.decompressobj()`` returns."""
+    """The return type of ``zlib.decompressobj()``."""
 
     @property
     def eof(self) -> bool: ...

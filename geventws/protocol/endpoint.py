@@ -18,7 +18,7 @@ from .state import TRANSITIONS, Event, State
 _OPEN = State.OPEN
 _CLOSING = State.CLOSING
 _DRAINING = State.DRAINING
-#: The number of Pings that are answered when many arrive at once: the latest ones.
+#: The maximum number of Pongs if many Pings arrive at once. The latest Pings are answered.
 MAX_PONGS = 16
 
 
@@ -36,7 +36,7 @@ class Endpoint(FrameReader):
     :param max_message_size: in bytes of payload. A longer message fails with 1009 before it is
         buffered. ``None`` means no limit.
     :param extension: permessage-deflate, if both sides agreed on it.
-    :param pending: whether the opening handshake is still to be finished, see :meth:`open`.
+    :param pending: whether the opening handshake is not finished yet, see :meth:`open`.
     """
 
     __slots__ = (
@@ -59,11 +59,11 @@ class Endpoint(FrameReader):
         pending: bool = False,
     ) -> None:
         super().__init__(client)
-        # None while nothing is due: most connections send no control frame for hours.
+        # None while no frame waits: most connections send no control frame for hours.
         self._output: list[bytes] | None = None
         #: Payloads of Pings that have not been answered yet.
         self._pings: deque[bytes] | None = None
-        #: Code and reason of the Close frame that came first, from either side; 1006 without one.
+        #: Code and reason of the first Close frame, from either side; 1006 without a Close frame.
         self.close_code: int | None = None
         self.close_reason = ""
         #: Whether the peer started the closing handshake, or dropped the connection.
@@ -95,9 +95,9 @@ class Endpoint(FrameReader):
             self._change(Event.REFUSE)
 
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
-        """Start the closing handshake, RFC 6455 section 7.1.2; nothing if it has started.
+        """Start the closing handshake, RFC 6455 section 7.1.2. No effect if it has started.
 
-        :raises ValueError: when a Close frame cannot carry that code or reason.
+        :raises ValueError: if a Close frame cannot carry the code or the reason.
         """
         payload = close_payload(code, reason)
         if self.state is _OPEN:
@@ -106,7 +106,7 @@ class Endpoint(FrameReader):
             self._change(Event.SEND_CLOSE)
 
     def end_transport(self, *, by_peer: bool = True) -> None:
-        """TCP has ended. Without a Close frame the code is 1006, RFC 6455 section 7.1.5.
+        """Record the end of TCP. Without a Close frame, the code is 1006, RFC 6455 section 7.1.5.
 
         :param by_peer: whether the peer ended it, rather than this side.
         """
@@ -140,7 +140,7 @@ class Endpoint(FrameReader):
         code = CloseCode.ABNORMAL_CLOSURE if self.close_code is None else self.close_code
         return ConnectionClosed(code, self.close_reason, by_peer=self.closed_by_peer)
 
-    # ----------------------------------------- what the frame reader calls, see its docstring
+    # ------------------------------------------- called by the frame reader, see its docstring
 
     def _receive_control(self, opcode: int, payload: bytes) -> None:
         if opcode == Opcode.CLOSE:
@@ -150,7 +150,7 @@ class Endpoint(FrameReader):
             self.has_news = True
         elif self.state is _OPEN:
             # Section 5.5.3: "may elect to send a Pong frame for only the most recently processed
-            # Ping frame". The Autobahn|Testsuite expects an answer to each of ten.
+            # Ping frame". But the Autobahn|Testsuite expects ten Pongs for ten Pings.
             if self._pings is None:
                 self._pings = deque(maxlen=MAX_PONGS)
             self._pings.append(payload)
@@ -162,7 +162,7 @@ class Endpoint(FrameReader):
         if self.state is _OPEN:
             self._note_close(code, reason, by_peer=True)
             # Section 5.5.1: "the endpoint typically echos the status code it received". With the
-            # reason, a browser's event.reason is the one that its page has given.
+            # reason, event.reason in a browser is the reason that the page has passed to close().
             self._add_output(Opcode.CLOSE, payload)
         self._change(Event.RECEIVE_CLOSE)
 
@@ -195,5 +195,5 @@ class Endpoint(FrameReader):
         self.state = following
         if following >= _DRAINING:
             self._discard_input()
-        # In the other states, the caller has changed the state and knows it.
+        # The caller has caused the changes to the other states: they are no news.
         self.has_news = following is _CLOSING or following is _DRAINING

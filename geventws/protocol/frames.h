@@ -10,8 +10,8 @@
 
 #define HIGH_BITS 0x8080808080808080u
 
-/* Eight bytes at a time, wherever they lie; `seen` gets the high bits of what is not ASCII. Where
-   nobody looks at it the compiler leaves it out. */
+/* Eight bytes at a time, at any alignment. `seen` gets the high bits of bytes that are not ASCII.
+   If `seen` is not used, the compiler removes it. */
 #define XOR_WORDS(out, in, size, mask, seen)                         \
     do {                                                             \
         uint64_t word, key = (uint64_t)(mask) << 32 | (mask);        \
@@ -26,7 +26,7 @@
             seen |= (out)[i] = (in)[i] ^ ((const uint8_t *)&key)[i & 7]; \
     } while (0)
 
-/* Vector loops for what is long. Two versions of each, chosen at load time, where that works. */
+/* Vector loops for long data. Where supported, two versions of each, chosen at load time. */
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) \
     && !defined(__SANITIZE_ADDRESS__)
 #define VECTORS __attribute__((target_clones("avx2", "default")))
@@ -48,7 +48,7 @@ VECTORS static uint64_t xor_long_seen(
     return seen;
 }
 
-/* out may be in. The mask is four bytes as they lie in memory. */
+/* `out` may be equal to `in`. The mask has its four bytes in the order of memory. */
 static inline void apply_mask_to(uint8_t *out, const uint8_t *in, size_t size, uint32_t mask)
 {
     uint64_t seen = 0;
@@ -84,7 +84,7 @@ static inline uint32_t turn_mask(uint32_t mask, size_t size)
 
 /* ---------------------------------------------------------------------- UTF-8, RFC 3629 section 4 */
 
-/* Where a text stands: how many bytes its last character lacks, and what the next may be. */
+/* The state of a text: the missing bytes of its last character, and the range of the next byte. */
 typedef struct {
     uint8_t lacking, least, most;
 } utf8_state;

@@ -92,8 +92,8 @@ def compression_overhead(size: int) -> int:
 class FrameReader:
     """Parses data frames; :class:`~geventws.protocol.endpoint.Endpoint` handles control frames.
 
-    One object holds both classes, for the sake of memory. The reader calls these methods of the
-    endpoint, and no others: ``_receive_control()``, ``_fail()`` and ``_abort()``.
+    One object holds both classes, to save memory. The reader calls only these methods of the
+    endpoint: ``_receive_control()``, ``_fail()`` and ``_abort()``.
 
     :param client: whether this is the client's side, which masks its frames.
     """
@@ -157,7 +157,7 @@ class FrameReader:
         self._rest_number = 0
 
     def _configure(self, max_message_size: int | None, extension: PerMessageDeflate | None) -> None:
-        """Set what the opening handshake has decided."""
+        """Set the parameters that the opening handshake has agreed on."""
         self._max_message_size = (
             NO_LIMIT if max_message_size is None else min(max_message_size, NO_LIMIT)
         )
@@ -459,7 +459,7 @@ class FrameReader:
         self._end_message()
         return message.decode() if is_text else message
 
-    # ------------------------------------------ what the endpoint implements
+    # ------------------------------------------ implemented by the endpoint
 
     def _receive_control(self, opcode: int, payload: bytes) -> None:
         """Handle a control frame.

@@ -1,4 +1,4 @@
-"""The life of a connection: its states, the events that change them, and one table of both.
+"""The states of a connection, the events that change them, and the table of transitions.
 
 ========================== ==================================================================
 State                      Meaning
@@ -8,7 +8,7 @@ State                      Meaning
 :attr:`State.CLOSING`      This side has sent a Close frame and waits for the peer's.
 :attr:`State.DRAINING`     The closing handshake is over or has failed. No input is parsed any
                            more; output may still be on its way to the peer.
-:attr:`State.CLOSED`       TCP has ended, or belongs to somebody else. Nothing is read or written.
+:attr:`State.CLOSED`       TCP has ended, or belongs to other code. Nothing is read or written.
 ========================== ==================================================================
 
 Every way to the end of a connection is a row of :data:`TRANSITIONS`:
@@ -27,7 +27,7 @@ import enum
 
 
 class State(enum.IntEnum):
-    """Where a connection is in its life."""
+    """The state of a connection."""
 
     PENDING = 0
     OPEN = 1
@@ -37,7 +37,7 @@ class State(enum.IntEnum):
 
 
 class Event(enum.IntEnum):
-    """What changes the state of a connection."""
+    """An event that changes the state of a connection."""
 
     #: The opening handshake is finished.
     ACCEPT = 0

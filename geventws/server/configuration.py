@@ -3,47 +3,59 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+import difflib
 
 from ..connection.logs import logger
 from ..options import Options
+from ..typing import Keywords
 
 #: The names of all options.
 NAMES = frozenset(field.name for field in dataclasses.fields(Options))
 
 
-def take_options(keywords: dict[str, Any]) -> dict[str, Any]:
+def take_options(keywords: Keywords) -> Keywords:
     """Remove the options from ``keywords`` and return them."""
     return {name: keywords.pop(name) for name in NAMES & keywords.keys()}
 
 
-def combine_options(
-    holder: object, overrides: Mapping[str, Any], application: object = None
-) -> Options:
+def combine_options(holder: object, overrides: Keywords, application: object = None) -> Options:
     """The options that a class or an object has as attributes, with some overridden.
 
     The options that the application asks for take precedence over both. The log reports an option
     that both set to different values.
 
-    :raises TypeError: for an option of the wrong type.
+    :raises TypeError: for an unknown option, or an option of the wrong type.
     :raises ValueError: for an option out of range.
     """
-    chosen = {name: getattr(holder, name) for name in NAMES if hasattr(holder, name)}
-    chosen.update(overrides)
     own = application_options(application)
-    for name in chosen.keys() & own.keys():
-        if chosen[name] != own[name]:
+    check_names({**overrides, **own})
+    chosen = {name: getattr(holder, name) for name in NAMES if hasattr(holder, name)}
+    server = Options(**{**chosen, **overrides})
+    combined = dataclasses.replace(server, **own)
+    for name in own.keys() & {*chosen, *overrides}:
+        if getattr(combined, name) != getattr(server, name):
             logger.warning(
-                "The application asks for %s=%r, the server for %r: the former is used",
+                "The application sets %s=%r, the server sets %r: the application's value is used",
                 name,
-                own[name],
-                chosen[name],
+                getattr(combined, name),
+                getattr(server, name),
             )
-    return Options(**{**chosen, **own})
+    return combined
 
 
-def application_options(application: object) -> dict[str, Any]:
+def check_names(options: Keywords) -> None:
+    """Check that all options exist.
+
+    :raises TypeError: for an unknown option; names a similar one.
+    """
+    for name in options:
+        if name not in NAMES:
+            similar = difflib.get_close_matches(name, NAMES, 1)
+            hint = f"; did you mean {similar[0]!r}?" if similar else ""
+            raise TypeError(f"geventws has no option {name!r}{hint}")
+
+
+def application_options(application: object) -> Keywords:
     """The options that an application asks for: the result of its ``geventws_options()``, if any.
 
     :class:`geventws.WebSocketMiddleware` returns its keywords there, and

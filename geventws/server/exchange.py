@@ -54,7 +54,7 @@ def serve(
         try:
             websockets.discard(ws)
         finally:
-            # The server closes the descriptor: the WebSocket must not use it any more.
+            # The server closes the descriptor: from now on, the WebSocket must not use it.
             ws._drop()
 
 
@@ -155,7 +155,7 @@ class _Exchange:
     def read(self, result: Iterable[bytes]) -> Iterable[bytes] | None:
         """Return the body of the response, or ``None`` if the application used the WebSocket.
 
-        The view may be a generator, which runs only here.
+        If the view is a generator, its code runs here.
         """
         if hasattr(result, "__len__") and self.status and not self.is_accepted:
             self.respond()

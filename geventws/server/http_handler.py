@@ -90,7 +90,7 @@ class HTTPHandler(WSGIHandler):
         self._unwatch()
         super().handle_one_response()
         if self.code == 101:
-            self.close_connection = True  # RFC 9110 section 7.8: what follows is not HTTP
+            self.close_connection = True  # RFC 9110 section 7.8: the next bytes are not HTTP
         error = getattr(self.wsgi_input, "error", None)
         if error is not None:
             # The beginning of the next request is unknown.

@@ -44,7 +44,7 @@ class WebSocketMiddleware:
         return self._own
 
     def use_defaults(self, options: Keywords) -> None:
-        """Use the options of a server, except for those that are set here."""
+        """Use the options of a server, except for the options that this middleware sets."""
         self.options = combine_options(None, options, self)
 
     def stats(self) -> Stats:
@@ -68,8 +68,8 @@ class WebSocketMiddleware:
         options = getattr(ws, "_options", None)
         unseen = [
             name
-            for name, value in self.geventws_options().items()
-            if options is not None and getattr(options, name) != value
+            for name in self.geventws_options()
+            if options is not None and getattr(options, name) != getattr(self.options, name)
         ]
         if unseen:
             logger.warning(

@@ -21,7 +21,7 @@ from .websocket import WebSocket
 _SPREAD = 0.5
 #: Seconds between two groups of Close frames. A few WebSockets are closed almost at once.
 _TICK = 0.01
-#: Seconds between two looks for WebSockets that were accepted during the drain.
+#: Seconds between two checks for WebSockets that were accepted during the drain.
 _LATECOMERS = 0.1
 
 
@@ -30,7 +30,7 @@ class OpenWebSockets(set[WebSocket]):
 
     def __init__(self) -> None:
         super().__init__()
-        #: What has happened on these WebSockets, and on those that have ended.
+        #: The counters of these WebSockets, and of the WebSockets that have ended.
         self.totals = Totals()
         _alive[id(self)] = self
         # Not at exit, when this object would still be counted as alive.

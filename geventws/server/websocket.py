@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from os import urandom
 from typing import TYPE_CHECKING, Any
 
@@ -44,9 +44,9 @@ class WebSocket(Connection):
     WebSocket with 1008.
 
     Any number of greenlets may send; one at a time may receive. "Blocks" means that the greenlet
-    waits and others run. :meth:`send`, :meth:`ping` and :meth:`close` may be called in any thread,
-    such as one of ``gevent.get_hub().threadpool`` or of a scheduler; there they block the thread.
-    All other methods must be called in the thread of the view.
+    waits and others run. :meth:`accept`, :meth:`send`, :meth:`ping` and :meth:`close` may be called
+    in any thread, such as one of ``gevent.get_hub().threadpool`` or of a scheduler; there they
+    block the thread. All other methods must be called in the thread of the view.
     """
 
     __slots__ = (
@@ -97,19 +97,20 @@ class WebSocket(Connection):
     def accept(
         self,
         subprotocol: str | None = None,
-        headers: HeaderPairs = (),
+        headers: Mapping[str, str] | HeaderPairs = (),
         *,
         compression: bool | Deflate | None = None,
     ) -> None:
-        """Send the ``101``: from here on this is a WebSocket (RFC 6455 section 4.2.2).
+        """Send the ``101``, which opens the WebSocket (RFC 6455 section 4.2.2).
 
         :param subprotocol: one of :attr:`requested_subprotocols`; by default the first of the
             ``subprotocols`` option that the client offers, or none.
-        :param headers: more headers for the ``101``, such as ``[("Set-Cookie", "seen=1")]``.
+        :param headers: more headers for the ``101``, a mapping or pairs such as
+            ``[("Set-Cookie", "seen=1")]``.
         :param compression: overrides the ``compression`` option for this connection.
         :raises ValueError: for a subprotocol that was not offered or a header that cannot be sent.
-        :raises WebSocketError: when it is too late: accepted already, or answered with HTTP.
-        :raises ConnectionClosed: when the client has gone meanwhile.
+        :raises WebSocketError: if the view has already accepted, or has answered with HTTP.
+        :raises ConnectionClosed: if the client has disconnected.
         """
         if get_ident() != self._thread:
             call_in_hub(
@@ -118,7 +119,7 @@ class WebSocket(Connection):
             )
             return
         self._wait_while_accepting()
-        headers = list(headers)
+        headers = list(headers.items() if isinstance(headers, Mapping) else headers)
         if self._accepted_late is True:
             self._accepted_late = None
             if headers or subprotocol not in {None, self._subprotocol}:
@@ -221,13 +222,13 @@ class WebSocket(Connection):
         self._sweeper.add(self, self._options.accept_after or self._options.check_interval)
 
     def _allow_messages_of(self, size: int) -> None:
-        """Increase ``max_message_size`` to so many bytes, before the ``101``."""
+        """Increase ``max_message_size`` to at least ``size`` bytes, before the ``101``."""
         limit = self._options.max_message_size
         if not self.accepted and limit is not None and limit < size:
             self._options = dataclasses.replace(self._options, max_message_size=size)
 
     def _stop_expecting_answer(self) -> None:
-        """The view has answered, though the response is not sent yet."""
+        """Cancel the automatic acceptance: the view has set the status of a response."""
         if self._endpoint.state is _PENDING:
             self._sweeper.remove(self)
 
@@ -283,7 +284,7 @@ class WebSocket(Connection):
             self.accept()
             self._accepted_late = True
         except ConnectionClosed:
-            pass  # the view learns it at its first use of the WebSocket
+            pass  # the first use of the WebSocket raises it in the view
         except Exception:  # noqa: BLE001 - raised by a hook of the view; only the log can show it
             logger.exception("The WebSocket of %s cannot be accepted", printable(self.path))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gevent import sleep, spawn
 from gunicorn.workers.ggevent import GeventWorker
 
+from .configuration import combine_options
 from .engineio import install_if_present
 from .middleware import WebSocketMiddleware
 
@@ -53,6 +54,10 @@ class Worker(GeventWorker):
     wsgi: Any  # gunicorn stores the application here, and load_wsgi() the middleware
     sockets: list[socket]
     _is_quitting = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        combine_options(None, cls.websocket_options)  # raises for invalid options
 
     def load_wsgi(self) -> None:
         install_if_present()

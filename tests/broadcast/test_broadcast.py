@@ -1,4 +1,4 @@
-"""Broadcast within one process: who gets what, in which order, and what slow peers cost."""
+"""Broadcast within one process: recipients, order, and slow peers."""
 
 import contextlib
 import sys
@@ -198,7 +198,7 @@ def test_publishing_to_nobody_costs_nothing():
 
 
 def test_own_answers_and_what_is_published_keep_their_order(make_room):
-    """The frames of the connection that is dispatched are corked, those of the others are not."""
+    """Frames of the dispatched connection are corked. Frames of other connections are not."""
     room = make_room()
     ann, bob = room.join(), room.join()
 
@@ -222,7 +222,7 @@ def test_a_message_goes_behind_the_pong_that_is_due(make_room):
 
 
 def test_a_client_may_subscribe_what_it_is_connected_to(make_room, serve):
-    """What is published here goes to another server; it masks its frames."""
+    """A client connection sends the published messages to its server, in masked frames."""
     broadcast = Broadcast()
     room = make_room()
     listener = room.join()

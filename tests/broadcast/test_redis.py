@@ -209,7 +209,7 @@ def test_a_name_that_cannot_be_encoded_disturbs_no_other_channel(
         assert "Traceback" not in process.output
 
 
-def test_whoever_is_interrupted_while_joining_disturbs_no_other_channel(
+def test_a_subscribe_that_is_interrupted_does_not_affect_other_channels(
     redis_server, serve_broadcast
 ):
     with serve_broadcast(redis_server.url) as process:
@@ -372,7 +372,7 @@ def test_who_comes_back_gets_what_was_missed(
 def test_four_workers_forty_clients_five_hundred_messages_and_redis_dies_in_between(
     start_redis, serve_broadcast
 ):
-    """Everybody gets everything, in each publisher's order, also those who come back."""
+    """Every client gets every message, in the publisher's order, also after a reconnect."""
     server = start_redis("--appendonly", "yes", "--appendfsync", "always")
     with serve_broadcast(server.url, workers=4, history=2000) as process:
         people = join_everywhere(process, 4)
@@ -537,9 +537,9 @@ def test_who_comes_back_while_redis_is_away_gets_what_was_missed_when_it_is_back
 def test_whatever_redis_remembers_each_message_is_heard_once(
     start_redis, serve_broadcast, remembers, clock
 ):
-    """Also those that are published right before and after the subscription is back.
+    """This includes messages published right before and after the new subscription.
 
-    Where the clock is behind ids begin anew, and are smaller.
+    If the clock of Redis goes back, new ids are smaller than old ids.
     """
     server = start_redis()
 

@@ -19,7 +19,7 @@ from tests.support.client import BINARY, PING, RawClient, frame
 
 CLIENTS = 1_000
 MIB = 1 << 20
-#: What a connection costs beside its buffers, with the allocator's waste: measured, and rounded up.
+#: Memory of a connection without its buffers, with the allocator's waste: measured, rounded up.
 OVERHEAD = 64 << 10
 #: How much may stay for good, in bytes: buffers of the hub, and what is allocated once.
 TOLERATED = 16 << 20

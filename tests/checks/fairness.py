@@ -31,7 +31,7 @@ def bomb() -> bytes:
     return frame(0x40 | BINARY, data[:-4], b"\0\0\0\0")
 
 
-#: What is sent first, and then without end.
+#: The bytes that are sent first, and the bytes that are repeated without end.
 FLOODS = {
     "none": (b"", b""),
     "Pings": (b"", frame(PING) * 10_000),
@@ -138,7 +138,7 @@ def beside(name: str, seconds: float) -> list[float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=4)
-    parser.add_argument("floods", nargs="*", help="those that are not to be all")
+    parser.add_argument("floods", nargs="*", help="the floods to run; all by default")
     arguments = parser.parse_args()
     print(f"{geventws.__core__} core; milliseconds for an echo of 32 bytes")
     print(f"{'beside a flood of':>26}   median      p90      p99      max")

@@ -56,7 +56,7 @@ def application(environ, start_response):
 
 
 class Server:
-    """One of the servers, in processes of its own."""
+    """One of the servers, in separate processes."""
 
     def __init__(self, arguments: str) -> None:
         self.process = subprocess.Popen(
@@ -78,7 +78,7 @@ class Server:
                 self.output.append(line)
 
     def census(self) -> dict:
-        """By process: greenlets, descriptors, KiB of memory, without those of this question."""
+        """Return greenlets, descriptors and KiB of memory by process, without this request."""
         found = {}
         for _ in range(50):
             with RawClient(self.address) as client:
@@ -97,7 +97,7 @@ class Server:
 
 
 class Soak:
-    """Connections of every kind, and what became of them."""
+    """Connections of every kind, and their results."""
 
     def __init__(self, address, count: int, seconds: float) -> None:
         self.address = address
@@ -135,7 +135,7 @@ class Soak:
         gevent.sleep(max(0.0, min(left, chance.uniform(least, most))))
 
     def next_frame(self, client) -> tuple:
-        """The next frame that is no Ping; those are answered."""
+        """Answer Pings, and return the next other frame."""
         while True:
             first, payload = client.read_frame()
             if first != PING:

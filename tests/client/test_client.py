@@ -593,7 +593,7 @@ def test_a_server_that_is_not_there_is_an_oserror():
 # ------------------------------------------------------------------------ closing
 
 
-def test_no_descriptor_is_left_whoever_closes(serve):
+def test_no_descriptor_is_left_after_either_side_closes(serve):
     process = psutil.Process()
     server = serve(site)
     with connect(at(server)) as ws:
@@ -747,7 +747,7 @@ def test_a_proxy_that_refuses(serve, proxy):
 
 
 class InThread:
-    """An asyncio server in a thread of its own; ``url`` is where it is."""
+    """An asyncio server in a separate thread; ``url`` is its address."""
 
     def __init__(self, serve) -> None:
         self.loop = asyncio.new_event_loop()

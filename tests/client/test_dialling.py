@@ -21,7 +21,7 @@ SECONDS = 10  # nothing here takes so long
 
 @pytest.fixture
 def resolve(monkeypatch):
-    """``resolve(*addresses)``: what the name server answers from now on; or a function of its own.
+    """``resolve(*addresses)`` sets the answer of the name server, or a function that answers.
 
     Only the hub's resolver is another one: all of the library runs as it is.
     """
@@ -60,7 +60,7 @@ def family_of(address):
 
 @pytest.fixture
 def make_dead():
-    """``make_dead(address, port)``: nobody there answers, not even with a RST."""
+    """``make_dead(address, port)``: a listener that never answers, not even with a RST."""
     with contextlib.ExitStack() as stack:
 
         def make(address, port):
@@ -203,7 +203,7 @@ def test_a_limit_that_is_over_at_once(serve, resolve):
 
 @contextlib.contextmanager
 def silent_server():
-    """Takes connections and what is sent there, and says nothing."""
+    """A server that accepts connections, reads all data, and never answers."""
     server = StreamServer(
         ("127.0.0.1", 0), lambda sock, address: list(iter(lambda: sock.recv(65536), b""))
     )
@@ -269,7 +269,7 @@ def test_of_two_limits_the_outer_one_is_told_from_the_inner():
         gevent.sleep(SECONDS)
 
 
-def test_whoever_is_killed_leaves_nothing(resolve, make_dead, serve):
+def test_a_killed_connect_leaves_nothing(resolve, make_dead, serve):
     port = serve(echo).server_port
     make_dead("127.0.0.2", port)
     resolve("127.0.0.2", "127.0.0.2")

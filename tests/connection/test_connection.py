@@ -308,7 +308,7 @@ def test_a_loop_until_closed_gets_everything_before_a_close_that_has_overtaken_i
     assert heard[50:] in ([], [None])
 
 
-def test_closed_is_true_at_once_for_whoever_closes(run):
+def test_closed_is_true_at_once_after_close(run):
     def view(ws):
         assert ws.receive() == "0"
         gevent.sleep(0.01)
@@ -690,6 +690,37 @@ def test_a_debugger_that_reads_every_attribute_has_no_effect(serve):
         client.send(request())
         assert client.read_response() == ("401", b"")
     assert [members["accepted"] for members in seen] == [False, False]
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda ws: ws.send({"a": 1}),
+        lambda ws: ws.send(b"\xff", binary=False),
+        lambda ws: ws.close("1000"),
+        lambda ws: ws.close(5000),
+        lambda ws: ws.ping(b"x" * 126),
+        lambda ws: ws.accept(headers={"a b": "c"}),
+    ],
+    ids=["send a dict", "send no text", "close text", "close 5000", "ping", "accept"],
+)
+def test_a_wrong_argument_does_not_send_the_101(serve, use):
+    def app(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        with pytest.raises((TypeError, ValueError)):
+            use(ws)
+        assert not ws.accepted
+        start_response("401 Unauthorized", [("Content-Length", "0")])
+        return []
+
+    with serve(app).client() as client:
+        client.send(request())
+        assert client.read_response() == ("401", b"")
+
+
+def test_headers_of_the_101_may_be_a_mapping(run):
+    client, _ = run(lambda ws: ws.accept(headers={"X-Room": "blue"}))
+    assert client.headers["x-room"] == "blue"
 
 
 def test_a_view_that_only_polls_closed_is_accepted_automatically(run, caplog):

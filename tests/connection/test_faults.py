@@ -33,13 +33,13 @@ class Injected(BaseException):
 
 @pytest.fixture
 def silent_hub(monkeypatch):
-    """What a callback of the loop raises is printed by gevent; here it is expected."""
+    """Silence gevent, which prints exceptions of loop callbacks: here they are expected."""
     hub = gevent.get_hub()
     monkeypatch.setattr(hub, "handle_error", lambda *_: None)
     return hub
 
 
-#: gevent stops a watcher whose callback raises; what it calls has its try inside.
+#: gevent stops a watcher whose callback raises. Therefore these callbacks contain a try.
 CALLED_BY_THE_LOOP = {"_on_readable", "_on_writable", "_resume", "_switch_to_waiter"}
 
 

@@ -41,7 +41,7 @@ STEPS = {
     "_wait",
     "_wait_for_inflation",
 }
-#: What the compiled transport calls on its upper half, and what the frame reader calls on its.
+#: The methods of the upper half that the compiled transport and the frame reader call.
 HOOKS = {
     "_closed_error",
     "_input_parsed",

@@ -6,7 +6,7 @@ What a connection must make of a stream of bytes, to compare both cores with.
 import itertools
 from typing import NamedTuple
 
-#: How many Pings of those that came at once are answered.
+#: The maximum number of Pongs for Pings that arrive at once.
 MOST_PONGS = 16
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
@@ -21,7 +21,7 @@ class Failure(Exception):
 
 class Outcome(NamedTuple):
     messages: list
-    #: What was answered by itself: ("pong", payload) and ("close", code, reason), where any reason
+    #: The automatic answers: ("pong", payload) and ("close", code, reason), where any reason
     #: is None.
     answers: list
     is_closed: bool
@@ -57,7 +57,7 @@ class Model:
             self.answers.append(("close", code, ""))
 
     def advance(self, stream: bytes) -> None:
-        """Take what is complete of all bytes so far, and find what is wrong with the rest."""
+        """Parse the complete frames of ``stream``, and check the incomplete rest."""
         try:
             self.take_frames(stream)
         except Failure as failure:
@@ -73,7 +73,7 @@ class Model:
             pass
 
     def answer_pings(self) -> None:
-        """Those that came at once: only the latest need an answer (section 5.5.3)."""
+        """Answer the latest of the Pings that arrived at once (section 5.5.3)."""
         self.answers += [("pong", payload) for payload in self.pings[-MOST_PONGS:]]
         self.pings = []
 

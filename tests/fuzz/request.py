@@ -73,7 +73,7 @@ _host = None
 
 
 def check_served(data: bytes) -> None:
-    """What comes back is HTTP, and a WebSocket only for who asked for one."""
+    """The response is HTTP, or a WebSocket if the request asked for one."""
     global _host  # noqa: PLW0603 - one server for a million requests
     if _host is None:
         _host = Host()

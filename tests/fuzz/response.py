@@ -54,7 +54,7 @@ def check_response_of(data: bytes) -> None:
 
 
 def dechunked(data: bytes) -> bytes | None:
-    """RFC 9112 section 7.1, as it is written there; None for what is no chunked body."""
+    """Decode a chunked body, RFC 9112 section 7.1. Return None if it is invalid."""
     content = b""
     while head := _CHUNK.match(data):
         size = int(head[1], 16)

@@ -28,7 +28,7 @@ def answers(client) -> bytes:
 
 
 def statuses(received: bytes) -> list[bytes]:
-    """Those of all responses."""
+    """Return the status codes of all responses."""
     return re.findall(rb"HTTP/1\.[01] (\d{3}) ", received)
 
 

@@ -1,4 +1,4 @@
-"""A server that stops lets its clients go in good order, and nobody keeps it."""
+"""A stopping server closes its WebSockets with 1001, and no client can delay the stop."""
 
 import contextlib
 import os

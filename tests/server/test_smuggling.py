@@ -12,7 +12,7 @@ from tests.support.client import MASK, TEXT, RawClient, close_frame, frame, requ
 from tests.support.servers import WAYS, arguments_of, serving
 from tests.support.tools import need
 
-#: What is sent behind the request has a path of its own, which the access log must not have.
+#: Bytes after the request contain a request with a unique path. It must not be in the access log.
 numbers = count()
 
 

@@ -156,7 +156,7 @@ def test_an_application_that_is_wrapped_already_keeps_its_options(tmp_path):
         assert client.headers["sec-websocket-protocol"] == "own"
         client.send(frame(TEXT, "0123456789a"))
         assert client.read_close()[0] == 1009
-        process.wait_for(r"asks for subprotocols=\['own'\], the server for \['own', 'other'\]")
+        process.wait_for(r"sets subprotocols=\('own',\), the server sets \('own', 'other'\)")
 
 
 def test_a_worker_without_gevent_says_what_is_missing(tmp_path):

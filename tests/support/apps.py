@@ -63,7 +63,7 @@ def crash_early(environ, start_response):
 
 
 def be_killed(environ, start_response):
-    """What a view meets that is killed while its WebSocket is open."""
+    """A view that is killed while its WebSocket is open."""
     environ["wsgi.websocket"].send("about to be killed")
     raise gevent.GreenletExit
 
@@ -79,7 +79,7 @@ def fail_in_pieces(environ, start_response):
 
 
 def framework_crash(environ, start_response):
-    """What Flask and Bottle make of an exception in a view."""
+    """The response of Flask and Bottle to an exception in a view."""
     ws = environ["wsgi.websocket"]
     ws.send("about to fail")
     start_response("500 Internal Server Error", PLAIN)
@@ -108,7 +108,7 @@ def generator(environ, start_response):
 
 
 def never_receive(environ, start_response):
-    """Heroku's tutorial: a view that only looks whether the browser is still there."""
+    """Heroku's tutorial: a view that only checks whether the browser is connected."""
     ws = environ["wsgi.websocket"]
     while not ws.closed:
         gevent.sleep(0.01)

@@ -4,7 +4,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import sys  # noqa: E402 - patch first, as everybody is taught
+import sys  # noqa: E402 - patch first, as the documentation says
 
 from bottle import get, run  # noqa: E402
 

@@ -44,7 +44,7 @@ def listen(channel):
 
 
 def join_unchecked(channel):
-    """What a mistake in the checks would come to."""
+    """Subscribe without the checks of the public method."""
     broadcast._backend.subscribe(channel)
 
 

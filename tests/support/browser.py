@@ -27,7 +27,7 @@ OpenWindow = Callable[..., webdriver.Chrome]
 
 @contextlib.contextmanager
 def windows() -> Iterator[OpenWindow]:
-    """``open_window(url, width=1000, height=800)``: a browser of its own, closed in the end.
+    """``open_window(url, width=1000, height=800)``: a new browser, closed after the test.
 
     Each window is a separate process with an empty profile, so it shares no cookies with others.
     """

@@ -45,7 +45,7 @@ def request(
     http: str = "HTTP/1.1",
     method: str = "GET",
 ) -> bytes:
-    """An opening handshake; ``headers`` replace those of the same name, ``without`` omits one."""
+    """An opening handshake. ``headers`` replaces headers by name, ``without`` omits a header."""
     fields = {
         "Host": "test.example",
         "Upgrade": "websocket",

@@ -1,4 +1,4 @@
-"""The site for clients that nobody here wrote: the tests' own, and what they alone ask for."""
+"""The site for third-party clients: the views of all tests, and a few more."""
 
 from tests.support import apps
 

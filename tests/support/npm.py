@@ -1,4 +1,4 @@
-"""What tests run in Node and in browsers, from npm."""
+"""The packages from npm that tests run in Node and in browsers."""
 
 import json
 import subprocess

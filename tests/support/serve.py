@@ -21,7 +21,7 @@ application = WebSocketMiddleware(site, subprotocols=["own"])
 
 
 class Unclosed:
-    """What a middleware returns that loses ``close()``, against PEP 3333."""
+    """The result of middleware that drops ``close()``, which violates PEP 3333."""
 
     def __init__(self, body) -> None:
         self._body = body

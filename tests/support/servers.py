@@ -21,7 +21,7 @@ from tests.support.client import RawClient
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 10  # what is waited for inside of a test's process takes less
-#: What a server says when it can be connected to.
+#: The output of a server that accepts connections.
 READY = r"(?:http|https)://127\.0\.0\.1:(\d+)|unix:(\S+)"
 #: Every way in, and the command line that takes it.
 WAYS = {
@@ -36,7 +36,7 @@ WAYS = {
 
 
 class Process:
-    """A server in a process of its own; what it prints gathers in a file."""
+    """A server in a separate process. Its output is written to a file."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ def wait_until(condition, what="it"):
 
 @pytest.fixture(autouse=True)
 def unthrottled() -> None:
-    """What one test has logged holds nothing back in the next."""
+    """Reset the limits of log lines, so that a test does not affect the next test."""
     logs.peers.reset()
     backend._dropped.reset()
 

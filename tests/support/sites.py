@@ -103,7 +103,7 @@ with Configurator() as config:
 
 
 class Kept(Transport):
-    """Keeps what would go to Sentry."""
+    """Stores the events instead of sending them to Sentry."""
 
     events: ClassVar[list[dict]] = []
 

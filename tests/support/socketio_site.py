@@ -15,7 +15,7 @@ import flask  # noqa: E402
 import flask_socketio  # noqa: E402
 import socketio  # noqa: E402
 
-MEBIBYTES = 4 << 20  # more than geventws takes by itself
+MEBIBYTES = 4 << 20  # more than the default max_message_size of geventws
 
 server = socketio.Server(async_mode="gevent", max_http_buffer_size=MEBIBYTES)
 plain_app = socketio.WSGIApp(server)

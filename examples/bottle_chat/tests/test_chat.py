@@ -107,7 +107,7 @@ class Person:
 
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chat]:
-    """One program for all tests that leave it as it was; each uses a room of its own."""
+    """One server for all tests that do not change its state. Each test uses its own room."""
     chat = Chat(tmp_path_factory.mktemp("chat") / "log")
     yield chat
     chat.stop()
@@ -128,7 +128,7 @@ def start_chat(tmp_path: Path) -> Iterator[Callable[..., Chat]]:
 
 @pytest.fixture
 def enter() -> Iterator[Callable[..., Person]]:
-    """``enter(chat, room, name)``: somebody who stays in the room until the test ends."""
+    """``enter(chat, room, name)``: a member that stays in the room until the test ends."""
     with ExitStack() as connections:
 
         def enter_(chat: Chat, room: str, name: str, **options: Any) -> Person:
@@ -378,7 +378,7 @@ def test_stopping_the_program_closes_everybody_with_1001(start_chat, enter, numb
 
 
 def close_code(person: Person) -> int:
-    """The code of the server's Close frame, which comes after what it still had to say."""
+    """The code of the server's Close frame, which follows the last messages."""
     with pytest.raises(ConnectionClosed):
         read_on(person)
     return person.ws.close_code

@@ -1,4 +1,4 @@
-"""The chat in four workers that share a Redis: one chat for those who use it."""
+"""The chat in four workers that share one Redis: all users see the same chat."""
 
 import os
 import signal
@@ -49,7 +49,7 @@ def chat(server: RedisServer, tmp_path) -> Iterator[Process]:
 
 @pytest.fixture
 def enter(chat: Process) -> Iterator[Callable[..., Person]]:
-    """``enter(name, since="")``: somebody who stays in the room until the test ends."""
+    """``enter(name, since="")``: a member that stays in the room until the test ends."""
     with ExitStack() as connections:
 
         def enter_(name: str, since: str = "") -> Person:
@@ -67,7 +67,7 @@ def processes_in_the_room(server: RedisServer) -> int:
 
 
 def hear_texts(person: Person, count: int) -> list[str]:
-    """The next messages, past who has come and gone."""
+    """The next messages, without the events about members that join or leave."""
     texts: list[str] = []
     while len(texts) < count:
         event = person.hear("message", "joined", "left")
@@ -113,7 +113,7 @@ def test_nothing_is_missed_across_a_reconnect_even_if_the_worker_is_killed(serve
 
 
 def worker_of(chat: Process, person: Person) -> int:
-    """The process at the other end of somebody's connection."""
+    """The server process of a member's connection."""
     port = person.ws.socket.getsockname()[1]
     return next(
         worker.pid

@@ -1,4 +1,4 @@
-"""The show in four workers that share a Redis: one show for those who take part."""
+"""The show in four workers that share one Redis: all users see the same show."""
 
 import os
 import signal
