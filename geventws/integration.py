@@ -34,11 +34,11 @@ def run_view(
 
     - If the view returns ``None`` and has not used the WebSocket, the WebSocket is accepted.
     - If the view returns a response before the ``101``, the WebSocket is refused.
-    - If the view returns a response after the ``101``, the response is dropped. Exception: if the
-      ``101`` was sent automatically (``accept_after``), the response is returned, and its status
-      determines the close code.
+    - If the view returns a response after the ``101``, the response is dropped. If the ``101`` was
+      sent automatically (``accept_after``), the response is returned instead, and its status sets
+      the close code.
     - If the view raises :exc:`~geventws.ConnectionClosed` of this connection, that is a normal
-      end. The exception of another connection is raised.
+      end. A ``ConnectionClosed`` of another connection is raised again.
 
     :param view: called without arguments.
     :param headers: called once, when the ``101`` is sent. Returns headers for it that the framework

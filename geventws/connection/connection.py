@@ -621,7 +621,7 @@ class Connection(Transport):
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # the peer was quicker
+            pass  # the peer has already ended TCP
 
     def _send_close_notify(self) -> None:
         """Send the close_notify alert of TLS, RFC 8446 section 6.1."""
@@ -717,7 +717,7 @@ class Connection(Transport):
             try:
                 sock.shutdown(socket.SHUT_RDWR)
             except OSError:
-                pass  # the peer was quicker
+                pass  # the peer has already ended TCP
         elif is_running(self._hub):
             sock.close()
         else:
