@@ -91,12 +91,12 @@ class _Exchange:
                 _close(result)
                 raise
         except ConnectionClosed:
-            if not self.is_accepted and not ws._client_left:
+            if self.may_respond():
                 raise
-            if ws._client_left:
+            if not ws.accepted:
                 return []
         except Exception:
-            if not self.is_accepted:
+            if self.may_respond():
                 raise
             logger.exception(
                 "Exception in the view of %s [%s]",
@@ -130,15 +130,17 @@ class _Exchange:
             self.ws._stop_expecting_answer()
         return self.write
 
-    @property
-    def is_accepted(self) -> bool:
-        """Whether the ``101`` has been sent. Blocks while another greenlet sends it."""
+    def may_respond(self) -> bool:
+        """Return whether HTTP may be sent: not after the ``101``, nor after a part of it.
+
+        Blocks while another greenlet sends the ``101``.
+        """
         self.ws._wait_while_accepting()
-        return self.ws.accepted
+        return not self.ws.accepted and not self.ws._client_left
 
     def write(self, data: bytes) -> None:
         """Send data of the body (``write()`` of PEP 3333)."""
-        if not self.is_accepted:
+        if self.may_respond():
             self.respond()(data)
 
     def respond(self) -> Write:
@@ -157,12 +159,12 @@ class _Exchange:
 
         If the view is a generator, its code runs here.
         """
-        if hasattr(result, "__len__") and self.status and not self.is_accepted:
+        if hasattr(result, "__len__") and self.status and self.may_respond():
             self.respond()
             return result  # unchanged: the server can read its length
         chunks = iter(result)
         first = next((chunk for chunk in chunks if chunk), b"")
-        if self.status and not self.is_accepted:
+        if self.status and self.may_respond():
             self.respond()
             return _Body(first, chunks, result)
         for _ in chunks:

@@ -320,3 +320,24 @@ def test_a_client_that_left_before_the_automatic_101_is_the_one_who_closed(serve
     client.vanish()
     wait_until(lambda: seen)
     assert seen == [(1006, 1006, True)]
+
+
+def test_no_response_follows_a_part_of_the_101(serve):
+    answered = Happened()
+
+    def app(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        large = [(f"X-Large-{number}", "x" * 60_000) for number in range(300)]
+        with pytest.raises(gevent.Timeout), gevent.Timeout(0.3):
+            ws.accept(headers=large)
+        start_response("500 Internal Server Error", [])
+        answered.set()
+        return [b"a body"]
+
+    with serve(app).client() as client:
+        client.send(request())
+        assert answered.wait(SECONDS)
+        received = client.read_to_end()
+    assert received.startswith(b"HTTP/1.1 101 ")
+    assert b"500 Internal" not in received
+    assert b"a body" not in received
