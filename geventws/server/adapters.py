@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from io import BufferedReader
 from typing import Any
 
+from gevent import getcurrent
 from gevent.pywsgi import Input, WSGIHandler
 from gevent.socket import socket as gevent_socket
 
@@ -201,22 +202,37 @@ def find_adapter(environ: Environ, start_response: StartResponse) -> Adapter:
 
     :raises RuntimeError: if the server does not run on gevent.
     """
-    body = environ.get("wsgi.input")
+    adapter = None
+    # gunicorn's sync worker has gevent's sockets, too, if the application's module is patched. But
+    # it calls the application in the main greenlet, and serves nobody else until that returns.
+    if getcurrent().parent is not None:
+        adapter = _find_gunicorn(environ, start_response) or _find_pywsgi(environ, start_response)
+    if adapter is None:
+        raise RuntimeError(
+            "geventws needs a WSGI server on gevent: geventws.WebSocketServer, gevent.pywsgi,"
+            " the command geventws module:app, or gunicorn with -k geventws.Worker, -k gevent or"
+            f" -k gevent_pywsgi; not {environ.get('SERVER_SOFTWARE', 'this one')}"
+        )
+    return adapter
+
+
+def _find_gunicorn(environ: Environ, start_response: StartResponse) -> Adapter | None:
     sock = environ.get("gunicorn.socket")
-    unreader = _find_unreader(body, start_response)
+    unreader = _find_unreader(environ.get("wsgi.input"), start_response)
     if isinstance(sock, gevent_socket) and unreader is not None:
         return GunicornAdapter(sock, unreader, start_response)
+    return None
+
+
+def _find_pywsgi(environ: Environ, start_response: StartResponse) -> Adapter | None:
+    body = environ.get("wsgi.input")
     if not hasattr(body, "raw") and not hasattr(body, "rfile"):
         body = pywsgi_input(start_response)  # a middleware has replaced wsgi.input
     rfile = getattr(body, "rfile", body)  # the file of the connection is in pywsgi's Input
     sock = getattr(getattr(rfile, "raw", None), "_sock", None)
     if isinstance(sock, gevent_socket):
         return PywsgiAdapter(sock, rfile, start_response)
-    raise RuntimeError(
-        "geventws needs a WSGI server on gevent: geventws.WebSocketServer, gevent.pywsgi, or"
-        " gunicorn with -k geventws.Worker, -k gevent or -k gevent_pywsgi; not"
-        f" {environ.get('SERVER_SOFTWARE', 'this one')}"
-    )
+    return None
 
 
 def _find_unreader(body: object, start_response: StartResponse) -> object:

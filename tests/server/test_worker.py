@@ -159,9 +159,11 @@ def test_an_application_that_is_wrapped_already_keeps_its_options(tmp_path):
         process.wait_for(r"sets subprotocols=\('own',\), the server sets \('own', 'other'\)")
 
 
-def test_a_worker_without_gevent_says_what_is_missing(tmp_path):
+@pytest.mark.parametrize("module", ["tests.support.serve", "tests.support.patched_app"])
+def test_a_worker_without_gevent_says_what_is_missing(tmp_path, module):
     arguments = arguments_of("gunicorn-gevent")
     arguments[arguments.index("gevent")] = "sync"
+    arguments[arguments.index("tests.support.serve:application")] = f"{module}:application"
     with serving(arguments, tmp_path / "log") as process:
         with process.client() as client:
             client.send(request("/echo"))
