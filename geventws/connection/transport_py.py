@@ -487,8 +487,10 @@ class Transport:
                     waiter.switch()
                 finally:
                     buffers.dispatched = None
-                    if buffers.cork:
-                        self._flush_cork()
+                    # Emptied before any call: if one raises, no other connection may send it.
+                    cork, buffers.cork, buffers.cork_size = buffers.cork, [], 0
+                    if cork:
+                        self._write(b"".join(cork))
                     if self._ready is not None:
                         # The greenlet had ended, and has not taken the message.
                         message, self._ready = self._ready, None
