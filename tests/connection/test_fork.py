@@ -71,14 +71,15 @@ for accept_after in (3.0, None):
     server.start()
     connecting = gevent.spawn(geventws.connect, f"ws://127.0.0.1:{server.server_port}/")
     gevent.sleep(0.1)
-    child = gevent.os.fork()
-    if not child:
+    reading, writing = os.pipe()
+    if not gevent.os.fork():
         try:
             seen[-1].accept()
         except geventws.ConnectionClosed:
-            os._exit(7)
-        os._exit(1)
-    assert os.waitstatus_to_exitcode(gevent.os.waitpid(child, 0)[1]) == 7
+            os.write(writing, b"closed")
+        os._exit(0)
+    os.close(writing)
+    assert os.read(reading, 10) == b"closed"
     ws = connecting.get(timeout=5)
     assert list(ws) == [str(os.getpid())]
     server.stop()
@@ -100,14 +101,16 @@ server.start()
 ws = geventws.connect(f"ws://127.0.0.1:{server.server_port}/")
 ws.send("before")
 assert ws.receive() == "before"
-child = gevent.os.fork()
-if not child:
+reading, writing = os.pipe()
+if not gevent.os.fork():
     try:
         ws.send("from the child")
     except geventws.ConnectionClosed as problem:
-        os._exit(7 if ws.closed and not problem.by_peer else 1)
-    os._exit(2)
-assert os.waitstatus_to_exitcode(gevent.os.waitpid(child, 0)[1]) == 7
+        if ws.closed and not problem.by_peer:
+            os.write(writing, b"closed")
+    os._exit(0)
+os.close(writing)
+assert os.read(reading, 10) == b"closed"
 ws.send("after")
 assert ws.receive(timeout=5) == "after"
 ws.close()
