@@ -374,7 +374,8 @@ def test_a_second_ctrl_c_waits_for_nobody(tmp_path):
         assert client.read_close() == (1001, "")
         process.process.send_signal(signal.SIGINT)
         assert client.read_to_end() == b""
-        assert process.stop(seconds=5) == 0
+        # It is about to exit; SIGTERM could meet it without a handler.
+        assert process.stop(signal.SIGCONT, seconds=5) == 0
         assert "Traceback" not in process.output
 
 
