@@ -137,7 +137,6 @@ class Connection(Transport):
         disable_nagle(sock)
         self._attach(sock)
         self._endpoint.open(options.max_message_size, extension)
-        self._endpoint.has_news = False
         self._keepalive = Keepalive(monotonic() + (options.ping_interval or 0))
         if not self._due:
             self._sweeper.add(self, options.check_interval)
@@ -597,14 +596,14 @@ class Connection(Transport):
                 self._done.wait(min(left, timeout / _PROGRESS_CHECKS))
 
     def _drain_output(self) -> None:
-        """The closing handshake has finished or failed: write the waiting output, then end TCP."""
+        """After the end of the closing handshake: send the remaining output, then end TCP."""
         if self._paused:
             self._continue_reading()
         if self._output is None:
             self._finish_output()
-        if self._endpoint.state is not _CLOSED:
+        if self._endpoint.state is not _CLOSED:  # otherwise _end() has woken the greenlets
             self._watch_progress()
-        self._wake()
+            self._wake()
 
     def _finish_output(self) -> None:
         """The kernel has all output. The server ends TCP first, RFC 6455 section 7.1.1."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from gevent import get_hub
 
@@ -20,18 +20,19 @@ if TYPE_CHECKING:
 class HubState:
     """The shared state of the connections of a hub."""
 
-    __slots__ = ("__weakref__", "buffers", "sweeper")
+    __slots__ = ("__weakref__", "buffers", "hub", "sweeper")
 
     def __init__(self, hub: Hub) -> None:
+        self.hub = hub
         self.buffers = HubBuffers()
         self.sweeper = Sweeper(hub)
 
-    def abandon(self, hub: Hub) -> None:
+    def abandon(self) -> None:
         """Give up all connections, in a child process: they belong to the parent."""
         connections = self.sweeper.abandon()
         for connection in connections:
             connection._abandon()
-        call_in_child(hub, partial(self._release, connections))
+        call_in_child(self.hub, partial(self._release, connections))
 
     def _release(self, connections: set[Swept]) -> None:
         # The buffers come first: the parent still uses their epoll set, which must not change.
@@ -40,22 +41,28 @@ class HubState:
             connection._release()
 
 
-_states: WeakKeyDictionary[Hub, HubState] = WeakKeyDictionary()
+_states: WeakSet[HubState] = WeakSet()
 
 
 def hub_state() -> HubState:
-    """The state of the running thread's hub."""
-    hub = get_hub()
-    state = _states.get(hub)
-    if state is None:
-        state = _states[hub] = HubState(hub)
+    """The state of the running thread's hub.
+
+    It is an attribute of the hub, and ends with it: a WeakKeyDictionary would keep both alive.
+    """
+    # Any: an attribute that gevent's class does not declare.
+    hub: Any = get_hub()
+    try:
+        state: HubState = hub._geventws_state
+    except AttributeError:
+        state = hub._geventws_state = HubState(hub)
+        _states.add(state)
     return state
 
 
 def _after_fork() -> None:
-    for hub, state in list(_states.items()):
-        if is_running(hub):
-            state.abandon(hub)
+    for state in list(_states):
+        if is_running(state.hub):
+            state.abandon()
 
 
 if hasattr(os, "register_at_fork"):

@@ -15,9 +15,11 @@ from .reader import FrameReader
 from .state import TRANSITIONS, Event, State
 
 # Looking up a member of an enum takes ten times as long as a global.
+_PENDING = State.PENDING
 _OPEN = State.OPEN
 _CLOSING = State.CLOSING
 _DRAINING = State.DRAINING
+_CLOSED = State.CLOSED
 #: The maximum number of Pongs if many Pings arrive at once. The latest Pings are answered.
 MAX_PONGS = 16
 
@@ -89,7 +91,7 @@ class Endpoint(FrameReader):
 
         :param lost_by_peer: if TCP was lost, whether the peer ended it; else ``None``.
         """
-        if self.state is State.PENDING:
+        if self.state is _PENDING:
             if lost_by_peer is not None:
                 self._note_close(CloseCode.ABNORMAL_CLOSURE, "", by_peer=lost_by_peer)
             self._change(Event.REFUSE)
@@ -110,7 +112,7 @@ class Endpoint(FrameReader):
 
         :param by_peer: whether the peer ended it, rather than this side.
         """
-        if _OPEN <= self.state <= _DRAINING:
+        if self.state is not _CLOSED and self.state is not _PENDING:
             self._note_close(CloseCode.ABNORMAL_CLOSURE, "", by_peer=by_peer)
             self._change(Event.END_TRANSPORT)
 
@@ -193,7 +195,7 @@ class Endpoint(FrameReader):
         if following is None:
             raise AssertionError(f"{event.name} in the state {self.state.name}")
         self.state = following
-        if following >= _DRAINING:
+        if following is _DRAINING or following is _CLOSED:
             self._discard_input()
         # The caller has caused the changes to the other states: they are no news.
         self.has_news = following is _CLOSING or following is _DRAINING

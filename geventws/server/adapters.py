@@ -39,7 +39,11 @@ class Adapter:
         self.sock = sock
         self._start_response = start_response
         self._early = self.disable_reader()
-        self._sent_before = bytes_sent(sock)
+        self._sent_before = self.bytes_sent_before()
+
+    def bytes_sent_before(self) -> int | None:
+        """Return the number of bytes that were sent on the connection before the application."""
+        return bytes_sent(self.sock)
 
     def is_used_by_application(self) -> bool:
         """Return whether the application itself has sent bytes on the connection.
@@ -48,8 +52,10 @@ class Adapter:
         ``101``. Where the system does not count bytes, a read in progress is the only sign.
         """
         watcher: Any = getattr(self.sock, "_read_event", None)  # Any: private in gevent
-        is_read = watcher is not None and watcher.active
-        return is_read or bytes_sent(self.sock) != self._sent_before
+        if watcher is not None and watcher.active:
+            return True
+        sent = bytes_sent(self.sock)
+        return sent is not None and sent != self._sent_before
 
     def disable_reader(self) -> bytes:
         """Put the server's reader at the end of input permanently.

@@ -180,6 +180,10 @@ class _Adapter(PywsgiAdapter):
         super().__init__(handler.socket, handler.rfile, handler.start_response)
         self.handler = handler
 
+    def bytes_sent_before(self) -> int | None:
+        # Without a buffered file, this is the first request of a plain connection.
+        return 0 if self.rfile is None else super().bytes_sent_before()
+
     def switch_protocols(self, headers: Headers) -> tuple[socket.socket, bytes]:
         handler = self.handler
         lines = [f"HTTP/1.1 {SWITCHING}", *(f"{name}: {value}" for name, value in headers), "\r\n"]

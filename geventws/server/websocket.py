@@ -24,7 +24,7 @@ from ..protocol.state import State
 if TYPE_CHECKING:
     from ..connection.counters import Totals
     from ..options import Options
-    from ..typing import Environ, HeaderPairs
+    from ..typing import Environ, HeaderPairs, Headers
     from .adapters import Adapter
 
 _PENDING = State.PENDING
@@ -119,10 +119,10 @@ class WebSocket(Connection):
             )
             return
         self._wait_while_accepting()
-        headers = list(headers.items() if isinstance(headers, Mapping) else headers)
+        fields = _pairs_of(headers) if headers else []
         if self._accepted_late is True:
             self._accepted_late = None
-            if headers or subprotocol not in {None, self._subprotocol}:
+            if fields or subprotocol not in {None, self._subprotocol}:
                 self._warn(
                     "The view of %s called accept() with headers or a subprotocol after its"
                     " WebSocket had been accepted automatically (accept_after, %g seconds). They"
@@ -135,7 +135,7 @@ class WebSocket(Connection):
             raise self._closed_error()
         self._accepting = True
         try:
-            self._switch_protocols(subprotocol, headers, compression)
+            self._switch_protocols(subprotocol, fields, compression)
         finally:
             accepting, self._accepting = self._accepting, False
             if isinstance(accepting, Event):
@@ -337,3 +337,8 @@ class WebSocket(Connection):
         """Address and port of the peer, as the server sees them; ``None`` for a unix socket."""
         address = self._environ.get("REMOTE_ADDR")
         return (address, int(self._environ.get("REMOTE_PORT", 0))) if address else None
+
+
+def _pairs_of(headers: Mapping[str, str] | HeaderPairs) -> Headers:
+    """Convert headers, a mapping or pairs, to pairs."""
+    return list(headers.items() if isinstance(headers, Mapping) else headers)
