@@ -137,7 +137,8 @@ def test_a_view_that_fails_after_the_upgrade_closes_with_1011(way_in, path):
         assert client.read_close() == (1011, "")
         client.send(close_frame(1011))
         assert client.read_to_end() == b""
-    way_in.wait_for("Exception in the view of /crash")
+    if path == "/crash":  # the other exception is the framework's to log
+        way_in.wait_for("Exception in the view of /crash")
 
 
 def test_the_view_chooses_subprotocol_and_headers(way_in):
