@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import struct
+import warnings
 
 import gevent
 import pytest
@@ -254,7 +255,9 @@ def test_by_a_fork(serve):
         client.send(frame(0x81, "before"))
         assert client.read_frame() == (0x81, b"before")
         reading, writing = os.pipe()
-        child = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: there are threads
+            child = os.fork()
         if not child:
             os.write(writing, seen[0]._endpoint.state.name.encode())
             os._exit(0)
