@@ -177,3 +177,16 @@ def test_a_worker_with_an_invalid_option_is_refused_when_its_class_is_made():
     geventws = pytest.importorskip("geventws")
     with pytest.raises(ValueError, match="max_message_size must be a positive integer"):
         type("Worker", (geventws.Worker,), {"websocket_options": {"max_message_size": "x"}})
+
+
+def test_an_attribute_options_of_another_server_class_is_left_alone():
+    class Server(WSGIServer):
+        options = "of this class"
+
+    server = Server(("127.0.0.1", 0), site, log=None, handler_class=Handler)
+    server.start()
+    try:
+        assert refuses(RawClient(server.address), 8, "server")
+        assert server.options == "of this class"
+    finally:
+        server.stop(1)

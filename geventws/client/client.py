@@ -13,7 +13,6 @@ from ..exceptions import HandshakeError
 from ..options import Options
 from ..protocol import client_handshake
 from ..protocol.permessage_deflate import PerMessageDeflate
-from ..protocol.server_handshake import VERSION
 from ..protocol.urls import Target, parse_url
 from ..typing import HeaderPairs, Headers, Keywords
 from .dialling import dial, time_limit
@@ -54,10 +53,8 @@ class ClientWebSocket(Connection):
     _owns_socket = True
 
     __slots__ = (
-        "_extensions",
         "_requested",
         "_response_headers",
-        "_subprotocol",
         "_target",
     )
 
@@ -65,8 +62,6 @@ class ClientWebSocket(Connection):
         super().__init__(options, client=True)
         self._target = target
         self._requested = list(options.subprotocols)
-        self._subprotocol: str | None = None
-        self._extensions = ""
         self._response_headers: Headers = []
 
     def __repr__(self) -> str:
@@ -131,16 +126,6 @@ class ClientWebSocket(Connection):
         return self._requested
 
     @property
-    def subprotocol(self) -> str | None:
-        """The subprotocol that the server selected; ``None`` without one."""
-        return self._subprotocol
-
-    @property
-    def extensions(self) -> str:
-        """The negotiated extensions: permessage-deflate, or an empty string."""
-        return self._extensions
-
-    @property
     def response_headers(self) -> Headers:
         """The headers of the ``101``."""
         return self._response_headers
@@ -149,11 +134,6 @@ class ClientWebSocket(Connection):
     def path(self) -> str:
         """The path of the request, without the query."""
         return self._target.resource.partition("?")[0]
-
-    @property
-    def version(self) -> str:
-        """The version of the WebSocket protocol: ``"13"``."""
-        return VERSION
 
     @property
     def remote_address(self) -> tuple[str, int]:

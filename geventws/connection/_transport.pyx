@@ -211,8 +211,10 @@ cdef class Transport(Watched):
         if self.fd >= 0 and self.buffers.watches.is_usable():
             self.buffers.watches.watch(self)
             return
+        if self._sock.fileno() != self.descriptor:
+            raise OSError(EBADF, "other code has closed the socket")  # libev would abort
         if self.reader is None:
-            self.reader = self._hub.loop.io(self._sock.fileno(), 1)
+            self.reader = self._hub.loop.io(self.descriptor, 1)
         self.reader.start(self._on_readable)
 
     def _stop_reading(self):

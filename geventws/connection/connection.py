@@ -10,7 +10,7 @@ import functools
 import socket
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from gevent import getcurrent
 from gevent.event import Event
@@ -24,6 +24,7 @@ from ..protocol.frames import (
     close_payload,
     encode_text,
 )
+from ..protocol.server_handshake import VERSION
 from ..protocol.state import State
 from .counters import CLIENTS, Totals
 from .hub import hub_state
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from ..options import Options
     from ..protocol.permessage_deflate import PerMessageDeflate
 
+Result = TypeVar("Result")
+
 # Looking up a member of an enum takes ten times as long as a global.
 _PENDING = State.PENDING
 _OPEN = State.OPEN
@@ -55,18 +58,18 @@ _HANGUP_INTERVAL = 1.0
 _PROGRESS_CHECKS = 4
 
 
-def _ends_connection(method: Callable[[Connection], None]) -> Callable[[Connection], None]:
-    """Decorate a callback of the hub: an unexpected exception ends the connection."""
+def _ends_connection(method: Callable[[Connection], Result]) -> Callable[[Connection], Result]:
+    """Decorate a method: an unexpected exception ends the connection, and is raised again."""
 
     @functools.wraps(method)
-    def callback(self: Connection) -> None:
+    def guarded(self: Connection) -> Result:
         try:
-            method(self)
+            return method(self)
         except BaseException:
             self._end(_FAULT)
             raise
 
-    return callback
+    return guarded
 
 
 class Buffered(NamedTuple):
@@ -89,6 +92,7 @@ class Connection(Transport):
     __slots__ = (
         "_done",
         "_due",
+        "_extensions",
         "_fault",
         "_hangup_timer",
         "_hung_up",
@@ -98,6 +102,7 @@ class Connection(Transport):
         "_progress",
         "_send_buffer",
         "_slice_end",
+        "_subprotocol",
         "_sweeper",
     )
 
@@ -127,6 +132,8 @@ class Connection(Transport):
         #: The time at which a greenlet that receives outside a dispatch must let others run.
         self._slice_end = 0.0
         self._send_buffer: SendBuffer | None = None
+        self._subprotocol: str | None = None
+        self._extensions = ""
 
     def _start(self, sock: Any, extension: PerMessageDeflate | None, early: bytes = b"") -> None:
         """Take over a gevent socket after the opening handshake.
@@ -186,6 +193,21 @@ class Connection(Transport):
         """Seconds from the latest answered Ping to its Pong; ``None`` before the first."""
         return None if self._keepalive is None else self._keepalive.latency
 
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that the server has chosen; ``None`` without one."""
+        return self._subprotocol
+
+    @property
+    def extensions(self) -> str:
+        """The negotiated extensions: permessage-deflate with its parameters, or empty."""
+        return self._extensions
+
+    @property
+    def version(self) -> str:
+        """The version of the WebSocket protocol: ``"13"``."""
+        return VERSION
+
     # ------------------------------------------------------- internal interface
 
     @property
@@ -212,11 +234,18 @@ class Connection(Transport):
     def _drop(self) -> None:
         """End the connection now, in any state. The server closes the descriptor."""
         if self._endpoint.state is _PENDING:
-            self._sweeper.remove(self)
-            self._endpoint.refuse()
-            self._end_reported = True
+            self._refuse()
         else:
             self._end(_DROPPED)
+
+    def _refuse(self, lost_by_peer: bool | None = None) -> None:
+        """End the connection before the opening handshake is finished.
+
+        :param lost_by_peer: if TCP was lost, whether the peer ended it; else ``None``.
+        """
+        self._end_reported = True
+        self._endpoint.refuse(lost_by_peer)
+        self._sweeper.remove(self)
 
     def _drop_slow_consumer(self, fault: str) -> None:
         """Close with 1013, without waiting: the peer reads too slowly."""
@@ -279,12 +308,9 @@ class Connection(Transport):
             self._input_parsed()
         return message
 
+    @_ends_connection
     def _next_message(self) -> str | bytes | None:
-        try:
-            return self._endpoint.next_message()
-        except BaseException:
-            self._end(_FAULT)
-            raise
+        return self._endpoint.next_message()
 
     def _parse_ahead(self, message: str | bytes | None = None) -> None:
         if message is not None:
@@ -388,7 +414,11 @@ class Connection(Transport):
     def _queue_output(self, data: bytes | memoryview) -> None:
         if self._output is None:
             if self._send_buffer is None:
-                watcher = self._hub.loop.io(self._sock.fileno(), _WRITE)
+                descriptor = self._sock.fileno()
+                if descriptor < 0:
+                    self._end(End.DESCRIPTOR)  # other code has closed it
+                    return
+                watcher = self._hub.loop.io(descriptor, _WRITE)
                 self._send_buffer = SendBuffer(self._options.max_send_buffer, watcher)
             self._output = self._send_buffer
             self._watch_progress()
@@ -669,7 +699,7 @@ class Connection(Transport):
             self._endpoint.end_transport(by_peer=False)
 
     def _release(self) -> None:
-        """Stop to use the descriptor and the loop; may be called repeatedly."""
+        """Stop using the descriptor and the loop. May be called repeatedly."""
         self._detach()
         if is_running(self._hub):
             self._stop_hangup_timer()

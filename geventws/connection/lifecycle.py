@@ -35,6 +35,5 @@ class End(enum.Enum):
     FAULT = TCP.SHUTDOWN, "an unexpected exception was raised in the hub"
     DESCRIPTOR = TCP.DISOWNED, "other code has closed the descriptor"
 
-    def __init__(self, tcp: TCP, reason: str) -> None:
+    def __init__(self, tcp: TCP, reason: str) -> None:  # with the reason, each value is unique
         self.tcp = tcp
-        self.reason = reason

@@ -1,4 +1,4 @@
-"""TCP: unacknowledged bytes, Nagle's algorithm, reset, and hang-up."""
+"""TCP: sent and unacknowledged bytes, Nagle's algorithm, reset, and hang-up."""
 
 from __future__ import annotations
 
@@ -57,23 +57,28 @@ def unacknowledged(sock: Any) -> int:
         return 0  # the socket is closed
 
 
-#: The offset of ``tcpi_bytes_sent`` in Linux's ``struct tcp_info``; the kernel has it since 4.19.
-_BYTES_SENT = 200
-_LONG = struct.Struct("Q")
+#: ``tcpi_bytes_sent`` and ``tcpi_bytes_retrans`` in Linux's ``struct tcp_info``, since Linux 4.19.
+_SENT_OFFSET = 200
+_SENT = struct.Struct("QQ")
 
 
 def bytes_sent(sock: Any) -> int | None:
-    """The number of bytes that any code has sent on a TCP connection; ``None`` if unknown."""
+    """The number of bytes that any code has sent on a TCP connection; ``None`` if unknown.
+
+    Retransmitted bytes are counted once.
+    """
     if sys.platform != "linux":
         return None
     try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_SENT + _LONG.size)
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SENT_OFFSET + _SENT.size)
     except (OSError, ValueError):
         return None  # a unix socket, or a closed one
-    if len(info) < _BYTES_SENT + _LONG.size:
+    if len(info) < _SENT_OFFSET + _SENT.size:
         return None
-    sent: int = _LONG.unpack_from(info, _BYTES_SENT)[0]
-    return sent
+    sent: int
+    retransmitted: int
+    sent, retransmitted = _SENT.unpack_from(info, _SENT_OFFSET)
+    return sent - retransmitted
 
 
 def disable_nagle(sock: Any) -> None:

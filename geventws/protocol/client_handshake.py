@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..exceptions import HandshakeError
-from ..typing import Headers
-from .headers import check_header, has_token, is_token, parse_extensions
+from ..typing import HeaderPairs, Headers
+from .headers import check_header, has_token, is_token, pairs_of, parse_extensions
 from .permessage_deflate import Agreement, Deflate, accept_answer, offer
 from .server_handshake import VERSION, accept_key
 from .urls import Target
@@ -50,12 +50,12 @@ def new_key() -> str:
     return base64.b64encode(os.urandom(16)).decode()
 
 
-def pairs(headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> Headers:
+def pairs(headers: Mapping[str, str] | HeaderPairs) -> Headers:
     """Convert headers, a mapping or pairs, to pairs.
 
     :raises ValueError: for a header that cannot be sent.
     """
-    fields = list(headers.items() if isinstance(headers, Mapping) else headers)
+    fields = pairs_of(headers)
     for name, value in fields:
         check_header(name, value)
     return fields

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
+
+from ..typing import HeaderPairs, Headers
 
 _CHARACTERS = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _TOKEN = re.compile(_CHARACTERS)
@@ -44,6 +47,11 @@ def check_header(name: str, value: str) -> None:
             f"{name!r}: {value!r} cannot be a header: its value is not a str of one line in"
             " ISO 8859-1"
         )
+
+
+def pairs_of(headers: Mapping[str, str] | HeaderPairs) -> Headers:
+    """Convert headers, a mapping or pairs, to pairs."""
+    return list(headers.items() if isinstance(headers, Mapping) else headers)
 
 
 def split_list(value: str) -> list[str]:

@@ -105,9 +105,12 @@ class HTTPHandler(WSGIHandler):
     def options(self) -> Options:
         """The options of the server. A plain ``WSGIServer`` gets the options of this class."""
         server: Any = self.server  # a plain WSGIServer gets the attribute here
-        options: Options | None = getattr(server, "options", None)
+        options = getattr(server, "options", None)
+        if not isinstance(options, Options):  # a subclass of WSGIServer may have its own `options`
+            options = getattr(server, "_geventws_options", None)
         if options is None:
-            options = server.options = combine_options(type(self), {}, server.application)
+            options = combine_options(type(self), {}, server.application)
+            server._geventws_options = options
         return options
 
     # ------------------------------------------------------- deadline of the head

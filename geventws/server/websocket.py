@@ -18,13 +18,14 @@ from ..connection.threads import call_in_hub, get_ident
 from ..exceptions import ConnectionClosed, WebSocketError
 from ..protocol import server_handshake as handshake
 from ..protocol.frames import CloseCode
+from ..protocol.headers import pairs_of
 from ..protocol.permessage_deflate import Deflate, PerMessageDeflate
 from ..protocol.state import State
 
 if TYPE_CHECKING:
     from ..connection.counters import Totals
     from ..options import Options
-    from ..typing import Environ, HeaderPairs, Headers
+    from ..typing import Environ, HeaderPairs
     from .adapters import Adapter
 
 _PENDING = State.PENDING
@@ -55,11 +56,9 @@ class WebSocket(Connection):
         "_accepting",
         "_adapter",
         "_environ",
-        "_extensions",
         "_headers_hook",
         "_id",
         "_refusal",
-        "_subprotocol",
         "_view",
     )
 
@@ -70,8 +69,6 @@ class WebSocket(Connection):
         self._environ = environ
         #: The server's side of the request, until the 101.
         self._adapter: Any = adapter
-        self._subprotocol: str | None = None
-        self._extensions = ""
         #: The HTTP status of a view that has refused.
         self._refusal = ""
         self._id = ""
@@ -119,7 +116,7 @@ class WebSocket(Connection):
             )
             return
         self._wait_while_accepting()
-        fields = _pairs_of(headers) if headers else []
+        fields = pairs_of(headers) if headers else []
         if self._accepted_late is True:
             self._accepted_late = None
             if fields or subprotocol not in {None, self._subprotocol}:
@@ -207,15 +204,6 @@ class WebSocket(Connection):
         self._refusal = status
         self._totals.refused[int(status[:3])] += 1
         self._refuse()
-
-    def _refuse(self, lost_by_peer: bool | None = None) -> None:
-        """End the connection before the ``101``.
-
-        :param lost_by_peer: if TCP was lost, whether the peer ended it; else ``None``.
-        """
-        self._end_reported = True
-        self._endpoint.refuse(lost_by_peer)
-        self._sweeper.remove(self)
 
     def _expect_answer(self) -> None:
         """Send the ``101`` if the view neither accepts nor refuses within ``accept_after``."""
@@ -308,16 +296,6 @@ class WebSocket(Connection):
         return handshake.requested_subprotocols(self._environ)
 
     @property
-    def subprotocol(self) -> str | None:
-        """The subprotocol that :meth:`accept` has chosen."""
-        return self._subprotocol
-
-    @property
-    def extensions(self) -> str:
-        """The extensions that :meth:`accept` has agreed on: permessage-deflate, or empty."""
-        return self._extensions
-
-    @property
     def origin(self) -> str | None:
         """The Origin header: the page that connects, if the client is a browser."""
         return self._environ.get("HTTP_ORIGIN")
@@ -328,17 +306,7 @@ class WebSocket(Connection):
         return str(self._environ.get("PATH_INFO", ""))
 
     @property
-    def version(self) -> str:
-        """The version of the WebSocket protocol: ``"13"``."""
-        return handshake.VERSION
-
-    @property
     def remote_address(self) -> tuple[str, int] | None:
         """Address and port of the peer, as the server sees them; ``None`` for a unix socket."""
         address = self._environ.get("REMOTE_ADDR")
         return (address, int(self._environ.get("REMOTE_PORT", 0))) if address else None
-
-
-def _pairs_of(headers: Mapping[str, str] | HeaderPairs) -> Headers:
-    """Convert headers, a mapping or pairs, to pairs."""
-    return list(headers.items() if isinstance(headers, Mapping) else headers)

@@ -7,11 +7,14 @@ import struct
 import warnings
 
 import gevent
+import gevent.ssl
 import pytest
 from gevent.event import Event as Happened
 
+import geventws
 from geventws import ConnectionClosed
 from geventws.connection.lifecycle import TCP, End
+from geventws.connection.tcp import bytes_sent
 from geventws.protocol.endpoint import Endpoint
 from geventws.protocol.frames import CloseCode
 from geventws.protocol.state import TRANSITIONS, Event, State
@@ -344,3 +347,70 @@ def test_no_response_follows_a_part_of_the_101(serve):
     assert received.startswith(b"HTTP/1.1 101 ")
     assert b"500 Internal" not in received
     assert b"a body" not in received
+
+
+def test_a_tls_socket_that_other_code_closes_while_reading_is_paused_ends_the_connection(
+    serve, tls
+):
+    results = []
+
+    def app(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        ws.accept()
+        wait_until(lambda: ws._paused)
+        ws._sock.close()
+        results.append((len(list(ws)), ws.closed, ws.close_code))
+        return []
+
+    server = serve(app, certfile=tls[0], keyfile=tls[1])
+    ws = geventws.connect(f"wss://localhost:{server.server_port}/", ssl_context=context_of(tls))
+    for _ in range(64):
+        ws.send("x" * 3000)
+    wait_until(lambda: results)
+    ((received, closed, code),) = results
+    assert received >= 21
+    assert (closed, code) == (True, 1006)
+    ws.close()
+
+
+def test_a_large_message_on_a_tls_socket_that_other_code_has_closed_raises(serve, tls):
+    results = []
+
+    def app(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        ws.accept()
+        ws._sock.close()
+        with pytest.raises(ConnectionClosed):
+            ws.send("x" * 100_000)
+        results.append(ws.close_code)
+        return []
+
+    server = serve(app, certfile=tls[0], keyfile=tls[1])
+    ws = geventws.connect(f"wss://localhost:{server.server_port}/", ssl_context=context_of(tls))
+    wait_until(lambda: results)
+    assert results == [1006]
+    ws.close()
+
+
+def context_of(tls):
+    context = gevent.ssl.SSLContext(gevent.ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(tls[0])
+    return context
+
+
+def test_bytes_that_any_code_sends_on_a_connection_are_counted(serve):
+    counts = []
+
+    def app(environ, start_response):
+        sock = environ["wsgi.input"].raw._sock
+        counts.append(bytes_sent(sock))
+        sock.sendall(b"x" * 1000)
+        counts.append(bytes_sent(sock))
+        start_response("204 No Content", [])
+        return []
+
+    with serve(app).client() as client:
+        client.send(request())
+        client.read(1000)
+    wait_until(lambda: len(counts) == 2)
+    assert counts in ([0, 1000], [None, None])  # None where the system does not count
