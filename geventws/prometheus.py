@@ -35,6 +35,7 @@ _COUNTERS = {
     "pings_sent": "Sent Ping frames",
     "pongs_received": "Received Pong frames that answer a Ping",
     "slow_consumers_dropped": "Connections dropped because the peer did not read",
+    "broadcast_gaps": "WebSockets that missed messages of a broadcast",
 }
 _BY_CODE = {
     "connections_closed": ("Ended WebSockets, by close code", "code"),

@@ -2,16 +2,26 @@
 
 From the bottom up:
 
-- :mod:`.backend`: the interface of a backend.
-- :mod:`.memory` and :mod:`.redis`: the built-in backends.
+- :mod:`.backend`: the interface of a backend; :mod:`.registry` finds one by its URL.
+- :mod:`.memory`, :mod:`.redis` and :mod:`.postgresql`: the built-in backends.
 - :mod:`.subscribers`: the subscribers of this process.
 - :mod:`.broadcast`: the interface for applications.
 """
 
 from __future__ import annotations
 
-from .backend import Backend, History, Message, Receiver
+from .backend import Backend, History, Message, Receiver, Refusal
 from .broadcast import Broadcast
-from .subscribers import Listener, Subscription
+from .subscribers import Listener, Subscription, Subscriptions
 
-__all__ = ["Backend", "Broadcast", "History", "Listener", "Message", "Receiver", "Subscription"]
+__all__ = [
+    "Backend",
+    "Broadcast",
+    "History",
+    "Listener",
+    "Message",
+    "Receiver",
+    "Refusal",
+    "Subscription",
+    "Subscriptions",
+]

@@ -1,21 +1,16 @@
-"""The interface of a broadcast backend, and the registry that maps URL schemes to backends.
+"""The interface of a broadcast backend.
 
-Another backend (NATS, Kafka, PostgreSQL) is a subclass of :class:`Backend`. Its package declares an
-entry point in the group ``geventws.broadcast``; the name of the entry point is the URL scheme::
-
-    [project.entry-points."geventws.broadcast"]
-    nats = "my_package:NatsBackend"
-
-Then ``Broadcast("nats://…")`` uses it.
+Another backend (NATS, Kafka) is a subclass of :class:`Backend`, which :mod:`.registry` finds by the
+scheme of the URL. ``geventws.testing.broadcast`` has the tests that it must pass.
 """
 
 from __future__ import annotations
 
-import importlib
 import logging
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from importlib.metadata import entry_points
+from collections.abc import Mapping, Sequence
+from fnmatch import translate
 from sys import getsizeof
 from time import monotonic
 from typing import NamedTuple, Protocol
@@ -24,6 +19,7 @@ from urllib.parse import urlsplit
 from gevent.event import Event
 
 from ..connection.logs import Throttle
+from ..exceptions import BroadcastError
 from ..protocol.frames import encode_text
 
 logger = logging.getLogger("geventws.broadcast")
@@ -36,21 +32,6 @@ def log_dropped(channel: str) -> None:
     _dropped.log(
         logging.ERROR, "A message of %.200r cannot be sent and was dropped", channel, exc_info=True
     )
-
-
-ENTRY_POINTS = "geventws.broadcast"
-_REDIS = "geventws.broadcast.redis:RedisBackend"
-#: The built-in backends. They are imported on first use, because their dependencies are optional.
-_BUILT_IN = {
-    "memory": "geventws.broadcast.memory:MemoryBackend",
-    "redis": _REDIS,
-    "rediss": _REDIS,
-    "unix": _REDIS,
-    "redis+sentinel": _REDIS,
-    "rediss+sentinel": _REDIS,
-    "redis+cluster": _REDIS,
-    "rediss+cluster": _REDIS,
-}
 
 
 class Message(NamedTuple):
@@ -80,6 +61,13 @@ class History(NamedTuple):
     complete: bool
 
 
+class Refusal(BroadcastError):
+    """The backend works, and refuses an operation: the fault lies in one channel or one message.
+
+    Another attempt would probably fail, too.
+    """
+
+
 class Receiver(Protocol):
     """The subscribers of this process, as a backend sees them."""
 
@@ -87,6 +75,14 @@ class Receiver(Protocol):
         """Pass a message on to the subscribers of this process. Never blocks, never raises.
 
         May be called in any thread. Messages arrive in the order of the calls.
+        """
+
+    def miss(self, channel: str, count: int) -> None:
+        """Tell the subscribers of this process that messages are lost to them. Never blocks.
+
+        Called between two calls of :meth:`deliver`, in the thread of the subscribers.
+
+        :param count: the number of messages, as far as it is known; at least 1.
         """
 
     def count(self, channel: str) -> int:
@@ -99,20 +95,36 @@ class Backend(ABC):
     The contract of a backend:
 
     - Messages of one publisher arrive in their order.
-    - Messages of a channel with a history arrive in the order of their ids, in every process.
+    - Messages of a channel with a history arrive in the order of their ids, in every process, each
+      of them once. If messages cannot be delivered any more, :meth:`Receiver.miss` is called in
+      their place.
+    - Whatever happens in one channel, the other channels are not affected.
     - An operation that is not possible at the moment raises :exc:`~geventws.BroadcastError` after
-      a bounded wait.
-    - After the connection is lost, the backend reconnects and restores its subscriptions.
+      a bounded wait; :exc:`Refusal` if the reason is the channel or the message.
+    - After the connection is lost, the backend reconnects, restores its subscriptions, and delivers
+      the messages that were stored meanwhile.
+    - What other programs have stored or published under the same names is passed over.
+
+    The constructor does not connect: it may be called before the process is forked.
 
     :param url: the URL that was passed to ``Broadcast``.
     :param receiver: the destination of incoming messages.
-    :param history: the number of messages that are stored for each channel; 0 stores none.
+    :param history: the number of messages that are stored for each channel; 0 stores none. Or a
+        mapping of patterns (:mod:`fnmatch`) to numbers; the first match counts.
     :param history_ttl: seconds after the latest message of a channel until its history expires.
     """
 
-    def __init__(self, url: str, receiver: Receiver, history: int, history_ttl: float) -> None:
+    def __init__(
+        self, url: str, receiver: Receiver, history: int | Mapping[str, int], history_ttl: float
+    ) -> None:
         self.receiver = receiver
-        self.history_size = history
+        #: The number of stored messages of a channel, and the largest if it depends on the channel.
+        self.history_size = max(history.values()) if isinstance(history, Mapping) else history
+        self._sizes = (
+            [(re.compile(translate(pattern)), size) for pattern, size in history.items()]
+            if isinstance(history, Mapping)
+            else None
+        )
         self.history_ttl = history_ttl
         parts = urlsplit(url)
         #: The name of this backend in the log: the URL without the password.
@@ -120,6 +132,12 @@ class Backend(ABC):
         self._is_up = Event()
         self._is_up.set()
         self._down_since = 0.0
+
+    def history_size_of(self, channel: str) -> int:
+        """Return the number of messages that are stored for a channel."""
+        if self._sizes is None:
+            return self.history_size
+        return next((size for pattern, size in self._sizes if pattern.match(channel)), 0)
 
     # ------------------------------------------------------------- operations
 
@@ -141,7 +159,14 @@ class Backend(ABC):
 
         Blocks until the subscription is active, for a bounded time. If the connection is broken,
         this method returns nevertheless, and the subscription becomes active after reconnecting.
+
+        If the greenlet is killed meanwhile, the subscription lasts until :meth:`unsubscribe`.
         """
+
+    def subscribe_all(self, channels: Sequence[str]) -> None:
+        """Call :meth:`subscribe` for many channels; a backend may do it in one round trip."""
+        for channel in channels:
+            self.subscribe(channel)
 
     @abstractmethod
     def unsubscribe(self, channel: str) -> None:
@@ -151,21 +176,35 @@ class Backend(ABC):
     def history(self, channel: str, since: str | None) -> History:
         """Return the stored messages of a channel: all, or the messages after the id ``since``.
 
-        ``since`` may be any string of a client. For the id of a message that is not stored, return
-        the stored messages with a greater id. For an invalid id, return all stored messages. In
-        both cases, ``complete`` is false.
+        ``since`` may be any string of a client. ``complete`` is true if it is the id of a message,
+        or a :meth:`position`, and all later messages are returned; also for an empty string, which
+        requests all stored messages. For another id, the stored messages with a greater id are
+        returned; all stored messages, if it cannot be compared with theirs or is greater than all.
 
         If ``since`` is given and this process is subscribed to the channel, the returned messages
-        and all earlier ones have been passed to :meth:`Receiver.deliver` before this returns.
+        and all earlier ones have been passed to :meth:`Receiver.deliver` before this returns, and
+        none of them is passed to it later.
 
         :raises BroadcastError: if the backend does not answer.
         """
+
+    def position(self, channel: str) -> str | None:
+        """Return the id after which messages are delivered to a new subscriber of this process.
+
+        It may be passed to :meth:`history`. ``None`` if it is unknown, and without a history.
+        """
+        return None
+
+    def is_after(self, id_: str, since: str) -> bool:
+        """Return whether a message is newer than another one of its channel, by their ids."""
+        one, other = parse_id(id_), parse_id(since)
+        return one is None or other is None or one > other
 
     @abstractmethod
     def subscribers(self, channel: str) -> int:
         """Return the number of sockets that are subscribed to a channel, in all processes.
 
-        :raises BroadcastError: if the backend does not answer.
+        :raises BroadcastError: if the backend or one of the processes does not answer.
         """
 
     @abstractmethod
@@ -199,30 +238,6 @@ class Backend(ABC):
             self._is_up.clear()
             self._down_since = monotonic()
             logger.error("The broadcast at %s does not work: %s", self.name, problem)
-
-
-def backend_for(url: str) -> Callable[..., Backend]:
-    """Return the backend class for the scheme of a URL.
-
-    :raises ValueError: if there is no backend for the scheme.
-    """
-    scheme = urlsplit(url).scheme
-    if scheme in _BUILT_IN:
-        return _load(_BUILT_IN[scheme])
-    for entry_point in entry_points(group=ENTRY_POINTS, name=scheme):
-        backend: Callable[..., Backend] = entry_point.load()
-        return backend
-    raise ValueError(
-        f"there is no broadcast backend for {f'{scheme}://' if scheme else 'an empty scheme'}; the"
-        f" built-in ones are {', '.join(f'{known}://' for known in _BUILT_IN)}, and packages may"
-        f" add others with an entry point of the group {ENTRY_POINTS}"
-    )
-
-
-def _load(path: str) -> Callable[..., Backend]:
-    module, _, name = path.partition(":")
-    backend: Callable[..., Backend] = getattr(importlib.import_module(module), name)
-    return backend
 
 
 #: The maximum length of a channel name, in bytes of UTF-8. Names are keys in this process and in

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast, overload
 
-from gevent import get_hub, sleep, spawn
+from gevent import get_hub, joinall, killall, sleep, spawn
 from gevent.monkey import get_original
 
 from ..connection.threads import call_in_hub
@@ -15,8 +18,9 @@ from ..exceptions import BroadcastError
 from ..options import MAX_SECONDS
 from ..protocol.frames import encode_text
 from ..protocol.state import State
-from .backend import Backend, Message, backend_for, check_channel, log_dropped
-from .subscribers import Channel, Listener, Subscription, ThreadSafeQueue, kill_greenlet
+from .backend import Backend, Message, Refusal, check_channel, log_dropped
+from .registry import backend_for
+from .subscribers import Channel, Listener, Subscription, Subscriptions, ThreadSafeQueue
 
 if TYPE_CHECKING:
     from gevent.hub import Hub
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from ..connection.connection import Connection
     from ..typing import Data
 
+logger = logging.getLogger("geventws.broadcast")
 #: The original function: gevent's returns the id of a greenlet.
 _thread_ident = get_original("_thread", "get_ident")
 #: Seconds before another attempt to read the history.
@@ -56,32 +61,40 @@ class Broadcast:
         - ``redis://[user:password@]host[:port]``: any number of processes. Also ``rediss://``
           (TLS), ``unix://``, ``redis+sentinel://host,host/service`` and
           ``redis+cluster://host,host``.
-        - The backend of another package; see :mod:`geventws.broadcast.backend`.
+        - A client of redis-py, such as ``redis.Redis(…)``, whose settings are used for connections
+          of the broadcast's own.
+        - ``postgresql://[user:password@]host[:port]/database``: any number of processes.
+        - The backend of another package; see :mod:`geventws.broadcast.registry`.
     :param history: the number of messages that are stored for each channel; they have ids.
-        0 stores none.
+        0 stores none. A mapping of patterns to numbers, such as ``{"chat:*": 100, "*": 0}``,
+        decides by the name of the channel: the first pattern that matches counts (see
+        :mod:`fnmatch`), and channels without one have no history. Every process must use the same
+        value.
     :param history_ttl: seconds after the latest message of a channel until its history expires.
     :param envelope: a function of a message and its id that returns the message for the sockets.
-        It can send the id to clients, which return it as ``since``; see :meth:`subscribe`. Each
-        process calls it once for each message. It must not block.
-    :param when_slow: the policy for a socket whose ``max_send_buffer`` is full. ``"close"`` closes
-        it with 1013 (try again later); ``"skip"`` does not send it the message.
+        It can send the id to clients, which return it as ``since``; see :meth:`subscribe`. If it
+        has a third parameter, it also gets the name of the channel. Each process calls it once for
+        each message. It must not block.
+    :param when_slow: the policy for a socket that misses messages, because its ``max_send_buffer``
+        is full, or because this process has missed more messages than the history keeps.
+        ``"close"`` closes it with 1013 (try again later); ``"skip"`` sends it the next ones.
     :raises ValueError: for an unknown URL scheme or an invalid option.
     """
 
     def __init__(
         self,
-        url: str = "memory://",
+        # Any: a client of redis-py, which is optional.
+        url: str | Any = "memory://",
         *,
-        history: int = 0,
+        history: int | Mapping[str, int] = 0,
         history_ttl: float = 3600.0,
         # Any: only the application knows whether its messages are text or binary.
-        envelope: Callable[[Any, str | None], str | bytes] | None = None,
+        envelope: Callable[[Any, str | None], str | bytes]
+        | Callable[[Any, str | None, str], str | bytes]
+        | None = None,
         when_slow: str = "close",
     ) -> None:
-        if not isinstance(history, int) or not 0 <= history <= sys.maxsize:
-            raise ValueError(
-                f"history must be a number of messages from 0 to {sys.maxsize}, not {history!r}"
-            )
+        _check_history(history)
         # Written so that nan is refused.
         if not isinstance(history_ttl, (int, float)) or not 0 < history_ttl <= MAX_SECONDS:
             raise ValueError(
@@ -90,7 +103,7 @@ class Broadcast:
             )
         if when_slow not in {"close", "skip"}:
             raise ValueError(f"when_slow must be 'close' or 'skip', not {when_slow!r}")
-        self._envelope = envelope
+        self._envelope = _with_channel(envelope)
         self._closes_slow = when_slow == "close"
         self._channels: dict[str, Channel] = {}
         #: The hub and the thread of all subscribers; set by the first one.
@@ -172,30 +185,51 @@ class Broadcast:
         for subscribers in self._channels.values():
             for listener in subscribers.listeners:
                 listener.end()
-            for subscription in subscribers.replaying.values():
-                kill_greenlet(subscription.greenlet)
+            for subscription in [*subscribers.sockets.values(), *subscribers.replaying.values()]:
+                subscription.end()
         self._channels.clear()
         self._backend.close()
 
     # ------------------------------------------------------------- subscribing
 
-    def subscribe(self, channel: str, ws: Connection, since: str | None = None) -> Subscription:
+    @overload
+    def subscribe(self, channel: str, ws: Connection, since: str | None = None) -> Subscription: ...
+
+    @overload
+    def subscribe(
+        self,
+        channel: Iterable[str],
+        ws: Connection,
+        since: str | Mapping[str, str | None] | None = None,
+    ) -> Subscriptions: ...
+
+    def subscribe(
+        self,
+        channel: str | Iterable[str],
+        ws: Connection,
+        since: str | Mapping[str, str | None] | None = None,
+    ) -> Subscription | Subscriptions:
         """Send the messages of a channel to a socket, until the ``with`` block ends::
 
             with broadcast.subscribe("room", ws):
                 for message in ws:
                     ...
 
-        A socket may subscribe to any number of channels. Sends the ``101`` if it has not been
-        sent. Blocks until the subscription is active, for a bounded time. If the backend cannot be
-        reached, this method returns nevertheless; the subscription becomes active automatically
-        when the backend is back.
+        A socket may subscribe to any number of channels. Several names subscribe it to all of them
+        at once, which takes no longer than one: ``subscribe(["news", "sports"], ws)`` returns the
+        subscriptions by their names, and ``since`` may be a mapping of names to ids.
 
-        :param since: the id of the last message that the client received (see ``envelope``). The
-            socket first gets the stored messages after this id, then new messages, without a gap
-            or a duplicate. :attr:`Subscription.recovered` is true if all of these messages were
-            stored. The value may be any string of a client. For an invalid id, and for ``""``, the
-            socket gets all stored messages.
+        Sends the ``101`` if it has not been sent. Blocks until the subscription is active, for a
+        bounded time. If the backend cannot be reached, this method returns nevertheless; the
+        subscription becomes active automatically when the backend is back.
+
+        :param since: the id of the last message that the client received (see ``envelope``), or a
+            :attr:`Subscription.position`. The socket first gets the stored messages after this id,
+            then new messages, without a gap or a duplicate. :attr:`Subscription.recovered` is true
+            if all of these messages were stored. The value may be any string of a client. For an
+            invalid id the socket gets all stored messages; for ``""``, too, and it is recovered.
+        :raises BroadcastError: if ``since`` is given, and the backend refuses to read the history
+            of this channel. If the backend cannot be reached, it is read later.
         :raises ConnectionClosed: if the client disconnected before the ``101``.
         :raises RuntimeError: if the backend uses the network and ``gevent.monkey.patch_all()`` was
             not called, or if another thread already has subscribers of this ``Broadcast``.
@@ -203,26 +237,50 @@ class Broadcast:
         :raises ValueError: for an invalid channel name: empty, more than 1,024 bytes in UTF-8, or
             with a lone surrogate.
         """
-        self._check_subscriber(channel)
-        if since is not None and not isinstance(since, str):
-            raise TypeError(f"since is the id of a message, a str, not {type(since).__name__}")
+        if isinstance(channel, str):
+            return self._subscribe({channel: _check_since(since)}, ws)[channel]
+        ids = {
+            name: _check_since(since.get(name) if isinstance(since, Mapping) else since)
+            for name in channel
+        }
+        return self._subscribe(ids, ws)
+
+    def _subscribe(self, since: dict[str, str | None], ws: Connection) -> Subscriptions:
+        """Subscribe a socket to channels, by their names."""
+        for channel in since:
+            self._check_subscriber(channel)
         if ws._endpoint.state is State.PENDING:
             ws._open()
+        subscriptions = Subscriptions()
+        try:
+            for channel, id_ in since.items():
+                subscriptions[channel] = self._add(channel, ws, id_)
+            self._backend.subscribe_all(list(since))
+            self._start_replays(
+                [subscriptions[channel] for channel, id_ in since.items() if id_ is not None]
+            )
+        except BaseException:
+            subscriptions.close()
+            raise
+        return subscriptions
+
+    def _add(self, channel: str, ws: Connection, since: str | None) -> Subscription:
+        """Add a socket to the subscribers of this process."""
         self.unsubscribe(channel, ws)
         subscribers = self._channel_for(channel)
-        subscription = Subscription(self.unsubscribe, channel, ws)
+        subscription = Subscription(self.unsubscribe, channel, ws, since)
         if since is None:
-            subscribers.sockets.add(ws)
+            subscription.go_live(subscribers)
+            subscribers.sockets[ws] = subscription
         else:
             subscribers.replaying[ws] = subscription
-        try:
-            self._backend.subscribe(channel)
-            if since is not None:
-                self._start_replay(subscription, since)
-        except BaseException:
-            self.unsubscribe(channel, ws)
-            raise
         return subscription
+
+    def _position_of(self, channel: str) -> str | None:
+        """Return where the backend stands; the messages before have been dispatched."""
+        position = self._backend.position(channel)
+        self._dispatch()
+        return position
 
     def unsubscribe(self, channel: str, ws: Connection) -> None:
         """Stop sending the messages of a channel to a socket. Never blocks; idempotent.
@@ -232,10 +290,10 @@ class Broadcast:
         subscribers = self._channels.get(channel)
         if subscribers is None:
             return
-        subscribers.sockets.discard(ws)
-        subscription = subscribers.replaying.pop(ws, None)
-        if subscription is not None:
-            kill_greenlet(subscription.greenlet)
+        for subscriptions in (subscribers.sockets, subscribers.replaying):
+            subscription = subscriptions.pop(ws, None)
+            if subscription is not None:
+                subscription.end()
         self._remove_if_empty(channel, subscribers)
 
     def listen(
@@ -290,7 +348,8 @@ class Broadcast:
         """Return the subscribers of a channel; create the entry if there is none."""
         subscribers = self._channels.get(channel)
         if subscribers is None:
-            subscribers = self._channels[channel] = Channel()
+            read_position = partial(self._position_of, channel)
+            subscribers = self._channels[channel] = Channel(read_position)
         return subscribers
 
     def _remove_if_empty(self, channel: str, subscribers: Channel) -> None:
@@ -300,31 +359,54 @@ class Broadcast:
 
     # ------------------------------------------------------------------ replay
 
-    def _start_replay(self, subscription: Subscription, since: str) -> None:
+    def _start_replays(self, subscriptions: list[Subscription]) -> None:
         """Send the stored messages now, or as soon as the backend is healthy."""
+        if len(subscriptions) == 1:
+            self._start_replay(subscriptions[0])
+        elif subscriptions:
+            replays = [spawn(self._start_replay, it) for it in subscriptions]
+            try:
+                joinall(replays, raise_error=True)
+            finally:
+                killall(replays, block=False)
+
+    def _start_replay(self, subscription: Subscription) -> None:
         try:
-            self._replay(subscription, since)
+            self._replay(subscription)
+        except Refusal:
+            raise
         except BroadcastError:
             subscription.recovered = None
-            subscription.greenlet = spawn(self._retry_replay, subscription, since)
+            subscription.greenlet = spawn(self._retry_replay, subscription)
 
-    def _replay(self, subscription: Subscription, since: str) -> None:
+    def _replay(self, subscription: Subscription) -> None:
         """Send the stored messages; from then on, the socket gets new messages immediately."""
-        channel, ws = subscription.channel, subscription.ws
-        messages, subscription.recovered = self._backend.history(channel, since)
+        channel, ws, since = subscription.channel, subscription.ws, subscription.position or ""
+        messages, complete = self._backend.history(channel, since)
         self._dispatch()  # a message that another thread delivered may still be in the queue
-        subscription.replay(messages, since, self._payload_of)
+        subscription.has_history = True
+        subscription.recovered = complete
+        if since and (complete or subscription.is_queued(since)):
+            subscription.skip(lambda id_: not self._backend.is_after(id_, since))
+        subscription.replay(messages, self._payload_of)
         subscribers = self._channels.get(channel)
         # Otherwise the socket has unsubscribed during the replay.
         if subscribers is not None and subscribers.replaying.get(ws) is subscription:
             del subscribers.replaying[ws]
-            subscribers.sockets.add(ws)
+            subscription.go_live(subscribers)
+            subscribers.sockets[ws] = subscription
 
-    def _retry_replay(self, subscription: Subscription, since: str) -> None:
+    def _retry_replay(self, subscription: Subscription) -> None:
         while True:
             self._backend.wait_until_healthy()
             try:
-                self._replay(subscription, since)
+                self._replay(subscription)
+            except Refusal as refusal:
+                logger.warning(
+                    "The history of %.200r cannot be read: %s", subscription.channel, refusal
+                )
+                self._handle_gap(subscription)
+                return
             except BroadcastError:
                 sleep(_RETRY_DELAY)
             else:
@@ -357,6 +439,39 @@ class Broadcast:
         else:
             self._dispatch(message)
 
+    def miss(self, channel: str, count: int) -> None:
+        """Tell the subscribers in this process that messages are lost to them. Never blocks.
+
+        Called by the backend, see :class:`~geventws.broadcast.Receiver`.
+        """
+        subscribers = self._channels.get(channel)
+        if subscribers is None:
+            return
+        for listener in subscribers.listeners:
+            listener.lost += count
+        sockets = [
+            *subscribers.sockets.values(),
+            *(it for it in subscribers.replaying.values() if it.has_history),
+        ]
+        logger.warning(
+            "This process has missed about %d messages of %.200r, which are not stored any more;"
+            " %d sockets are affected",
+            count,
+            channel,
+            len(sockets),
+        )
+        for subscription in sockets:
+            self._handle_gap(subscription)
+
+    def _handle_gap(self, subscription: Subscription) -> None:
+        """Close a socket that cannot get all messages, or count it."""
+        ws = subscription.ws
+        ws._totals.broadcast_gaps += 1
+        if self._closes_slow:
+            subscription.close()
+            ws._drop_incomplete()
+            spawn(ws.close)  # waits for the peer's answer, at most close_timeout
+
     def _dispatch(self, first: Message | None = None) -> None:
         """Pass on ``first`` and all incoming messages, in the thread of the subscribers."""
         if self._is_dispatching:
@@ -381,6 +496,8 @@ class Broadcast:
             if subscription.is_over_limit:
                 subscription.clear_queue()
                 self._handle_undelivered(message.channel, ws)
+        if message.id is not None:
+            subscribers.position = message.id
         if not subscribers.sockets:
             return
         try:
@@ -395,7 +512,7 @@ class Broadcast:
         """Return the message for the sockets."""
         if self._envelope is None:
             return message.data
-        return self._envelope(message.data, message.id)
+        return self._envelope(message.data, message.id, message.channel)
 
     def _handle_undelivered(self, channel: str, ws: Connection) -> None:
         """Handle a socket that did not get a message: it is closed, or too slow."""
@@ -407,3 +524,37 @@ class Broadcast:
                 f"did not read the messages of {channel!r:.200} fast enough; closed with 1013"
             )
             spawn(ws.close)  # waits for the peer's answer, at most close_timeout
+
+
+def _check_history(history: int | Mapping[str, int]) -> None:
+    """Check the sizes of histories.
+
+    :raises ValueError: if one is not a number of messages, or a pattern is not a string.
+    """
+    sizes = history if isinstance(history, Mapping) else {"*": history}
+    for pattern, size in sizes.items():
+        if not isinstance(pattern, str):
+            raise ValueError(f"a pattern of history must be a string, not {pattern!r}")
+        if not isinstance(size, int) or not 0 <= size <= sys.maxsize:
+            raise ValueError(
+                f"history must be a number of messages from 0 to {sys.maxsize}, not {size!r}"
+            )
+
+
+def _check_since(since: object) -> str | None:
+    if since is None or isinstance(since, str):
+        return since
+    raise TypeError(f"since is the id of a message, a str, not {type(since).__name__}")
+
+
+def _with_channel(envelope: Callable[..., str | bytes] | None) -> Callable[..., str | bytes] | None:
+    """Return an envelope that takes a message, its id and its channel."""
+    if envelope is None:
+        return None
+    try:
+        inspect.signature(envelope).bind("message", "id")
+    except TypeError:
+        return envelope  # it needs the channel, too
+    except ValueError:
+        pass  # a function in C
+    return lambda message, id_, channel: envelope(message, id_)

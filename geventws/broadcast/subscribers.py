@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, TypeVar
 
-from gevent import getcurrent
+from gevent import getcurrent, joinall
 from gevent.event import Event
 from gevent.monkey import get_original
 
@@ -57,9 +57,19 @@ class Queue:
         self._messages.clear()
         self.size = 0
 
-    def ids(self) -> list[str | None]:
-        """Return the ids of the messages, the oldest first."""
-        return [message.id for message in self._messages]
+    def ids(self) -> set[str | None]:
+        """Return the ids of the messages."""
+        return {message.id for message in self._messages}
+
+    def remove(self, is_unwanted: Callable[[str], bool]) -> None:
+        """Remove the messages whose ids are unwanted."""
+        kept = [it for it in self._messages if it.id is None or not is_unwanted(it.id)]
+        self._messages = deque(kept)
+        self.size = sum(map(size_of, kept))
+
+
+#: The queue of a socket that gets each message immediately. Always empty.
+_NO_QUEUE = Queue()
 
 
 class ThreadSafeQueue(Queue):
@@ -83,14 +93,25 @@ class ThreadSafeQueue(Queue):
 class Channel:
     """The subscribers of one channel in this process."""
 
-    __slots__ = ("listeners", "replaying", "sockets")
+    __slots__ = ("_read_position", "listeners", "position", "replaying", "sockets")
 
-    def __init__(self) -> None:
+    def __init__(self, read_position: Callable[[], str | None]) -> None:
+        self._read_position = read_position
+        #: The id of the latest message that was passed on; ``None`` before the first one.
+        self.position: str | None = None
         #: Sockets that get each message immediately.
-        self.sockets: set[Connection] = set()
+        self.sockets: dict[Connection, Subscription] = {}
         #: Sockets that get stored messages first; new messages wait in their subscriptions.
         self.replaying: dict[Connection, Subscription] = {}
         self.listeners: set[Listener] = set()
+
+    def find_position(self) -> str | None:
+        """Return the id after which the next message comes; ``None`` if it is unknown."""
+        if self.position is None:
+            position = self._read_position()
+            if self.position is None:  # otherwise a message has been passed on meanwhile
+                self.position = position
+        return self.position
 
     def __bool__(self) -> bool:
         return bool(self.sockets or self.replaying or self.listeners)
@@ -120,31 +141,76 @@ class Subscription(_Closeable):
     """The subscription of a socket, until :meth:`close` or the end of its ``with`` block."""
 
     __slots__ = (
+        "_channel_entry",
+        "_position",
         "_queue",
         "_unsubscribe",
         "channel",
         "greenlet",
+        "has_history",
         "recovered",
         "ws",
     )
 
     def __init__(
-        self, unsubscribe: Callable[[str, Connection], None], channel: str, ws: Connection
+        self,
+        unsubscribe: Callable[[str, Connection], None],
+        channel: str,
+        ws: Connection,
+        since: str | None,
     ) -> None:
         self._unsubscribe = unsubscribe
         self.channel = channel
         self.ws = ws
         #: Whether the socket got every message after ``since``. ``False`` if the history does not
-        #: reach back to ``since``, or ``since`` is unknown. ``None`` until the history was read.
+        #: reach back to ``since``, or ``since`` is unknown. ``None`` until the history was read,
+        #: see :meth:`wait_recovered`.
         self.recovered: bool | None = True
         #: The greenlet that retries to read the history, if the first attempt failed.
         self.greenlet: Greenlet[..., None] | None = None
+        #: Whether the history was read: a message that this process misses now is lost.
+        self.has_history = False
         #: New messages that wait for the end of the replay.
-        self._queue = Queue()
+        self._queue = _NO_QUEUE if since is None else Queue()
+        self._position = since
+        #: Set while the socket gets each message immediately.
+        self._channel_entry: Channel | None = None
+
+    @property
+    def position(self) -> str | None:
+        """The id after which the socket has not got any message yet, to be passed as ``since``.
+
+        Send it to a client at first: then it can come back, even if it gets no message meanwhile.
+        After the end of the subscription, this is the last position. ``None`` without a history,
+        and while the backend cannot be reached.
+        """
+        entry = self._channel_entry
+        return self._position if entry is None else entry.find_position()
+
+    def wait_recovered(self, timeout: float | None = None) -> bool | None:
+        """Block until :attr:`recovered` is not ``None``, at most for ``timeout`` seconds.
+
+        Return :attr:`recovered`, which may still be ``None``: after the timeout, and if the
+        subscription has ended before the backend answered.
+        """
+        if self.greenlet is not None and self.recovered is None:
+            self.greenlet.join(timeout)
+        return self.recovered
 
     def close(self) -> None:
         """Unsubscribe the socket. Never blocks; idempotent."""
         self._unsubscribe(self.channel, self.ws)
+
+    def go_live(self, entry: Channel) -> None:
+        """From now on, the socket gets each message immediately, as a socket of ``entry``."""
+        self._channel_entry = entry
+
+    def end(self) -> None:
+        """Keep the last position, and end the replay."""
+        if self._channel_entry is not None:
+            self._position = self._channel_entry.position
+            self._channel_entry = None
+        kill_greenlet(self.greenlet)
 
     def enqueue(self, message: Message) -> None:
         """Add a new message to the queue, until the stored messages have been sent."""
@@ -159,20 +225,21 @@ class Subscription(_Closeable):
         """Drop the messages in the queue."""
         self._queue.clear()
 
-    def replay(
-        self, messages: list[Message], since: str, encode: Callable[[Message], str | bytes]
-    ) -> None:
-        """Send the stored messages after ``since``, then the queue. Blocks as ``ws.send()`` does.
+    def is_queued(self, id_: str) -> bool:
+        """Whether the message with this id is in the queue."""
+        return id_ in self._queue.ids()
 
-        Every stored message was also delivered while it was new, perhaps into the queue. Messages
-        of the queue up to ``since`` are skipped, and no message is sent twice. A message that
-        cannot be sent is logged and dropped.
+    def skip(self, is_known: Callable[[str], bool]) -> None:
+        """Remove the messages from the queue that the client already has, by their ids."""
+        self._queue.remove(is_known)
+
+    def replay(self, messages: list[Message], encode: Callable[[Message], str | bytes]) -> None:
+        """Send stored messages, then the queue. Blocks as ``ws.send()`` does.
+
+        Every stored message was also delivered while it was new, perhaps into the queue: no
+        message is sent twice. A message that cannot be sent is logged and dropped.
         """
-        ids = self._queue.ids()
-        if since in ids:
-            for _ in range(ids.index(since) + 1):
-                self._queue.get()
-        queued = set(self._queue.ids())
+        queued = self._queue.ids()
         try:
             for message in messages:
                 if message.id not in queued:
@@ -189,6 +256,28 @@ class Subscription(_Closeable):
             raise
         except Exception:  # noqa: BLE001 - raised by the application's envelope; it is logged
             log_dropped(self.channel)
+        self._position = message.id or self._position
+
+
+class Subscriptions(dict[str, Subscription], _Closeable):
+    """The subscriptions of a socket to several channels, by the names of the channels."""
+
+    @property
+    def recovered(self) -> bool | None:
+        """Whether all are recovered; ``None`` if that is not known yet."""
+        values = {subscription.recovered for subscription in self.values()}
+        return False if False in values else None if None in values else True
+
+    def wait_recovered(self, timeout: float | None = None) -> bool | None:
+        """Block until :attr:`recovered` is not ``None``, at most for ``timeout`` seconds."""
+        waiting = [subscription.greenlet for subscription in self.values()]
+        joinall([greenlet for greenlet in waiting if greenlet is not None], timeout)
+        return self.recovered
+
+    def close(self) -> None:
+        """Unsubscribe the socket from all these channels. Never blocks; idempotent."""
+        for subscription in self.values():
+            subscription.close()
 
 
 class Listener(_Closeable):
@@ -213,7 +302,8 @@ class Listener(_Closeable):
     ) -> None:
         self._stop_listening = stop_listening
         self.channel = channel
-        #: The number of messages that were dropped because the loop was too slow.
+        #: The number of messages that were dropped because the loop was too slow, and of messages
+        #: that this process has missed, for example while Redis could not be reached.
         self.lost = 0
         self._limits = max_queued_messages, max_queued_bytes
         self._queue = Queue()

@@ -253,6 +253,10 @@ class Connection(Transport):
         self._totals.slow_consumers_dropped += 1
         self._start_close(CloseCode.TRY_AGAIN_LATER, "too slow")
 
+    def _drop_incomplete(self) -> None:
+        """Close with 1013, without waiting: messages of a Broadcast were missed."""
+        self._start_close(CloseCode.TRY_AGAIN_LATER, "messages missed")
+
     @property
     def _buffered(self) -> Buffered:
         received = self._received

@@ -11,6 +11,7 @@ class Totals(Counters):
     """Event counters of the connections that share this object. They never decrease."""
 
     __slots__ = (
+        "broadcast_gaps",
         "closed",
         "opened",
         "pings_sent",
@@ -27,6 +28,7 @@ class Totals(Counters):
         self.pings_sent = 0
         self.pongs_received = 0
         self.slow_consumers_dropped = 0
+        self.broadcast_gaps = 0
 
 
 #: For the connections that this process has opened as a client.

@@ -41,6 +41,9 @@ class Stats:
     #: The number of connections that were dropped because the peer did not read: after
     #: ``send_timeout``, or by a :class:`~geventws.Broadcast`.
     slow_consumers_dropped: int = 0
+    #: How often a WebSocket missed messages of a :class:`~geventws.Broadcast`, since more messages
+    #: were lost to this process than the history keeps.
+    broadcast_gaps: int = 0
     #: The number of received messages that wait for their views, and their bytes of memory.
     receive_queue: int = 0
     receive_queue_size: int = 0
@@ -62,6 +65,7 @@ class Stats:
             pings_sent=totals.pings_sent,
             pongs_received=totals.pongs_received,
             slow_consumers_dropped=totals.slow_consumers_dropped,
+            broadcast_gaps=totals.broadcast_gaps,
         )
 
     def __add__(self, other: Stats) -> Stats:
