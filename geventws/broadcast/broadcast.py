@@ -19,8 +19,9 @@ from ..options import MAX_SECONDS
 from ..protocol.frames import encode_text
 from ..protocol.state import State
 from .backend import Backend, Message, Refusal, check_channel, log_dropped
+from .queues import ThreadSafeQueue
 from .registry import backend_for
-from .subscribers import Channel, Listener, Subscription, Subscriptions, ThreadSafeQueue
+from .subscribers import Channel, Listener, Subscription, Subscriptions
 
 if TYPE_CHECKING:
     from gevent.hub import Hub
@@ -192,8 +193,10 @@ class Broadcast:
 
     # ------------------------------------------------------------- subscribing
 
-    @overload
-    def subscribe(self, channel: str, ws: Connection, since: str | None = None) -> Subscription: ...
+    @overload  # a str is an Iterable[str], too: this signature comes first
+    def subscribe(  # type: ignore[overload-overlap]
+        self, channel: str, ws: Connection, since: str | None = None
+    ) -> Subscription: ...
 
     @overload
     def subscribe(

@@ -5,24 +5,26 @@
 - A process has one connection in subscriber mode (:mod:`.redis_subscriber`). It is subscribed to
   the channels with subscribers in this process. In a cluster, where channels are sharded, there is
   one for each node with such channels.
-- After that connection was lost, missed messages are read from the history. This also works if
-  Redis has lost its latest writes, or all of its data. A message may be read from the history and
-  also arrive on the new connection: it is delivered once.
+- When a subscription begins, also after that connection was lost, the messages that were stored
+  meanwhile are read (:mod:`.redis_history`) and joined to those that arrive
+  (:mod:`.redis_channel`). This also works if Redis has lost its latest writes, or all of its data.
 """
 
 from __future__ import annotations
 
+import threading
 import uuid
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from hashlib import sha1
+from time import monotonic
 from typing import Any
 
 from gevent import spawn
 from gevent.monkey import is_module_patched
 
 from ..exceptions import BroadcastError
-from .backend import Backend, History, Message, Receiver, parse_id
+from .backend import Backend, History, Message, Receiver, Refusal, parse_id
 
 try:
     import redis  # noqa: F401 - the first import of redis-py, with an instruction if it is missing
@@ -31,80 +33,159 @@ except ImportError as problem:
         "a broadcast on Redis needs redis-py: pip install geventws[redis]"
     ) from problem
 
-from redis.exceptions import RedisClusterException, ResponseError
+from redis.exceptions import NoScriptError, RedisClusterException
 
-from .redis_messages import COUNT, REPLY_PREFIX, decode_entry, encode_body, key_of, order_of
-from .redis_subscriber import FAILURES, ChannelState, ConnectionPool, RedisSubscriber
+from .redis_channel import ChannelState, Read
+from .redis_history import HistoryReader, Result, read_histories
+from .redis_messages import (
+    COUNT,
+    REPLY_PREFIX,
+    encode_body,
+    epoch_of,
+    key_of,
+    latest_key_of,
+    new_epoch,
+    order_of,
+)
+from .redis_subscriber import FAILURES, Connection, RedisSubscriber, is_refusal
 from .redis_urls import TIMEOUT, parse_redis_url
 
-#: The arguments are the message, the number of stored messages, the time until the history expires
-#: in milliseconds, and the command for publishing.
+#: The keys are the stream, and the id of the latest message. The arguments are the message, the
+#: number of stored messages, the time until they expire and until the latest id expires in
+#: milliseconds, the command for publishing, and the number of a new epoch.
 _PUBLISH = """
-local id = redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[2], '*', 'm', ARGV[1])
+local time = redis.call('TIME')
+local latest = redis.call('GET', KEYS[2]) or ''
+local before, number = string.match(latest, '^(%d+)-(%d+)$')
+before, number = before or '0', (tonumber(number) or tonumber(ARGV[6])) + 1
+local ms = math.max(tonumber(before), time[1] * 1000 + math.floor(time[2] / 1000))
+local function add()
+    local id = string.format('%.0f-%.0f', ms, number)
+    return redis.pcall('XADD', KEYS[1], 'MAXLEN', ARGV[2], id, 'm', ARGV[1], 'p', before)
+end
+local id = add()
+if type(id) == 'table' then  -- an error, perhaps because another program has added a greater id
+    local info = redis.call('XINFO', 'STREAM', KEYS[1])
+    for i = 1, #info, 2 do
+        if info[i] == 'last-generated-id' then
+            ms = math.max(ms, tonumber(string.match(info[i + 1], '^%d+')) + 1)
+        end
+    end
+    id = add()
+    if type(id) == 'table' then return id end
+end
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
-redis.call(ARGV[4], KEYS[1], string.sub(ARGV[1], 1, 1) .. id .. ' ' .. string.sub(ARGV[1], 2))
+redis.call('SET', KEYS[2], id, 'PX', ARGV[4])
+redis.call(ARGV[5], KEYS[1], string.sub(ARGV[1], 1, 1) .. id .. ' ' .. string.sub(ARGV[1], 2))
 return id
 """
-#: A script, so that a cluster asks the node that has the key.
-_TIME = "return redis.call('TIME')"
+_PUBLISH_SHA = sha1(_PUBLISH.encode()).hexdigest()  # noqa: S324 - as Redis names scripts
+#: Publishes a message to the processes that are subscribed, and returns their number. PUBLISH
+#: would count those with a subscription to a pattern, too.
+_ASK = """
+local processes = redis.call('PUBSUB', ARGV[2], KEYS[1])
+redis.call(ARGV[3], KEYS[1], ARGV[1])
+return processes[2]
+"""
+#: Milliseconds after the end of a history until Redis forgets the latest id of the channel.
+_LATEST_TTL = 24 * 60 * 60 * 1000
 #: Seconds that subscribers() waits for each process.
 _COUNT_TIMEOUT = 1.0
 #: Seconds until Redis deletes a list with numbers of subscribers.
 _COUNT_TTL = 10
-#: Less than the id of any message.
-_BEGINNING = "0-0"
+#: Seconds between two attempts of ``healthy`` to reach Redis.
+_PROBE_INTERVAL = 1.0
 
 
 class RedisBackend(Backend):
     """A backend on Redis: one server, a sentinel's service, or a cluster."""
 
-    def __init__(self, url: str, receiver: Receiver, history: int, history_ttl: float) -> None:
-        super().__init__(url, receiver, history, history_ttl)
+    # Any: a URL, or a client of redis-py.
+    def __init__(
+        self,
+        url: Any,
+        receiver: Receiver,
+        history: int | Mapping[str, int],
+        history_ttl: float,
+    ) -> None:
         self._deployment = parse_redis_url(url)
-        self.is_cluster = self._deployment.kind == "cluster"
+        super().__init__(self._deployment.url, receiver, history, history_ttl)
+        self.is_cluster = self._deployment.is_cluster
         self._publish_command = "SPUBLISH" if self.is_cluster else "PUBLISH"
+        self._ttl = int(history_ttl * 1000)
+        self._latest_ttl = self._ttl + _LATEST_TTL
         self._client: Any = None  # see Deployment.create_client()
-        #: Whether Redis answered the latest command with an error, such as "out of memory".
-        self._has_refused = False
+        #: Bounds the number of connections: a command waits for one.
+        self._free_connections: threading.Semaphore | None = None
+        #: The time of the latest attempt to reach Redis, by ``monotonic()``.
+        self._probed_at = 0.0
         #: The channels that this process is subscribed to, also while the connection is broken.
         self.channels: dict[str, ChannelState] = {}
         #: By the name of the cluster's node; the name is empty without a cluster.
         self._subscribers: dict[str, RedisSubscriber] = {}
+        self._reader = HistoryReader(self._read_delivered)
 
     # ------------------------------------------------------------- operations
 
     def publish(self, channel: str, data: str | bytes, keep: bool) -> str | None:
         body = encode_body(data)
-        command, key = self._publish_command, key_of(channel)
-        with self._handling_failures():
-            if not (keep and self.history_size):
-                self.client().execute_command(command, key, body[:1] + b" " + body[1:])
+        size = self.history_size_of(channel) if keep else 0
+        key = key_of(channel)
+        with self._commands() as client:
+            if not size:
+                client.execute_command(self._publish_command, key, body[:1] + b" " + body[1:])
                 return None
-            ttl = int(self.history_ttl * 1000)
-            id_: bytes = self.client().eval(_PUBLISH, 1, key, body, self.history_size, ttl, command)
+            arguments = (
+                2,
+                key,
+                latest_key_of(channel),
+                body,
+                size,
+                self._ttl,
+                self._latest_ttl,
+                self._publish_command,
+                new_epoch(),
+            )
+            try:
+                id_: bytes = client.evalsha(_PUBLISH_SHA, *arguments)
+            except NoScriptError:
+                id_ = client.eval(_PUBLISH, *arguments)
         return id_.decode()
 
     def subscribe(self, channel: str) -> None:
+        self.subscribe_all([channel])
+
+    def subscribe_all(self, channels: Sequence[str]) -> None:
         if not is_module_patched("socket"):
             raise RuntimeError(
                 "a subscription through Redis would block the whole process: call"
                 " gevent.monkey.patch_all() at the beginning of the program, as gunicorn's gevent"
                 " workers and python -m geventws do"
             )
-        channel.encode()  # raises here, and not in the greenlet, for a lone surrogate
-        state = self.channels.get(channel)
-        if state is None:
-            state = self.channels[channel] = ChannelState()
+        new = {}
+        for channel in channels:
+            channel.encode()  # raises here, and not in the greenlet, for a lone surrogate
+            if channel not in self.channels:
+                new[channel] = self.channels[channel] = ChannelState()
+        if new:
             # In a greenlet: if the first subscriber is interrupted, others may be waiting.
-            spawn(self._add_channel, channel, state)
-        state.settled.wait(TIMEOUT)
+            spawn(self._add_channels, new)
+        deadline = monotonic() + TIMEOUT
+        for channel in channels:
+            state = self.channels.get(channel)
+            if state is not None:
+                state.settled.wait(max(deadline - monotonic(), 0))
 
-    def _add_channel(self, channel: str, state: ChannelState) -> None:
-        """Subscribe to a channel in Redis, unless its last subscriber has left."""
-        if self.channels.get(channel) is state:
-            subscriber = self._subscriber_for(channel)
-            if self.channels.get(channel) is state:  # finding the node may have taken some time
-                subscriber.add(channel, state)
+    def _add_channels(self, channels: Mapping[str, ChannelState]) -> None:
+        """Subscribe to channels in Redis, unless their last subscribers have left."""
+        names: dict[RedisSubscriber, list[str]] = {}
+        for channel, state in channels.items():
+            if self.channels.get(channel) is state:
+                names.setdefault(self._subscriber_for(channel), []).append(channel)
+        for subscriber, its_channels in names.items():
+            # Finding the nodes may have taken some time.
+            current = [it for it in its_channels if self.channels.get(it) is channels[it]]
+            self._subscriber_of_node(subscriber.node).add(current)
 
     def unsubscribe(self, channel: str) -> None:
         if self.channels.pop(channel, None) is not None:
@@ -112,30 +193,40 @@ class RedisBackend(Backend):
                 subscriber.remove(channel)
 
     def history(self, channel: str, since: str | None) -> History:
-        if since is None:
-            with self._handling_failures():
-                return History(self._stored_messages(channel, _BEGINNING), True)
-        subscriber = self._live_subscriber(channel)
         with self._handling_failures():
-            first = _BEGINNING if parse_id(since) is None else since
-            messages = self._stored_messages(channel, first)
-            if subscriber is not None:
-                subscriber.wait_until_received()
-        found = bool(messages) and messages[0].id == since
-        return History(messages[1 if found else 0 :], found)
+            if since is None or channel not in self.channels:
+                read = self._read_alone(channel)
+            else:
+                start = since if parse_id(since) else ""
+                read = self._reader.read(channel, start)
+                if not read.is_whole and not _is_complete(read, since):
+                    read = self._reader.read(channel, "")
+        return _history_since(read, since)
+
+    def position(self, channel: str) -> str | None:
+        state = self.channels.get(channel)
+        return state.position if state is not None and state.is_live else None
+
+    def is_after(self, id_: str, since: str) -> bool:
+        return epoch_of(id_) != epoch_of(since) or order_of(id_) > order_of(since)
 
     def subscribers(self, channel: str) -> int:
         # Every process sends its number now. A stored number would be wrong after a crash.
         reply = f"{REPLY_PREFIX}{uuid.uuid4().hex}"
         request = COUNT + reply.encode()
+        numsub = "SHARDNUMSUB" if self.is_cluster else "NUMSUB"
         total = 0
-        with self._handling_failures():
-            client = self.client()
-            processes = client.execute_command(self._publish_command, key_of(channel), request)
+        with self._commands() as client:
+            processes = client.eval(
+                _ASK, 1, key_of(channel), request, numsub, self._publish_command
+            )
             for _ in range(processes):
                 answer = client.blpop([reply], timeout=_COUNT_TIMEOUT)
                 if answer is None:
-                    break  # a process has ended or hangs
+                    raise BroadcastError(
+                        f"not all of the {processes} processes that are subscribed to"
+                        f" {channel!r:.200} have sent the number of their subscribers"
+                    )
                 total += int(answer[1])
         return total
 
@@ -152,85 +243,131 @@ class RedisBackend(Backend):
     def client(self) -> Any:
         """Return the client for all commands except subscriptions. A cluster's client connects."""
         if self._client is None:
-            self._client = self._deployment.create_client()
+            client = self._deployment.create_client()
+            self._client = self._client or client  # another greenlet may have been faster
         return self._client
 
     @contextmanager
+    def _commands(self) -> Iterator[Any]:
+        """Lend the client for a block of commands, as soon as a connection is free.
+
+        Mark the backend as healthy or unhealthy after that.
+
+        :raises Refusal: if Redis refuses a command.
+        :raises BroadcastError: if Redis does not answer, or no connection becomes free in time.
+        """
+        if self._free_connections is None:
+            # Not in the constructor, which may be called before gevent.monkey.patch_all().
+            self._free_connections = threading.BoundedSemaphore(self._deployment.max_connections)
+        free_connections = self._free_connections
+        if not free_connections.acquire(timeout=TIMEOUT):
+            raise BroadcastError(
+                f"all {self._deployment.max_connections} connections to {self.name} are busy;"
+                " max_connections in the URL allows more"
+            )
+        try:
+            with self._handling_failures():
+                yield self.client()
+        finally:
+            free_connections.release()
+        self.note_success()
+
+    @contextmanager
     def _handling_failures(self) -> Iterator[None]:
-        """Run a block of commands, and mark the backend as healthy or unhealthy.
+        """Raise the errors of this package for those of redis-py.
 
         :raises BroadcastError: if a command fails.
         """
         try:
             yield
+        except BroadcastError:
+            raise
         except FAILURES as problem:
-            self._has_refused = isinstance(problem, ResponseError)
+            if is_refusal(problem):
+                raise Refusal(f"{self.name} refuses: {problem}") from problem
             self.note_down(problem)
             raise BroadcastError(f"{self.name} does not answer: {problem}") from problem
-        self._has_refused = False
-        self.note_success()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the latest operations succeeded. Does not ask Redis."""
+        return self._is_up.is_set()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the latest operations succeeded.
+
+        In a process without subscribers, nothing else notices that Redis works again: this asks
+        Redis, at most once in a second, and blocks for at most ``socket_timeout`` then.
+        """
+        if not self.is_up and not self._subscribers:
+            now = monotonic()
+            if now - self._probed_at > _PROBE_INTERVAL:
+                self._probed_at = now
+                try:
+                    with self._commands() as client:
+                        client.ping()
+                except BroadcastError:
+                    pass  # it is still down
+        return self.is_up
 
     def note_success(self) -> None:
         """Mark the backend as healthy, if nothing else is known to be broken."""
-        is_live = all(subscriber.is_live for subscriber in self._subscribers.values())
-        if not self._has_refused and is_live:
+        if not self.is_up and all(it.is_live for it in self._subscribers.values()):
             self.note_up()
 
     # ----------------------------------------------------------------- history
 
-    def newest_id(self, channel: str) -> str:
-        """Return the id of the latest message in the history."""
-        entries = self.client().xrevrange(key_of(channel), count=1)
-        return entries[0][0].decode() if entries else _BEGINNING
+    def read_histories(self, starts: Mapping[str, str]) -> dict[str, Result]:
+        """Read what Redis has stored of some channels, from some ids on.
 
-    def missed_messages(
-        self, channel: str, recent_ids: deque[str], interruption: float
-    ) -> list[Message]:
-        """Return the stored messages newer than the last one delivered.
-
-        :param recent_ids: the ids of the latest delivered messages.
-        :param interruption: seconds since the last message could be received.
+        :raises redis.RedisError: if Redis does not answer.
         """
-        latest = recent_ids[-1]
-        messages = self._stored_messages(channel, latest)
-        if messages and messages[0].id == latest:
-            return messages[1:]
-        if latest == _BEGINNING:
-            return messages
-        # The last delivered message is not stored. It has expired, or Redis has lost some or all
-        # of its data. In the latter case its clock may be behind: new messages have smaller ids.
-        messages = self._stored_messages(channel, "-")
-        for index in range(len(messages), 0, -1):
-            if messages[index - 1].id in recent_ids:
-                return messages[index:]
-        if not messages:
-            return messages
-        # Messages that are older than the interruption were delivered.
-        seconds, microseconds = self.client().eval(_TIME, 1, key_of(channel))
-        now = int(seconds) * 1000 + int(microseconds) // 1000
-        complete_until = min(order_of(latest), (now - int(interruption * 1000), 0))
-        return [message for message in messages if order_of(message.id or "") > complete_until]
+        return read_histories(self.client(), starts, self._latest_ttl)
 
-    def _stored_messages(self, channel: str, first: str) -> list[Message]:
-        """Return the messages of the history, from an id on."""
-        entries = self.client().xrange(key_of(channel), first, "+")
-        messages = (decode_entry(channel, id_, fields) for id_, fields in entries)
-        return [message for message in messages if message is not None]
+    def _read_alone(self, channel: str) -> Read:
+        """Read all messages of a channel."""
+        with self._commands() as client:
+            result = read_histories(client, {channel: ""}, self._latest_ttl)[channel]
+            if isinstance(result, Exception):
+                raise result
+        return result
+
+    def _read_delivered(self, starts: Mapping[str, str]) -> dict[str, Result]:
+        """Read histories. Every message up to the latest one has been delivered after that.
+
+        :raises redis.RedisError: if Redis does not answer.
+        """
+        generations = {
+            channel: (state, state.generation)
+            for channel in starts
+            if (state := self.channels.get(channel)) is not None and state.is_live
+        }
+        with self._commands():
+            results = self.read_histories(starts)
+        for subscriber in list(self._subscribers.values()):
+            if not subscriber.names.isdisjoint(starts):
+                subscriber.wait_until_received()
+        for channel, result in results.items():
+            state = self.channels.get(channel)
+            if state is None or isinstance(result, Exception):
+                continue
+            if state.refusal is not None:
+                results[channel] = state.refusal
+            elif generations.get(channel) != (state, state.generation):
+                results[channel] = BroadcastError(
+                    f"the subscription to {channel!r:.200} is interrupted"
+                )
+            elif state.recent is None:
+                state.note_delivered(result.latest)
+            elif not state.has_delivered(result.latest):
+                # In a cluster, while the channel moves to another node.
+                results[channel] = BroadcastError(
+                    f"messages of {channel!r:.200} have not arrived yet"
+                )
+        return results
 
     # ------------------------------------------------------------- subscribers
-
-    def _live_subscriber(self, channel: str) -> RedisSubscriber | None:
-        """Return the subscriber that receives a channel, or ``None`` for an unknown channel.
-
-        :raises BroadcastError: if the subscription is not live at the moment.
-        """
-        state = self.channels.get(channel)
-        if state is None:
-            return None
-        for subscriber in self._subscribers.values():
-            if state.is_live and channel in subscriber.names:
-                return subscriber
-        raise BroadcastError(f"the subscriptions of {self.name} are interrupted")
 
     def _node_of(self, channel: str) -> str:
         """Return the name of the cluster's node for a channel; empty if it is unknown now."""
@@ -241,8 +378,8 @@ class RedisBackend(Backend):
                 pass  # the subscriber asks again when the cluster is back
         return ""
 
-    def connection_pool(self, node: str) -> ConnectionPool:
-        """Return the connections to a node.
+    def new_connection(self, node: str) -> Connection:
+        """Return a connection to a node that is not connected yet. No command uses it.
 
         :raises redis.RedisClusterException: if there is no such node.
         """
@@ -252,12 +389,15 @@ class RedisBackend(Backend):
             if found is None:
                 raise RedisClusterException(f"the cluster has no node {node}")
             client = client.get_redis_connection(found)
-        pool: ConnectionPool = client.connection_pool
-        return pool
+        pool = client.connection_pool
+        connection: Connection = pool.connection_class(**pool.connection_kwargs)
+        return connection
 
     def _subscriber_for(self, channel: str) -> RedisSubscriber:
         """Return the subscriber for the node of a channel; create it if there is none."""
-        node = self._node_of(channel)
+        return self._subscriber_of_node(self._node_of(channel))
+
+    def _subscriber_of_node(self, node: str) -> RedisSubscriber:
         subscriber = self._subscribers.get(node)
         if subscriber is None:
             subscriber = self._subscribers[node] = RedisSubscriber(self, node)
@@ -270,9 +410,8 @@ class RedisBackend(Backend):
         for channel in list(subscriber.names):
             if self._node_of(channel) != subscriber.node:
                 subscriber.names.discard(channel)
-                state = self.channels.get(channel)
-                if state is not None:
-                    self._subscriber_for(channel).add(channel, state)
+                if channel in self.channels:
+                    self._subscriber_for(channel).add([channel])
 
     def remove_subscriber(self, subscriber: RedisSubscriber) -> None:
         """Forget a subscriber that has ended."""
@@ -285,7 +424,38 @@ class RedisBackend(Backend):
         :param reply: the key of the list that the other process reads.
         """
         try:
-            self.client().rpush(reply, count)
-            self.client().expire(reply, _COUNT_TTL)
-        except FAILURES:
-            pass  # the other process waits for at most a second
+            with self._commands() as client:
+                client.rpush(reply, count)
+                client.expire(reply, _COUNT_TTL)
+        except BroadcastError:
+            pass  # the other process reports that an answer is missing
+
+
+def _is_complete(read: Read, since: str) -> bool:
+    """Whether no message after ``since`` is missing."""
+    if since == read.latest or any(entry.id == since for entry in read.entries):
+        return True
+    return bool(read.entries) and read.entries[0].previous == since
+
+
+def _history_since(read: Read, since: str | None) -> History:
+    """Return the messages after ``since`` of all that were read."""
+    messages = [entry.message for entry in read.entries]
+    if not since:
+        return History(messages, True)
+    later: list[Message] = messages
+    if _is_known(read, since):
+        epoch, order = epoch_of(since), order_of(since)
+        later = [
+            entry.message
+            for entry in read.entries
+            if epoch_of(entry.id) != epoch or order_of(entry.id) > order
+        ]
+    return History(later, _is_complete(read, since))
+
+
+def _is_known(read: Read, since: str) -> bool:
+    """Whether ``since`` can be compared with the ids that were read."""
+    if parse_id(since) is None or order_of(since) > order_of(read.latest):
+        return False
+    return epoch_of(since) == epoch_of(read.latest)

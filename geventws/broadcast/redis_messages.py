@@ -3,22 +3,51 @@
 - The Redis channel of a channel is ``geventws:`` and its name. Its history is a stream with the
   same key, so that a cluster stores it on the same node.
 - A published message is one byte for its kind, its id, a space, and the data.
-- A stream entry has one field, ``m``: one byte for the kind, and the data.
+- A stream entry has two fields: ``m`` is one byte for the kind, and the data; ``p`` is the time in
+  the id of the message before it. Entries without these fields belong to other programs.
+- An id has the form "milliseconds-number". The number is 2\\ :sup:`32` times the *epoch*, plus the
+  number of the message in its epoch, from 1 on. An epoch is a random number that is chosen when
+  Redis knows no message of the channel: for the first one, and if Redis has lost its data. The
+  number before a message's is therefore known, and a message of another epoch is never mistaken
+  for it.
+- Another key stores the id of the latest message. It outlives the stream: who has got the latest
+  message has missed nothing.
 - A process that counts subscribers publishes one byte and the key of a list. Every subscribed
   process pushes its number to that list.
 """
 
 from __future__ import annotations
 
+import re
+from binascii import crc_hqx
 from collections.abc import Mapping
+from functools import lru_cache
+from itertools import count
+from random import getrandbits
+from typing import NamedTuple
 
 from .backend import Message, parse_id
 
 PREFIX = "geventws:"
 #: The prefix of the keys of lists for numbers of subscribers.
 REPLY_PREFIX = f"{PREFIX}reply:"
+#: The prefix of the keys of latest ids. It is no UTF-8, so that it is no key of a channel.
+_LATEST_PREFIX = PREFIX.encode() + b"\xff"
 #: The kinds of published messages.
 TEXT, BINARY, COUNT = b"\x01", b"\x02", b"\x03"
+
+_EPOCH_SHIFT = 32
+#: Lua counts exactly up to 2**53.
+_EPOCH_BITS = 20
+_is_id = re.compile(rb"(?:\d{1,20}-\d{1,20})?").fullmatch
+
+
+class Entry(NamedTuple):
+    """An entry of a stream: a message, and the id of the message before it."""
+
+    message: Message
+    id: str
+    previous: str
 
 
 def key_of(channel: str) -> str:
@@ -26,9 +55,55 @@ def key_of(channel: str) -> str:
     return PREFIX + channel
 
 
+@lru_cache(maxsize=1024)
+def latest_key_of(channel: str) -> bytes:
+    """Return the key of the id of the latest message. A cluster stores it beside the stream."""
+    key = key_of(channel).encode()
+    tag = _hash_tag(key)
+    if tag != key:
+        return _LATEST_PREFIX + b"{" + tag + b"}" + channel.encode()
+    if b"}" not in key:
+        return _LATEST_PREFIX + b"{" + key + b"}"
+    # The key has a brace and no hash tag: only a search finds another key of its slot.
+    tail = b":" + key.replace(b"{", b"\xfe")
+    slot = _slot(key)
+    return next(found for i in count() if _slot(found := _LATEST_PREFIX + b"%d" % i + tail) == slot)
+
+
+def _hash_tag(key: bytes) -> bytes:
+    """Return the part of a key that decides about its slot in a cluster."""
+    _, opening, rest = key.partition(b"{")
+    tag, closing, _ = rest.partition(b"}")
+    return tag if opening and closing and tag else key
+
+
+def _slot(key: bytes) -> int:
+    return crc_hqx(key, 0) % 16384
+
+
 def channel_of(key: bytes) -> str:
     """Return the channel of a key."""
     return key.decode()[len(PREFIX) :]
+
+
+def new_epoch() -> int:
+    """Return the number before the first message of a new epoch."""
+    return getrandbits(_EPOCH_BITS) + 1 << _EPOCH_SHIFT
+
+
+def epoch_of(id_: str) -> int:
+    """Return the epoch of an id; 0 for an id of another program."""
+    return order_of(id_)[1] >> _EPOCH_SHIFT
+
+
+def number_of(id_: str) -> int:
+    """Return the number of a message in its epoch."""
+    return order_of(id_)[1] & (1 << _EPOCH_SHIFT) - 1
+
+
+def order_of(id_: str) -> tuple[int, int]:
+    """Return the two numbers of an id, for comparisons; zeros for an invalid id."""
+    return parse_id(id_) or (0, 0)
 
 
 def encode_body(data: str | bytes) -> bytes:
@@ -39,14 +114,17 @@ def encode_body(data: str | bytes) -> bytes:
 def decode_published(channel: str, data: bytes) -> Message | None:
     """Return a message that was published; ``None`` if another program has published it."""
     kind = data[:1]
-    id_, _, payload = data[1:].partition(b" ")
-    return _decode(channel, kind, payload, id_)
+    id_, space, payload = data[1:].partition(b" ")
+    return _decode(channel, kind, payload, id_) if space and _is_id(id_) else None
 
 
-def decode_entry(channel: str, id_: bytes, fields: Mapping[bytes, bytes]) -> Message | None:
-    """Return a message of the history; ``None`` if another program has stored the entry."""
-    body = fields.get(b"m", b"")
-    return _decode(channel, body[:1], body[1:], id_)
+def decode_entry(channel: str, id_: bytes, fields: Mapping[bytes, bytes]) -> Entry | None:
+    """Return an entry of a stream; ``None`` if another program has stored it."""
+    body, time = fields.get(b"m", b""), fields.get(b"p", b"")
+    message = _decode(channel, body[:1], body[1:], id_)
+    if message is None or message.id is None or not time.isdigit():
+        return None
+    return Entry(message, message.id, f"{time.decode()}-{order_of(message.id)[1] - 1}")
 
 
 def _decode(channel: str, kind: bytes, payload: bytes, id_: bytes) -> Message | None:
@@ -57,8 +135,3 @@ def _decode(channel: str, kind: bytes, payload: bytes, id_: bytes) -> Message | 
         return Message(channel, data, id_.decode() or None)
     except UnicodeDecodeError:
         return None
-
-
-def order_of(id_: str) -> tuple[int, int]:
-    """Return the two numbers of an id, for comparisons; zeros for an invalid id."""
-    return parse_id(id_) or (0, 0)

@@ -1,31 +1,44 @@
 """The connection that receives published messages from Redis.
 
 A :class:`RedisSubscriber` has one connection in subscriber mode, and a greenlet that reads from it.
-After the connection is lost, it connects again, subscribes to all channels, and delivers the
-messages that were stored in the meantime.
+After the connection is lost, it connects again and subscribes to all channels.
 
-Redis answers commands in their order. Therefore the expected answers are stored in three queues:
-for SUBSCRIBE, UNSUBSCRIBE and PING.
+When Redis has confirmed the subscription to a channel, the messages that were stored before are
+read on another connection, for many channels at a time; this greenlet goes on with other channels
+meanwhile. Then a PING marks the point up to which messages of that time have arrived: they are
+joined to the stored ones, and the channel is live.
+
+Redis answers commands in their order. Therefore the commands that wait for answers are in a queue.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from random import uniform
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
-from gevent import sleep, spawn
-from gevent.event import AsyncResult, Event
+from gevent import sleep, spawn, spawn_later
+from gevent.event import AsyncResult
 from gevent.lock import RLock
+from redis.exceptions import (
+    AskError,
+    ClusterError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisClusterException, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from ..connection.logs import Throttle
 from .backend import Message, Receiver
+from .redis_channel import ChannelState, Read
+from .redis_history import BATCH, Result
 from .redis_messages import COUNT, REPLY_PREFIX, channel_of, decode_published, key_of
 from .redis_urls import TIMEOUT
 
@@ -33,45 +46,34 @@ if TYPE_CHECKING:
     from gevent import Greenlet
 
 logger = logging.getLogger("geventws.broadcast")
+#: Limits the lines about single channels: clients may decide how many channels there are.
+_troubles = Throttle(target=logger)
 
 #: The exceptions of redis-py for a server that cannot be reached or answers with an error.
 FAILURES = (RedisError, RedisClusterException, OSError)
+#: Errors that Redis answers for a while during a failover, or while a slot moves.
+_PASSING = (ReadOnlyError, ClusterError, AskError, TryAgainError)
 
 _FIRST_DELAY, _MAX_DELAY = 0.1, 2.0
 #: The maximum number of channels in one SUBSCRIBE command.
-_BATCH = 500
+_MAX_NAMES = 500
+#: The maximum number of greenlets of a connection that read stored messages.
+_MAX_READERS = 4
+#: The maximum of seconds until another attempt to subscribe to a channel that Redis refuses.
+_MAX_RETRY_DELAY = 60.0
 #: Seconds after which the reading greenlet lets other greenlets run.
 _SLICE = 0.001
-#: The number of ids that are remembered for each channel. If Redis loses its latest writes, one of
-#: these ids may still be in its history.
-_REMEMBERED = 100
-
-Answer = TypeVar("Answer")
 
 
-class ChannelState:
-    """The state of the subscription to one channel."""
-
-    __slots__ = ("complete_until", "is_live", "pending", "recent_ids", "settled")
-
-    def __init__(self) -> None:
-        #: Set when the subscription is live, or the attempt to subscribe has failed.
-        self.settled = Event()
-        #: Whether Redis has confirmed the subscription, and all earlier messages were delivered.
-        self.is_live = False
-        #: Until this time, by ``monotonic()``, no message is missing.
-        self.complete_until = 0.0
-        #: The ids of the latest messages; neither these nor older messages are delivered again.
-        #: ``None`` until the first id was read from Redis, and without a history.
-        self.recent_ids: deque[str] | None = None
-        #: Messages that arrived after the confirmation of the subscription, until the missed
-        #: messages are delivered. At most the messages of one round trip wait here. Redis
-        #: limits them with client-output-buffer-limit for pubsub, 32 MiB by default.
-        self.pending: list[Message] | None = None
+def is_refusal(problem: BaseException) -> bool:
+    """Whether Redis works, and has refused one command: no permission, a key of another type."""
+    return isinstance(problem, ResponseError) and not isinstance(problem, _PASSING)
 
 
 class Connection(Protocol):
     """The methods of redis-py's connections that are used here."""
+
+    def connect(self) -> None: ...
 
     def pack_command(self, *arguments: str) -> list[bytes]: ...
 
@@ -83,45 +85,33 @@ class Connection(Protocol):
     def disconnect(self) -> None: ...
 
 
-class ConnectionPool(Protocol):
-    """The methods of redis-py's connection pools that are used here."""
-
-    def get_connection(self) -> Connection: ...
-
-    def release(self, connection: Connection) -> None: ...
-
-
 class SubscriberBackend(Protocol):
     """The part of the backend that a :class:`RedisSubscriber` uses."""
 
     name: str
     receiver: Receiver
-    history_size: int
     is_cluster: bool
     #: The channels that this process is subscribed to.
     channels: dict[str, ChannelState]
 
     @property
-    def healthy(self) -> bool: ...
+    def is_up(self) -> bool: ...
+
+    def history_size_of(self, channel: str) -> int: ...
 
     def note_down(self, problem: BaseException) -> None: ...
 
     def note_success(self) -> None:
         """Mark the backend as healthy, if nothing else is known to be broken."""
 
-    def newest_id(self, channel: str) -> str:
-        """Return the id of the latest message in the history."""
+    def read_histories(self, starts: Mapping[str, str]) -> dict[str, Result]:
+        """Read what Redis has stored of some channels, from some ids on."""
 
-    def missed_messages(
-        self, channel: str, recent_ids: deque[str], interruption: float
-    ) -> list[Message]:
-        """Return the stored messages newer than the last one delivered."""
-
-    def connection_pool(self, node: str) -> ConnectionPool:
-        """Return the connections to a node."""
+    def new_connection(self, node: str) -> Connection:
+        """Return a connection to a node that is not connected yet."""
 
     def reassign(self, subscriber: RedisSubscriber) -> None:
-        """Move the channels of a subscriber to the nodes that have them now."""
+        """Move the subscriber's channels to the nodes that have them now."""
 
     def remove_subscriber(self, subscriber: RedisSubscriber) -> None:
         """Forget a subscriber that has ended."""
@@ -130,8 +120,26 @@ class SubscriberBackend(Protocol):
         """Send another process the number of subscribers of this process."""
 
 
+class _Command:
+    """A command that Redis has not answered completely."""
+
+    __slots__ = ("callback", "channels", "kind")
+
+    def __init__(
+        self,
+        kind: str,
+        channels: Sequence[tuple[str, ChannelState | None]] = (),
+        callback: Callable[[bool], object] = bool,
+    ) -> None:
+        self.kind = kind
+        #: The channels that are not confirmed yet, and their states when the command was sent.
+        self.channels = deque(channels)
+        #: Called with True after the answer to PING; with False if the connection is lost before.
+        self.callback = callback
+
+
 class RedisSubscriber:
-    """A connection in subscriber mode to one Redis server, and the greenlet that reads from it."""
+    """A connection in subscriber mode, and the greenlet that reads from it."""
 
     def __init__(self, backend: SubscriberBackend, node: str) -> None:
         self.backend = backend
@@ -142,16 +150,11 @@ class RedisSubscriber:
         self.is_connected = False
         #: Channels that have not become live since the connection was opened.
         self._recovering: set[str] = set()
-        #: SUBSCRIBE commands that Redis has not confirmed yet, one entry for each channel.
-        self._unconfirmed: deque[tuple[str, ChannelState]] = deque()
-        #: Channels of UNSUBSCRIBE commands that Redis has not confirmed yet.
-        self._unconfirmed_ends: deque[str] = deque()
-        #: The callbacks of PING commands that Redis has not answered yet.
-        self._pong_callbacks: deque[Callable[[bool], object]] = deque()
-        #: The time of the latest response, by ``monotonic()``.
-        self._last_response = 0.0
+        #: Channels whose stored messages are not read yet.
+        self._unread: dict[str, ChannelState] = {}
+        self._readers = 0
+        self._commands: deque[_Command] = deque()
         self._confirmation = b"ssubscribe" if backend.is_cluster else b"subscribe"
-        self._pool: ConnectionPool | None = None
         self._connection: Connection | None = None
         #: Whether a command could not be sent. redis-py has then closed the connection, and the
         #: next command would open another one, without the subscriptions.
@@ -174,23 +177,22 @@ class RedisSubscriber:
         if self._greenlet is not None:
             self._greenlet.kill(block=False)
 
-    def add(self, channel: str, state: ChannelState) -> None:
-        """Subscribe to a channel, now or as soon as there is a connection."""
-        self.names.add(channel)
-        if not self.is_connected:
-            return
-        try:
-            self._read_position(channel, state)
-            self._subscribe([channel])
-        except FAILURES:
-            state.settled.set()
-            self._break_connection()
+    def add(self, channels: Sequence[str]) -> None:
+        """Subscribe to channels, now or as soon as there is a connection."""
+        self.names.update(channels)
+        if self.is_connected:
+            try:
+                self._subscribe(channels)
+            except FAILURES:
+                self._settle(channels)
+                self._break_connection()
 
     def remove(self, channel: str) -> None:
         """Unsubscribe from a channel. Never blocks."""
         if channel in self.names:
             self.names.discard(channel)
             self._recovering.discard(channel)
+            self._unread.pop(channel, None)
             if self.is_connected:
                 spawn(self._unsubscribe, channel)
 
@@ -206,21 +208,27 @@ class RedisSubscriber:
 
     # ---------------------------------------------------------------- commands
 
+    def _subscribe(self, channels: Sequence[str]) -> None:
+        # In a cluster, all channels of one command must belong to the same slot.
+        step = 1 if self.backend.is_cluster else _MAX_NAMES
+        for first in range(0, len(channels), step):
+            with self._lock:
+                # While this greenlet waited for the lock, a channel may have lost its subscribers.
+                states = [
+                    (name, self.backend.channels.get(name))
+                    for name in channels[first : first + step]
+                    if name in self.names
+                ]
+                self._send(_Command("SUBSCRIBE", [it for it in states if it[1] is not None]))
+
     def _unsubscribe(self, channel: str) -> None:
         try:
             with self._lock:
                 # Another greenlet may have subscribed to the channel again.
                 if channel not in self.names:
-                    self._send("UNSUBSCRIBE", [channel], self._unconfirmed_ends, [channel])
+                    self._send(_Command("UNSUBSCRIBE", [(channel, None)]))
         except FAILURES:
             pass  # the greenlet connects again
-
-    def _subscribe(self, channels: list[str]) -> None:
-        with self._lock:
-            # While this greenlet waited for the lock, a channel may have lost its last subscriber.
-            states = [(name, self.backend.channels.get(name)) for name in channels]
-            current = [(name, state) for name, state in states if state and name in self.names]
-            self._send("SUBSCRIBE", [name for name, _ in current], self._unconfirmed, current)
 
     def _ping(self, callback: Callable[[bool], object]) -> None:
         """Call ``callback(True)`` when all messages that Redis has sent so far are processed.
@@ -231,23 +239,21 @@ class RedisSubscriber:
             if self._connection is None or self._is_broken:
                 callback(False)
             else:
-                self._send("PING", [], self._pong_callbacks, [callback])
+                self._send(_Command("PING", callback=callback))
 
-    def _send(
-        self, command: str, channels: list[str], expected: deque[Answer], answers: list[Answer]
-    ) -> None:
-        """Append the expected answers to ``expected``, and send a command.
+    def _send(self, command: _Command) -> None:
+        """Send a command, and expect its answers.
 
         If sending fails, the connection is not used again, and all expected answers are dropped.
         """
         connection = self._connection
-        if connection is None or self._is_broken or (not channels and command != "PING"):
+        names = [key_of(channel) for channel, _ in command.channels]
+        if connection is None or self._is_broken or (not names and command.kind != "PING"):
             return
-        if channels and self.backend.is_cluster:
-            command = f"S{command}"
-        # This may raise an exception, and must not change `expected` then.
-        packed = connection.pack_command(command, *map(key_of, channels))
-        expected.extend(answers)
+        is_sharded = names and self.backend.is_cluster
+        # This may raise an exception, and must not change the queue then.
+        packed = connection.pack_command(f"{'S' if is_sharded else ''}{command.kind}", *names)
+        self._commands.append(command)
         try:
             connection.send_packed_command(packed, check_health=False)
         except BaseException:
@@ -261,24 +267,12 @@ class RedisSubscriber:
             self._is_broken = True
             self._connection.disconnect()
 
-    def _read_position(self, channel: str, state: ChannelState) -> None:
-        """Read the id of the latest message of a new channel: only later ones are delivered."""
-        if self.backend.history_size and state.recent_ids is None:
-            now = monotonic()
-            newest = self.backend.newest_id(channel)
-            if state.recent_ids is None:  # otherwise another greenlet has read it meanwhile
-                state.complete_until = now
-                state.recent_ids = deque([newest], _REMEMBERED)
-
-    def _read_positions(self) -> None:
-        channels = self.backend.channels
-        while new := [
-            name for name in self.names if name in channels and channels[name].recent_ids is None
-        ]:
-            for name in new:
-                state = channels.get(name)
-                if state is not None:
-                    self._read_position(name, state)
+    def _settle(self, channels: Sequence[str]) -> None:
+        """Release the greenlets that wait for a subscription."""
+        for channel in channels:
+            state = self.backend.channels.get(channel)
+            if state is not None:
+                state.settled.set()
 
     # ------------------------------------------------------------ the greenlet
 
@@ -310,50 +304,38 @@ class RedisSubscriber:
             if self.names:
                 raise RedisClusterException("the node of a channel is unknown")
             return
-        self._pool = backend.connection_pool(self.node)
-        self._connection = self._pool.get_connection()
+        connection = backend.new_connection(self.node)
+        connection.connect()
+        self._connection = connection
         self._is_broken = False
-        self._unconfirmed.clear()
-        self._unconfirmed_ends.clear()
-        if backend.history_size:
-            self._read_positions()
+        self._commands.clear()
         self.is_connected = True
-        self._recovering = self.names & backend.channels.keys()
-        channels = list(self._recovering)
+        channels = [name for name in self.names if name in backend.channels]
+        self._recovering = set(channels)
         for channel in channels:
             backend.channels[channel].settled.clear()
         if not channels:
             backend.note_success()
-        # In a cluster, all channels of one command must belong to the same slot.
-        step = 1 if backend.is_cluster else _BATCH
-        for first in range(0, len(channels), step):
-            self._subscribe(channels[first : first + step])
+        self._subscribe(channels)
 
     def _disconnect(self) -> None:
         self.is_connected = False
         connection, self._connection = self._connection, None
-        callbacks = list(self._pong_callbacks)
-        self._pong_callbacks.clear()
+        commands = list(self._commands)
+        self._commands.clear()
+        self._unread.clear()
         for channel in self.names & self.backend.channels.keys():
-            state = self.backend.channels[channel]
-            if state.is_live:
-                state.complete_until = self._last_response
-            state.is_live = False
-            state.pending = None
-        for callback in callbacks:
-            callback(False)
-        if connection is not None and self._pool is not None:
+            self.backend.channels[channel].interrupt()
+        for command in commands:
+            command.callback(False)
+        if connection is not None:
             connection.disconnect()
-            self._pool.release(connection)
 
     def _handle_failure(self, problem: BaseException) -> None:
         """Report a failure, and release the greenlets that wait for a subscription."""
         backend = self.backend
         backend.note_down(problem)
-        for channel in self.names:
-            state = backend.channels.get(channel)
-            if state is not None:
-                state.settled.set()
+        self._settle(list(self.names))
         if backend.is_cluster:
             try:
                 backend.reassign(self)
@@ -376,9 +358,11 @@ class RedisSubscriber:
                 is_pinged = True
                 self._ping(bool)  # a callback without effect
                 continue
+            except ResponseError as refusal:
+                self._handle_refusal(refusal)
+                continue
             is_pinged = False
-            self._last_response = monotonic()
-            if not self.backend.healthy:
+            if not self.backend.is_up:
                 self.backend.note_success()  # Redis was slow, and the connection is intact
             self._handle_response(response)
             if monotonic() - self._last_pause > _SLICE:
@@ -390,29 +374,95 @@ class RedisSubscriber:
         if isinstance(response, bytes):
             response = [response.lower()]  # without subscriptions, PING is answered with b"PONG"
         if response[0] == b"pong":
-            self._pong_callbacks.popleft()(True)
+            self._take_command("PING").callback(True)
             return
         kind, key, data = response
-        if kind == self._confirmation:
-            self._handle_confirmation(key)
-            return
         channel = channel_of(key)
         if kind in {b"message", b"smessage"}:
             if channel in self.names:
                 self._handle_message(channel, self.backend.channels[channel], data)
-        elif self._unconfirmed_ends and channel == self._unconfirmed_ends[0]:
-            self._unconfirmed_ends.popleft()
+        elif kind == self._confirmation:
+            self._handle_confirmation(channel, self._take_answer("SUBSCRIBE", channel))
+        elif self._is_expected("UNSUBSCRIBE", channel):
+            self._take_answer("UNSUBSCRIBE", channel)
         elif channel in self.names:
             # A cluster ends the subscriptions of a slot that moves to another node.
             raise RedisClusterException(f"the channel {channel} has moved to another node")
 
-    def _handle_confirmation(self, key: bytes) -> None:
-        channel, state = self._unconfirmed.popleft()
-        if key != key_of(channel).encode():
-            raise RedisConnectionError("Redis has confirmed an unexpected subscription")
-        is_confirmed_twice = state.is_live or state.pending is not None
-        if self.backend.channels.get(channel) is state and not is_confirmed_twice:
-            self._catch_up(channel, state)
+    def _is_expected(self, kind: str, channel: str) -> bool:
+        """Whether the next answer is about a channel of a command."""
+        if not self._commands or self._commands[0].kind != kind:
+            return False
+        channels = self._commands[0].channels
+        return bool(channels) and channels[0][0] == channel
+
+    def _take_answer(self, kind: str, channel: str) -> ChannelState | None:
+        """Note that a command is confirmed for a channel; return its state at that time."""
+        if not self._is_expected(kind, channel):
+            raise RedisConnectionError("Redis has sent an unexpected answer")
+        channels = self._commands[0].channels
+        _, state = channels.popleft()
+        if not channels:
+            self._commands.popleft()
+        return state
+
+    def _take_command(self, kind: str) -> _Command:
+        if not self._commands or self._commands[0].kind != kind:
+            raise RedisConnectionError("Redis has sent an unexpected answer")
+        return self._commands.popleft()
+
+    def _handle_refusal(self, refusal: ResponseError) -> None:
+        """Handle an error that Redis has answered to the oldest command.
+
+        It refuses all channels of a SUBSCRIBE because of one: each is tried by itself.
+        """
+        if not is_refusal(refusal) or not self._commands or self._commands[0].kind != "SUBSCRIBE":
+            raise refusal
+        channels = list(self._commands.popleft().channels)
+        if len(channels) > 1:
+            for channel, _ in channels:
+                self._subscribe([channel])
+            return
+        for channel, state in channels:
+            if state is not None and self.backend.channels.get(channel) is state:
+                self._refuse(channel, state, refusal)
+
+    def _refuse(self, channel: str, state: ChannelState, refusal: ResponseError) -> None:
+        """Note that Redis refuses a channel, and try again later."""
+        if state.refusal is None:
+            _troubles.log(
+                logging.ERROR,
+                "%s refuses the channel %.200r: %s",
+                self.backend.name,
+                channel,
+                refusal,
+            )
+        state.refusal = refusal
+        state.settled.set()
+        self._finish_recovery(channel)
+        spawn_later(state.retry_delay, self._retry, channel, state, self._connection)
+        state.retry_delay = min(2 * state.retry_delay, _MAX_RETRY_DELAY)
+
+    def _retry(self, channel: str, state: ChannelState, connection: Connection | None) -> None:
+        if connection is self._connection and self.backend.channels.get(channel) is state:
+            self.add([channel])
+
+    # ---------------------------------------------------------------- messages
+
+    def _handle_confirmation(self, channel: str, state: ChannelState | None) -> None:
+        if state is None or self.backend.channels.get(channel) is not state:
+            return  # everybody has left, or left and come back
+        if state.is_live or state.pending is not None:
+            return  # confirmed for the second time
+        state.refusal = None
+        state.confirm()
+        if not self.backend.history_size_of(channel):
+            self._go_live(channel, state, None)
+            return
+        self._unread[channel] = state
+        if self._readers < _MAX_READERS:
+            self._readers += 1
+            spawn(self._read_stored)
 
     def _handle_message(self, channel: str, state: ChannelState, data: bytes) -> None:
         if data.startswith(COUNT + REPLY_PREFIX.encode()):
@@ -421,46 +471,77 @@ class RedisSubscriber:
         message = decode_published(channel, data)
         if message is None:
             logger.debug("Ignored a message of another program in the channel %r", channel)
-        elif state.pending is not None:
-            state.pending.append(message)
         elif state.is_live:
             self._deliver(state, message)
+        elif state.pending is not None:
+            state.add_pending(message)
 
     def _deliver(self, state: ChannelState, message: Message) -> None:
-        if state.recent_ids is not None and message.id is not None:
-            state.recent_ids.append(message.id)
+        if message.id is not None:
+            state.note_delivered(message.id)
         self.backend.receiver.deliver(message)
 
-    def _catch_up(self, channel: str, state: ChannelState) -> None:
-        """Fetch the messages that were stored before Redis confirmed the subscription."""
-        missed: list[Message] = []
-        if state.recent_ids is not None:
-            interruption = monotonic() - state.complete_until
-            missed = self.backend.missed_messages(channel, state.recent_ids, interruption)
-        if missed:
-            # Messages since the confirmation may arrive on the connection as well. The answer to
-            # PING marks the point up to which they are duplicates.
-            state.pending = []
-            self._ping(partial(self._make_live, channel, state, missed))
-        else:
-            self._make_live(channel, state, missed, True)
+    def _read_stored(self) -> None:
+        """Read what was stored before the subscriptions began, until all channels are live."""
+        delay = _FIRST_DELAY
+        try:
+            while self._unread:
+                connection = self._connection
+                batch = dict(list(self._unread.items())[:BATCH])
+                for channel in batch:
+                    del self._unread[channel]
+                try:
+                    results = self._read_and_wait(batch)
+                except FAILURES as problem:
+                    if connection is not self._connection:
+                        continue
+                    self.backend.note_down(problem)
+                    self._settle(list(batch))
+                    sleep(delay * uniform(0.5, 1))  # noqa: S311 - not a secret
+                    delay = min(2 * delay, _MAX_DELAY)
+                    results = {}
+                if connection is self._connection:
+                    self._go_live_together(batch, results)
+        finally:
+            self._readers -= 1
 
-    def _make_live(
-        self, channel: str, state: ChannelState, missed: list[Message], is_connected: bool
+    def _read_and_wait(self, batch: Mapping[str, ChannelState]) -> dict[str, Result]:
+        """Read stored messages, and wait for the new ones that were published before."""
+        starts = {channel: state.position or "" for channel, state in batch.items()}
+        results = self.backend.read_histories(starts)
+        self.wait_until_received()
+        return results
+
+    def _go_live_together(
+        self, batch: Mapping[str, ChannelState], results: Mapping[str, Result]
     ) -> None:
-        """Deliver the missed and then the pending messages, without duplicates."""
-        if not is_connected or self.backend.channels.get(channel) is not state:
-            return
-        pending = state.pending or []
-        ids = {message.id for message in pending}
-        for message in missed:
-            if message.id not in ids:
-                self._deliver(state, message)
-        for message in pending:
-            self._deliver(state, message)
-        state.pending = None
-        state.is_live = True
+        for channel, state in batch.items():
+            if self.backend.channels.get(channel) is not state or state.pending is None:
+                continue
+            result = results.get(channel)
+            if isinstance(result, Read):
+                self._go_live(channel, state, result)
+            elif result is not None and is_refusal(result):
+                _troubles.log(
+                    logging.ERROR, "The history of %.200r cannot be read: %s", channel, result
+                )
+                self._go_live(channel, state, None)
+            else:
+                self._unread[channel] = state  # once more
+
+    def _go_live(self, channel: str, state: ChannelState, read: Read | None) -> None:
+        """Deliver what was stored and has arrived meanwhile; from now on, all that arrives."""
+        missed, messages = state.go_live(read)
         state.settled.set()
-        self._recovering.discard(channel)
-        if not self._recovering:
-            self.backend.note_success()
+        state.retry_delay = 1.0
+        if missed:
+            self.backend.receiver.miss(channel, missed)
+        for message in messages:
+            self._deliver(state, message)
+        self._finish_recovery(channel)
+
+    def _finish_recovery(self, channel: str) -> None:
+        if channel in self._recovering:
+            self._recovering.discard(channel)
+            if not self._recovering:
+                self.backend.note_success()

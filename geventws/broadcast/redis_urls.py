@@ -19,36 +19,53 @@ _parse_options: Callable[[str], Keywords] = parse_url  # redis-py has no annotat
 TIMEOUT = 5.0
 
 
+#: The default of ``max_connections``: how many commands of a process may run at the same time.
+_MAX_CONNECTIONS = 100
+
+
 class Deployment(NamedTuple):
-    """The Redis deployment that a URL names: one server, a sentinel's service, or a cluster."""
+    """A Redis deployment: one server, a sentinel's service, or a cluster."""
 
     kind: str  #: "", "sentinel" or "cluster"
     url: str
     hosts: list[tuple[str, int]]  #: the sentinels, or nodes of the cluster
     service: str  #: the name of the sentinel's service
     options: Keywords  #: keyword arguments for redis-py
+    sentinel_options: Keywords  #: keyword arguments for redis-py's connections to the sentinels
+
+    @property
+    def is_cluster(self) -> bool:
+        return self.kind == "cluster"
+
+    @property
+    def max_connections(self) -> int:
+        """The number of connections for commands."""
+        return int(self.options.get("max_connections", _MAX_CONNECTIONS))
 
     # Any: redis-py annotates most commands as either a result or an awaitable.
     def create_client(self) -> Any:
         """Return a client. Only a cluster's client connects immediately."""
-        # No retries: if the outcome of PUBLISH is unknown, a retry could publish a message twice.
-        common = {
-            "protocol": 2,
+        options = {
             "socket_timeout": TIMEOUT,
             "socket_connect_timeout": TIMEOUT,
+            "max_connections": _MAX_CONNECTIONS,
+            **self.options,
+            "protocol": 2,
+            "decode_responses": False,
+            # If the outcome of PUBLISH is unknown, a retry could publish a message twice.
             "retry": Retry(NoBackoff(), 0),
         }
         if not self.kind:
-            return redis.Redis.from_url(self.url, **common)
-        options = {**common, **self.options}
-        if self.kind == "cluster":
+            return redis.Redis(connection_pool=redis.ConnectionPool(**options))
+        if self.is_cluster:
             nodes = [
                 redis.cluster.ClusterNode(*address)  # type: ignore[no-untyped-call]
                 for address in self.hosts
             ]
             return redis.RedisCluster(startup_nodes=nodes, **options)
         sentinel_options = {
-            name: value for name, value in options.items() if name.startswith(("ssl", "socket_"))
+            **{name: it for name, it in options.items() if name.startswith(("ssl", "socket_"))},
+            **self.sentinel_options,
         }
         sentinel: Callable[..., Any] = redis.sentinel.Sentinel  # it has no annotations
         return sentinel(self.hosts, sentinel_kwargs=sentinel_options, **options).master_for(
@@ -56,16 +73,21 @@ class Deployment(NamedTuple):
         )
 
 
-def parse_redis_url(url: str) -> Deployment:
-    """Return the deployment that a URL names.
+# Any: a URL, or a client of redis-py.
+def parse_redis_url(url: Any) -> Deployment:
+    """Return the deployment that a URL names, or that a client of redis-py uses.
 
+    :raises TypeError: if it is neither.
     :raises ValueError: for an invalid URL.
     """
+    if not isinstance(url, str):
+        return _deployment_of(url)
     parts = urlsplit(url)
     scheme, _, kind = parts.scheme.partition("+")
     if not kind:
-        _parse_options(url)  # raises ValueError now instead of on the first command
-        return Deployment("", url, [], "", {})
+        options = _parse_options(url)
+        _check_options(options, options.get("connection_class", redis.Connection))
+        return Deployment("", url, [], "", options, {})
     userinfo, at, addresses = parts.netloc.rpartition("@")
     hosts = _parse_hosts(addresses, 26379 if kind == "sentinel" else 6379)
     service, _, db = unquote(parts.path).strip("/").partition("/")
@@ -76,13 +98,59 @@ def parse_redis_url(url: str) -> Deployment:
         )
     query = f"?{parts.query}" if parts.query else ""
     options = _parse_options(f"{scheme}://{userinfo}{at}host/{db}{query}")
-    for unwanted in ("host", "port", "connection_class"):
+    connection_class = options.pop("connection_class", redis.Connection)
+    sentinel_options = {}
+    if kind == "sentinel":
+        for name in ("username", "password"):
+            if f"sentinel_{name}" in options:
+                sentinel_options[name] = options.pop(f"sentinel_{name}")
+    _check_options(options, connection_class)
+    for unwanted in ("host", "port"):
         options.pop(unwanted, None)
     if kind == "cluster":
         options.pop("db", None)
     if scheme == "rediss":
         options["ssl"] = True
-    return Deployment(kind, url, hosts, service, options)
+    return Deployment(kind, url, hosts, service, options, sentinel_options)
+
+
+def _check_options(options: Keywords, connection_class: Callable[..., object]) -> None:
+    """Check now, instead of with the first command, that a connection accepts the options.
+
+    :raises ValueError: if it does not.
+    """
+    rest = {
+        name: it
+        for name, it in options.items()
+        if name not in {"connection_class", "max_connections", "timeout"}
+    }
+    try:
+        connection_class(**rest)
+    except (TypeError, redis.RedisError) as problem:
+        raise ValueError(f"the URL of Redis has an invalid parameter: {problem}") from problem
+
+
+def _deployment_of(client: Any) -> Deployment:
+    """Return the deployment that a client of the application uses."""
+    if isinstance(client, redis.RedisCluster):
+        manager = client.nodes_manager
+        nodes = list(manager.startup_nodes.values())
+        options = {**manager.connection_kwargs}
+        for unwanted in ("host", "port", "connection_pool", "response_callbacks", "cache"):
+            options.pop(unwanted, None)
+        hosts = [(node.host, node.port) for node in nodes]
+        url = f"redis+cluster://{','.join(f'{host}:{port}' for host, port in hosts)}"
+        return Deployment("cluster", url, hosts, "", options, {})
+    if not isinstance(client, redis.Redis):
+        raise TypeError(f"a Broadcast needs a URL or a client of redis-py, not {client!r:.100}")
+    pool = client.connection_pool
+    options = {name: it for name, it in pool.connection_kwargs.items() if it is not None}
+    options["connection_class"] = pool.connection_class
+    if "path" in options:
+        url = f"unix://{options['path']}"
+    else:
+        url = f"redis://{options.get('host', '')}:{options.get('port', '')}/{options.get('db', 0)}"
+    return Deployment("", url, [], "", options, {})
 
 
 def _parse_hosts(addresses: str, default_port: int) -> list[tuple[str, int]]:
