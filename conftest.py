@@ -12,4 +12,5 @@ pytest_plugins = [
     "tests.support.old_packages",
     "tests.support.redis",
     "tests.support.servers",
+    "tests.support.people",  # it imports the one before, whose assertions pytest rewrites
 ]

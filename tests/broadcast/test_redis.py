@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-import subprocess
 import sys
 import time
 from urllib.parse import quote
@@ -10,106 +9,11 @@ from urllib.parse import quote
 import gevent
 import gevent.event
 import pytest
-import redis
-from redis.crc import key_slot
 
 from geventws import Broadcast, BroadcastError
-from tests.support.client import PING, PONG, TEXT, frame, request
-from tests.support.redis import Gateway, free_port
-from tests.support.servers import serving
-
-APP = "tests.support.broadcasting:app"
-SECONDS = 15  # nothing here takes so long
-
-
-@pytest.fixture
-def serve_broadcast(tmp_path):
-    """``with serve_broadcast(url, workers=1)`` serves the tests' broadcasting application."""
-
-    @contextlib.contextmanager
-    def start(url, workers=0, history=0):
-        arguments = ["-m", "geventws", APP, "--bind", "127.0.0.1:0"]
-        if workers:
-            arguments = [
-                "-m",
-                "gunicorn",
-                "-k",
-                "geventws.Worker",
-                "-w",
-                str(workers),
-                APP,
-                "-b",
-                "127.0.0.1:0",
-                "--graceful-timeout",
-                "2",
-            ]
-        settings = {"BROADCAST_URL": url, "HISTORY": str(history)}
-        with serving(arguments, tmp_path / "log", **settings) as process:
-            process.people = []
-            try:
-                yield process
-            finally:
-                for person in process.people:
-                    person.leave()
-
-    return start
-
-
-class Person:
-    """A client that has subscribed."""
-
-    def __init__(self, process, channel="room", since=None):
-        query = "" if since is None else f"?since={since}"
-        self.client = process.client().open(f"/{channel}{query}")
-        self.client.sock.settimeout(SECONDS)
-        process.people.append(self)
-        #: Messages that came before the word that it is subscribed: its history.
-        self.heard = []
-        while not (text := self.hear()).startswith("ready "):
-            self.heard.append(text)
-        _, self.pid, self.recovered = text.split(" ")
-
-    def hear(self):
-        first, payload = self.client.read_frame()
-        while first == PING:  # on a busy machine, 20 seconds pass without a message
-            self.client.send(frame(PONG, payload))
-            first, payload = self.client.read_frame()
-        assert first == TEXT, (first, payload)
-        return payload.decode()
-
-    def hear_data(self):
-        """The next message, without its id."""
-        return self.hear().split(" ", 1)[1]
-
-    def say(self, text):
-        self.client.send(frame(TEXT, text))
-
-    def leave(self):
-        self.client.sock.close()
-
-
-def join_everywhere(process, workers, channel="room"):
-    """Someone in each of the workers."""
-    people = {}
-    with gevent.Timeout(SECONDS):
-        while len(people) < workers:
-            person = Person(process, channel)
-            if people.setdefault(person.pid, person) is not person:
-                person.leave()
-    return list(people.values())
-
-
-def get(process, path):
-    with process.client() as client:
-        client.send(request(path, without="Upgrade"))
-        return client.read_response()[1].decode()
-
-
-def wait_until(condition):
-    with gevent.Timeout(SECONDS, AssertionError("it did not happen")):
-        while not condition():
-            gevent.sleep(0.02)
-
+from tests.support.people import Person, get, join_everywhere
+from tests.support.redis import Gateway, free_port, start_node, start_sentinel
+from tests.support.tools import SECONDS, wait_until
 
 # ---------------------------------------------------------------- several processes
 
@@ -682,87 +586,6 @@ def test_a_sentinel_names_the_master(start_redis, serve_broadcast):
         assert person.hear_data() == "through the sentinel"
         with master.client() as admin:
             assert admin.xlen("geventws:room") == 1
-
-
-def start_sentinel(start_redis, port, master_port):
-    server = start_redis()
-    server.kill()
-    settings = server.folder / "sentinel.conf"
-    settings.write_text(
-        f"port {port}\nbind 127.0.0.1\nsentinel monitor chat 127.0.0.1 {master_port} 1\n"
-    )
-    server.process = subprocess.Popen(
-        [server.program, str(settings), "--sentinel"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-    def answers():
-        with contextlib.suppress(redis.ConnectionError), redis.Redis(port=port) as client:
-            return client.ping()
-
-    wait_until(answers)
-    return port
-
-
-SLOTS = (0, 8191), (8192, 16383)
-
-
-def start_node(start_redis, bus, port=0):
-    return start_redis("--cluster-enabled", "yes", "--cluster-port", str(bus), port=port)
-
-
-class Cluster:
-    """Two nodes, each with half of the slots."""
-
-    def __init__(self, start_redis):
-        buses = [free_port() for _ in SLOTS]
-        self.nodes = nodes = [start_node(start_redis, bus) for bus in buses]
-        self.clients = [node.client() for node in nodes]
-        for client, slots in zip(self.clients, SLOTS, strict=True):
-            client.execute_command("CLUSTER ADDSLOTSRANGE", *slots)
-        self.clients[0].execute_command("CLUSTER MEET", "127.0.0.1", nodes[1].port, buses[1])
-        self.ids = [client.execute_command("CLUSTER MYID").decode() for client in self.clients]
-        wait_until(self.is_complete)
-
-    def is_complete(self):
-        infos = [client.execute_command("CLUSTER INFO") for client in self.clients]
-        return all(
-            info["cluster_state"] == "ok" and info["cluster_slots_assigned"] == "16384"
-            for info in infos
-        )
-
-    @property
-    def url(self):
-        addresses = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
-        return f"redis+cluster://{addresses}"
-
-    def channels_of(self, node, count):
-        """The names of channels that a node has."""
-        first, last = SLOTS[node]
-        names = (f"room-{number}" for number in range(1000))
-        return [name for name in names if first <= key_slot(self.key(name)) <= last][:count]
-
-    def move(self, channel, to):
-        """Give a channel's slot, in which nothing is kept, to another node."""
-        slot = key_slot(self.key(channel))
-        for client in (self.clients[to], self.clients[1 - to]):
-            client.execute_command("CLUSTER SETSLOT", slot, "NODE", self.ids[to])
-
-    def key(self, channel):
-        return f"geventws:{channel}".encode()
-
-    def close(self):
-        for client in self.clients:
-            client.close()
-
-
-@pytest.fixture
-def cluster(start_redis):
-    cluster = Cluster(start_redis)
-    yield cluster
-    cluster.close()
 
 
 def test_a_cluster_has_each_channel_at_its_own_node(cluster, serve_broadcast):

@@ -1,23 +1,33 @@
 """What the tests of a broadcast across processes serve; ``BROADCAST_URL`` says through what.
 
-A WebSocket at ``/channel?since=id`` hears the channel, after ``ready <pid> <recovered>``, as
-``<id> <message>``, and publishes what it sends; what cannot be published is answered with
-``refused``. Plain requests: ``/healthy``, ``/count/channel``, and ``/listen/…``, ``/unchecked/…``
-and ``/impatient/…``, which join the channel whose name is there in JSON.
+A WebSocket at ``/channel?since=id`` hears the channel as ``<id> <message>``, after ``ready <pid>
+<recovered> <position>``, and publishes what it sends; what cannot be published is answered with
+``refused``. Plain requests: ``/healthy``, ``/stats``, ``/live`` (the number of channels whose
+messages arrive), ``/count/channel``, ``/listeners/channel``, ``/lost/channel`` (listens until
+messages are lost), ``/flood/number`` (so many greenlets publish at once), ``/together/number-name``
+(joins so many channels), and ``/listen/…``, ``/unchecked/…`` and ``/impatient/…``, which join one.
 """
 
+import dataclasses
 import json
 import os
 from urllib.parse import parse_qs
 
 import gevent
 
-from geventws import Broadcast, BroadcastError
+from geventws import Broadcast, BroadcastError, stats
+
+
+def envelope(message, id_):
+    if message == "poison":
+        raise ValueError(message)
+    return f"{id_ or '-'} {message}"
+
 
 broadcast = Broadcast(
     os.environ["BROADCAST_URL"],
     history=int(os.environ.get("HISTORY", "0")),
-    envelope=lambda message, id_: f"{id_ or '-'} {message}",
+    envelope=envelope,
 )
 
 
@@ -29,7 +39,8 @@ def app(environ, start_response):
         return [answer(path).encode()]
     since = parse_qs(environ["QUERY_STRING"], keep_blank_values=True).get("since", [None])[0]
     with broadcast.subscribe(path, ws, since) as subscription:
-        ws.send(f"ready {os.getpid()} {subscription.recovered}")
+        position = subscription.position
+        ws.send(f"ready {os.getpid()} {subscription.recovered} {position}")
         for message in ws:
             try:
                 broadcast.publish(path, message)
@@ -61,6 +72,33 @@ def join_briefly(channel):
         gevent.sleep(5)
 
 
+def listen_until_lost(channel):
+    """Return how many messages were lost, and how many a second listener has lost by then."""
+    with broadcast.listen(channel) as messages, broadcast.listen(channel) as other:
+        for _ in messages:
+            if messages.lost:
+                return f"{messages.lost} {other.lost}"
+    return "closed"
+
+
+def join_together(number, name):
+    """Join many channels at once, and stay."""
+    joins = [gevent.spawn(broadcast.listen, f"{name}-{i}") for i in range(number)]
+    KEPT.extend(gevent.joinall(joins, raise_error=True))
+    return "joined"
+
+
+def flood(number):
+    """Publish in many greenlets at once."""
+    publishers = [gevent.spawn(broadcast.publish, "flood", str(i)) for i in range(number)]
+    gevent.joinall(publishers)
+    problems = {str(it.exception) for it in publishers if it.exception is not None}
+    return problems.pop() if problems else f"{number} published"
+
+
+#: What must not be collected.
+KEPT = []
+
 JOINING = {
     "briefly": join_briefly,
     "listen": listen,
@@ -72,7 +110,20 @@ JOINING = {
 def answer(path):
     if path == "healthy":
         return str(broadcast.healthy)
+    if path == "stats":
+        return json.dumps(dataclasses.asdict(stats()))
+    if path == "live":
+        return str(sum(state.is_live for state in broadcast._backend.channels.values()))
     how, _, name = path.partition("/")
+    if how == "lost":
+        return listen_until_lost(name)
+    if how == "flood":
+        return flood(int(name))
+    if how == "listeners":
+        return str(len(broadcast._channels[name].listeners) // 2)
+    if how == "together":
+        count, _, name = name.partition("-")
+        return join_together(int(count), name)
     try:
         if how in JOINING:
             JOINING[how](json.loads(name))

@@ -14,9 +14,11 @@ import gevent
 import pytest
 import redis
 from gevent import socket as gevent_socket
+from gevent.queue import Queue
 from gevent.server import StreamServer
+from redis.crc import key_slot
 
-from tests.support.tools import need
+from tests.support.tools import need, wait_until
 
 
 class RedisServer:
@@ -89,6 +91,10 @@ class Gateway(StreamServer):
         super().__init__(("127.0.0.1", 0), self.connect)
         self.redis = server
         self.is_open = True
+        #: Seconds that data is on its way, in each direction.
+        self.latency = 0.0
+        #: The open connections, each with both of its ends.
+        self.pairs: list[tuple[gevent_socket.socket, gevent_socket.socket]] = []
         self.moments: dict[bytes, Callable[[], object]] = {}
 
     @property
@@ -104,20 +110,40 @@ class Gateway(StreamServer):
             return
         with contextlib.suppress(OSError):
             far = gevent_socket.create_connection(("127.0.0.1", self.redis.port))
+            pair = near, far
+            self.pairs.append(pair)
             with far:
                 back = gevent.spawn(self.pass_on, far, near)
                 self.pass_on(near, far)
                 back.join()
+            self.pairs.remove(pair)
 
     def pass_on(self, source: gevent_socket.socket, target: gevent_socket.socket) -> None:
+        on_its_way = Queue()
+        writer = gevent.spawn(self.write, on_its_way, target)
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 for what in [what for what in self.moments if what in data]:
                     self.moments.pop(what)()
-                target.sendall(data)
+                on_its_way.put((time.monotonic() + self.latency, data))
+        on_its_way.put((0, b""))
+        writer.join()
         for end in (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+    def write(self, on_its_way: Queue, target: gevent_socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            for due, data in iter(on_its_way.get, (0, b"")):
+                gevent.sleep(max(due - time.monotonic(), 0))
+                target.sendall(data)
+
+    def cut(self) -> None:
+        """End all connections at once."""
+        for pair in self.pairs:
+            for end in pair:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
 
     def __enter__(self) -> "Gateway":
         self.start()
@@ -157,3 +183,87 @@ def redis_server() -> Iterator[RedisServer]:
     server.start()
     yield server
     server.remove()
+
+
+def start_sentinel(start_redis, port, master_port, *lines):
+    port = port or free_port()
+    server = start_redis()
+    server.kill()
+    settings = server.folder / "sentinel.conf"
+    monitor = f"sentinel monitor chat 127.0.0.1 {master_port} 1"
+    settings.write_text("\n".join([f"port {port}", "bind 127.0.0.1", monitor, *lines, ""]))
+    server.process = subprocess.Popen(
+        [server.program, str(settings), "--sentinel"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def answers():
+        with contextlib.suppress(redis.ConnectionError), redis.Redis(port=port) as client:
+            try:
+                return client.ping()
+            except redis.AuthenticationError:
+                return True
+
+    wait_until(answers)
+    return port
+
+
+SLOTS = (0, 8191), (8192, 16383)
+
+
+def start_node(start_redis, bus, port=0):
+    return start_redis("--cluster-enabled", "yes", "--cluster-port", str(bus), port=port)
+
+
+class Cluster:
+    """Two nodes, each with half of the slots."""
+
+    def __init__(self, start_redis):
+        buses = [free_port() for _ in SLOTS]
+        self.nodes = nodes = [start_node(start_redis, bus) for bus in buses]
+        self.clients = [node.client() for node in nodes]
+        for client, slots in zip(self.clients, SLOTS, strict=True):
+            client.execute_command("CLUSTER ADDSLOTSRANGE", *slots)
+        self.clients[0].execute_command("CLUSTER MEET", "127.0.0.1", nodes[1].port, buses[1])
+        self.ids = [client.execute_command("CLUSTER MYID").decode() for client in self.clients]
+        wait_until(self.is_complete)
+
+    def is_complete(self):
+        infos = [client.execute_command("CLUSTER INFO") for client in self.clients]
+        return all(
+            info["cluster_state"] == "ok" and info["cluster_slots_assigned"] == "16384"
+            for info in infos
+        )
+
+    @property
+    def url(self):
+        addresses = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+        return f"redis+cluster://{addresses}"
+
+    def channels_of(self, node, count):
+        """The names of channels that a node has."""
+        first, last = SLOTS[node]
+        names = (f"room-{number}" for number in range(1000))
+        return [name for name in names if first <= key_slot(self.key(name)) <= last][:count]
+
+    def move(self, channel, to):
+        """Give a channel's slot, in which nothing is kept, to another node."""
+        slot = key_slot(self.key(channel))
+        for client in (self.clients[to], self.clients[1 - to]):
+            client.execute_command("CLUSTER SETSLOT", slot, "NODE", self.ids[to])
+
+    def key(self, channel):
+        return f"geventws:{channel}".encode()
+
+    def close(self):
+        for client in self.clients:
+            client.close()
+
+
+@pytest.fixture
+def cluster(start_redis):
+    cluster = Cluster(start_redis)
+    yield cluster
+    cluster.close()

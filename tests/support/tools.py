@@ -4,14 +4,17 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import gevent
 import pytest
 
 LOCKS = Path(__file__).parents[2] / "build" / "locks"
 #: How long an installation may take, in seconds; the time limit of a test includes its fixtures.
 INSTALL_SECONDS = 50
+#: Nothing that a test waits for takes so long.
+SECONDS = 15
 
 
 def need(program: str, install: str) -> str:
@@ -40,3 +43,10 @@ def exclusive(name: str) -> Iterator[None]:
     with (LOCKS / name).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait for something that happens in another process, which offers nothing to wait on."""
+    with gevent.Timeout(SECONDS, AssertionError("it did not happen")):
+        while not condition():
+            gevent.sleep(0.02)
