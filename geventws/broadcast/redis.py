@@ -121,6 +121,9 @@ class RedisBackend(Backend):
         self._probed_at = 0.0
         #: The channels that this process is subscribed to, also while the connection is broken.
         self.channels: dict[str, ChannelState] = {}
+        #: Channels that the greenlet of :meth:`_add_channels` subscribes to together.
+        self._new: dict[str, ChannelState] = {}
+        self._is_adding = False
         #: By the name of the cluster's node; the name is empty without a cluster.
         self._subscribers: dict[str, RedisSubscriber] = {}
         self._reader = HistoryReader(self._read_delivered)
@@ -162,30 +165,35 @@ class RedisBackend(Backend):
                 " gevent.monkey.patch_all() at the beginning of the program, as gunicorn's gevent"
                 " workers and python -m geventws do"
             )
-        new = {}
         for channel in channels:
             channel.encode()  # raises here, and not in the greenlet, for a lone surrogate
             if channel not in self.channels:
-                new[channel] = self.channels[channel] = ChannelState()
-        if new:
+                self._new[channel] = self.channels[channel] = ChannelState()
+        if self._new and not self._is_adding:
             # In a greenlet: if the first subscriber is interrupted, others may be waiting.
-            spawn(self._add_channels, new)
+            self._is_adding = True
+            spawn(self._add_channels)
         deadline = monotonic() + TIMEOUT
         for channel in channels:
             state = self.channels.get(channel)
             if state is not None:
                 state.settled.wait(max(deadline - monotonic(), 0))
 
-    def _add_channels(self, channels: Mapping[str, ChannelState]) -> None:
-        """Subscribe to channels in Redis, unless their last subscribers have left."""
-        names: dict[RedisSubscriber, list[str]] = {}
-        for channel, state in channels.items():
-            if self.channels.get(channel) is state:
-                names.setdefault(self._subscriber_for(channel), []).append(channel)
-        for subscriber, its_channels in names.items():
-            # Finding the nodes may have taken some time.
-            current = [it for it in its_channels if self.channels.get(it) is channels[it]]
-            self._subscriber_of_node(subscriber.node).add(current)
+    def _add_channels(self) -> None:
+        """Subscribe to the new channels in Redis, unless their last subscribers have left."""
+        try:
+            while self._new:
+                new, self._new = self._new, {}
+                names: dict[str, list[str]] = {}
+                for channel, state in new.items():
+                    if self.channels.get(channel) is state:
+                        names.setdefault(self._node_of(channel), []).append(channel)
+                for node, its_channels in names.items():
+                    # Finding the nodes may have taken some time.
+                    current = [it for it in its_channels if self.channels.get(it) is new[it]]
+                    self._subscriber_of_node(node).add(current)
+        finally:
+            self._is_adding = False
 
     def unsubscribe(self, channel: str) -> None:
         if self.channels.pop(channel, None) is not None:
@@ -393,11 +401,8 @@ class RedisBackend(Backend):
         connection: Connection = pool.connection_class(**pool.connection_kwargs)
         return connection
 
-    def _subscriber_for(self, channel: str) -> RedisSubscriber:
-        """Return the subscriber for the node of a channel; create it if there is none."""
-        return self._subscriber_of_node(self._node_of(channel))
-
     def _subscriber_of_node(self, node: str) -> RedisSubscriber:
+        """Return the subscriber for a node; create it if there is none."""
         subscriber = self._subscribers.get(node)
         if subscriber is None:
             subscriber = self._subscribers[node] = RedisSubscriber(self, node)
@@ -411,7 +416,7 @@ class RedisBackend(Backend):
             if self._node_of(channel) != subscriber.node:
                 subscriber.names.discard(channel)
                 if channel in self.channels:
-                    self._subscriber_for(channel).add([channel])
+                    self._subscriber_of_node(self._node_of(channel)).add([channel])
 
     def remove_subscriber(self, subscriber: RedisSubscriber) -> None:
         """Forget a subscriber that has ended."""
