@@ -11,6 +11,7 @@ pytest_plugins = [
     "tests.support.npm",
     "tests.support.old_packages",
     "tests.support.redis",
+    "tests.support.room",
     "tests.support.servers",
     "tests.support.people",  # it imports the one before, whose assertions pytest rewrites
 ]

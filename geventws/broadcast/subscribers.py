@@ -30,7 +30,7 @@ _NO_QUEUE = Queue()
 class Channel:
     """The subscribers of one channel in this process."""
 
-    __slots__ = ("_read_position", "listeners", "position", "replaying", "sockets")
+    __slots__ = ("_read_position", "listeners", "position", "replaying", "sockets", "unsent")
 
     def __init__(self, read_position: Callable[[], str | None]) -> None:
         self._read_position = read_position
@@ -41,6 +41,8 @@ class Channel:
         #: Sockets that get stored messages first; new messages wait in their subscriptions.
         self.replaying: dict[Connection, Subscription] = {}
         self.listeners: set[Listener] = set()
+        #: The number of messages that are being sent in slices.
+        self.unsent = 0
 
     def find_position(self) -> str | None:
         """Return the id after which the next message comes; ``None`` if it is unknown."""
@@ -137,6 +139,11 @@ class Subscription(_Closeable):
     def close(self) -> None:
         """Unsubscribe the socket. Never blocks; idempotent."""
         self._unsubscribe(self.channel, self.ws)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the socket gets each message immediately."""
+        return self._channel_entry is not None
 
     def go_live(self, entry: Channel) -> None:
         """From now on, the socket gets each message immediately, as a socket of ``entry``."""

@@ -725,19 +725,35 @@ cdef class Messages:
         raise StopIteration
 
 
-def fan_out(connections, data):
+cdef class SharedMessage:
+    """A message for many connections: ``str`` is sent as text, bytes-like as binary.
+
+    Its frame is built once, and compressed once, for all connections that can share it.
+    """
+
+    cdef object opcode
+    cdef bytes payload
+    #: The frames, by the extension of the connection; the key None stands for no extension.
+    cdef dict frames
+
+    def __init__(self, data):
+        self.opcode, self.payload = _message(data, None)
+        self.frames = {}
+
+
+def fan_out(connections, SharedMessage message):
     """Send one message to many connections; return the connections that it was not sent to.
 
-    These have ended, or their send buffer is full. The frame is built once, and compressed once,
-    for all connections that can share it. No greenlet switch happens: a slow peer causes no delay.
+    These have ended, or their send buffer is full. No greenlet switch happens: a slow peer causes
+    no delay.
     """
     cdef Transport connection
     cdef FrameReader endpoint
-    cdef bytes payload
     cdef object extension = None, frame = None
-    cdef dict frames = {}
+    cdef object opcode = message.opcode
+    cdef bytes payload = message.payload
+    cdef dict frames = message.frames
     cdef list left_out = []
-    opcode, payload = _message(data, None)
     for connection in connections:
         endpoint = connection._endpoint
         if endpoint.state is not OPEN or (

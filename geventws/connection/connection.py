@@ -253,6 +253,10 @@ class Connection(Transport):
         self._totals.slow_consumers_dropped += 1
         self._start_close(CloseCode.TRY_AGAIN_LATER, "too slow")
 
+    def _note_gap(self) -> None:
+        """Count that messages of a Broadcast were missed."""
+        self._totals.broadcast_gaps += 1
+
     def _drop_incomplete(self) -> None:
         """Close with 1013, without waiting: messages of a Broadcast were missed."""
         self._start_close(CloseCode.TRY_AGAIN_LATER, "messages missed")

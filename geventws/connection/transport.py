@@ -5,16 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..protocol.reader import CORE
-from .transport_py import SLICE, WOULD_BLOCK, Counters, HubBuffers, Transport, fan_out
+from .transport_py import (
+    SLICE,
+    WOULD_BLOCK,
+    Counters,
+    HubBuffers,
+    SharedMessage,
+    Transport,
+    fan_out,
+)
 
 __all__ = [
     "SLICE",
     "WOULD_BLOCK",
     "Counters",
     "HubBuffers",
+    "SharedMessage",
     "Transport",
     "fan_out",
 ]
 
 if not TYPE_CHECKING and CORE == "compiled":
-    from ._transport import Counters, HubBuffers, Transport, fan_out
+    from ._transport import Counters, HubBuffers, SharedMessage, Transport, fan_out

@@ -551,17 +551,27 @@ def receive_within(transport: Transport, timeout: float) -> str | bytes | None:
         timer.close()
 
 
-def fan_out(
-    connections: Iterable[Transport], data: str | bytes | bytearray | memoryview
-) -> list[Transport]:
+class SharedMessage:
+    """A message for many connections: ``str`` is sent as text, bytes-like as binary.
+
+    Its frame is built once, and compressed once, for all connections that can share it.
+    """
+
+    __slots__ = ("frames", "opcode", "payload")
+
+    def __init__(self, data: str | bytes | bytearray | memoryview) -> None:
+        self.opcode, self.payload = _message(data, None)
+        #: The frames, by the extension of the connection; the key None stands for no extension.
+        self.frames: dict[PerMessageDeflate | None, bytes] = {}
+
+
+def fan_out(connections: Iterable[Transport], message: SharedMessage) -> list[Transport]:
     """Send one message to many connections; return the connections that it was not sent to.
 
-    These have ended, or their send buffer is full. The frame is built once, and compressed once,
-    for all connections that can share it. No greenlet switch happens: a slow peer causes no delay.
+    These have ended, or their send buffer is full. No greenlet switch happens: a slow peer causes
+    no delay.
     """
-    opcode, payload = _message(data, None)
-    #: The frames, by the extension of the connection; the key None stands for no extension.
-    frames: dict[PerMessageDeflate | None, bytes] = {}
+    opcode, payload, frames = message.opcode, message.payload, message.frames
     left_out = []
     for connection in connections:
         endpoint = connection._endpoint

@@ -4,7 +4,6 @@ import contextlib
 import sys
 import threading
 import zlib
-from urllib.parse import parse_qs
 
 import gevent
 import pytest
@@ -14,69 +13,8 @@ from gevent.ssl import SSLContext
 from geventws import Broadcast, BroadcastError, Deflate, connect
 from geventws.broadcast import Backend, History
 from tests.support.client import BINARY, CLOSE, PING, PONG, TEXT, frame
-
-SECONDS = 10  # nothing here takes so long
-
-
-class Room:
-    """A server whose sockets subscribe to the channels that their path names."""
-
-    def __init__(self, serve, broadcast, **options):
-        self.broadcast = broadcast
-        self.subscriptions = []
-        self.clients = []
-        self.server = serve(self.view, **options)
-        #: What a view does with a message.
-        self.react = lambda ws, channel, message: broadcast.publish(channel, message)
-
-    def view(self, environ, start_response):
-        ws = environ["wsgi.websocket"]
-        channel = environ["PATH_INFO"][1:]
-        since = parse_qs(environ["QUERY_STRING"]).get("since", [None])[0]
-        with self.broadcast.subscribe(channel, ws, since) as subscription:
-            self.subscriptions.append(subscription)
-            for message in ws:
-                self.react(ws, channel, message)
-        self.subscriptions.remove(subscription)
-        return []
-
-    def join(self, channel="room", since=None, headers=(), **options):
-        """A client that is subscribed."""
-        count = len(self.subscriptions)
-        query = "" if since is None else f"?since={since}"
-        client = self.server.client(**options).open(f"/{channel}{query}", headers)
-        self.clients.append(client)
-        wait_until(lambda: len(self.subscriptions) > count)
-        return client
-
-
-def wait_until(condition):
-    with gevent.Timeout(SECONDS, AssertionError("it did not happen")):
-        while not condition():
-            gevent.sleep(0.005)
-
-
-@pytest.fixture
-def make_room(serve):
-    rooms = []
-
-    def make(broadcast=None, **options):
-        room = Room(serve, broadcast or Broadcast(), **options)
-        rooms.append(room)
-        return room
-
-    yield make
-    for room in rooms:
-        for client in room.clients:
-            client.sock.close()
-
-
-def texts(client, count):
-    """The next messages, which are text."""
-    frames = [client.read_frame() for _ in range(count)]
-    assert {first for first, _ in frames} <= {TEXT}
-    return [payload.decode() for _, payload in frames]
-
+from tests.support.room import texts
+from tests.support.tools import SECONDS, wait_until
 
 # ------------------------------------------------------------------- publishing
 
