@@ -135,7 +135,7 @@ def _deployment_of(client: Any) -> Deployment:
     if isinstance(client, redis.RedisCluster):
         manager = client.nodes_manager
         nodes = list(manager.startup_nodes.values())
-        options = {**manager.connection_kwargs}
+        options = _without_state(manager.connection_kwargs)
         for unwanted in ("host", "port", "connection_pool", "response_callbacks", "cache"):
             options.pop(unwanted, None)
         hosts = [(node.host, node.port) for node in nodes]
@@ -144,13 +144,24 @@ def _deployment_of(client: Any) -> Deployment:
     if not isinstance(client, redis.Redis):
         raise TypeError(f"a Broadcast needs a URL or a client of redis-py, not {client!r:.100}")
     pool = client.connection_pool
-    options = {name: it for name, it in pool.connection_kwargs.items() if it is not None}
+    options = _without_state(pool.connection_kwargs)
     options["connection_class"] = pool.connection_class
     if "path" in options:
         url = f"unix://{options['path']}"
+    elif "host" in options:
+        url = f"redis://{options['host']}:{options.get('port', 6379)}/{options.get('db', 0)}"
     else:
-        url = f"redis://{options.get('host', '')}:{options.get('port', '')}/{options.get('db', 0)}"
+        url = f"redis+sentinel:///{pool.service_name}"
     return Deployment("", url, [], "", options, {})
+
+
+def _without_state(options: Keywords) -> Keywords:
+    """Return the options of connections without what belongs to the client that they come from."""
+    return {
+        name: it
+        for name, it in options.items()
+        if it is not None and not name.startswith(("maint_", "orig_", "himport_"))
+    }
 
 
 def _parse_hosts(addresses: str, default_port: int) -> list[tuple[str, int]]:

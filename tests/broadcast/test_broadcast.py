@@ -287,6 +287,8 @@ def test_only_text_and_bytes_can_be_published():
         ("memory://", {"history": -1}),
         ("memory://", {"history": "3"}),
         ("memory://", {"history": 1 << 80}),
+        ("memory://", {"history": {"chat:*": -1}}),
+        ("memory://", {"history": {5: 1}}),
         ("memory://", {"history_ttl": 0}),
         ("memory://", {"history_ttl": float("nan")}),
         ("memory://", {"history_ttl": float("inf")}),
@@ -559,6 +561,21 @@ def test_an_envelope_that_fails_is_logged_and_harms_nobody(make_room, caplog):
     ]
 
 
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        lambda message, id_, channel: f"{channel}: {message}",
+        lambda *arguments, channel="room": f"{channel}: {arguments[0]}",
+        lambda message, id_, greeting="room": f"{greeting}: {message}",
+    ],
+)
+def test_an_envelope_gets_the_channel_if_it_needs_it(make_room, envelope):
+    room = make_room(Broadcast(envelope=envelope))
+    client = room.join()
+    room.broadcast.publish("room", "hello")
+    assert texts(client, 1) == ["room: hello"]
+
+
 def test_an_envelope_may_publish(make_room):
     def envelope(message, id_):
         if message == "1":
@@ -570,6 +587,65 @@ def test_an_envelope_may_publish(make_room):
     client = room.join()
     broadcast.publish("room", "1")
     assert texts(client, 2) == ["1", "2"]
+
+
+def test_a_socket_joins_many_channels_at_once(make_room):
+    broadcast = Broadcast(history=5, envelope=lambda message, id_, channel: f"{channel} {message}")
+    room = make_room(broadcast)
+    client = room.join("elsewhere")
+    first = broadcast.publish("a", "1")
+    broadcast.publish("a", "2")
+    broadcast.publish("b", "3")
+    ws = room.subscriptions[0].ws
+    with broadcast.subscribe(iter(["a", "b", "c"]), ws, {"a": first, "b": ""}) as together:
+        assert sorted(texts(client, 2)) == ["a 2", "b 3"]
+        assert (together.recovered, together.wait_recovered()) == (True, True)
+        assert list(together) == ["a", "b", "c"]
+        assert together["a"].position != first
+        broadcast.publish("c", "4")
+        assert texts(client, 1) == ["c 4"]
+        assert [broadcast.subscribers(channel) for channel in "abc"] == [1, 1, 1]
+    assert [broadcast.subscribers(channel) for channel in "abc"] == [0, 0, 0]
+    assert broadcast.subscribe(["a", "b"], ws, "unknown").recovered is False
+
+
+def test_a_name_that_is_none_leaves_no_subscription(make_room):
+    room = make_room()
+    room.join("elsewhere")
+    ws = room.subscriptions[0].ws
+    for channels, since in ((["a", ""], None), (["a", "b"], {"b": 5})):
+        with pytest.raises((ValueError, TypeError), match=r"the name of a channel|since is the id"):
+            room.broadcast.subscribe(channels, ws, since)
+        assert list(room.broadcast._channels) == ["elsewhere"]
+
+
+def test_a_position_is_where_a_socket_stands(make_room):
+    room = make_room(Broadcast(history=5))
+    client = room.join()
+    subscription = room.subscriptions[0]
+    position = subscription.position
+    first = room.broadcast.publish("room", "1")
+    assert subscription.position == first
+    room.broadcast.publish("room", "passing", keep=False)
+    assert subscription.position == first
+    assert texts(client, 2) == ["1", "passing"]
+    client.finish()
+    wait_until(lambda: not room.subscriptions)
+    assert subscription.position == first
+    back = room.join(since=position)
+    assert room.subscriptions[0].recovered is True
+    assert texts(back, 1) == ["1"]
+    assert make_room().broadcast.subscribe("room", room.subscriptions[0].ws).position is None
+
+
+def test_histories_have_their_sizes_by_the_names_of_their_channels():
+    broadcast = Broadcast(history={"chat:vip:*": 3, "chat:*": 1, "typing:*": 0})
+    for number in range(5):
+        for channel in ("chat:vip:ann", "chat:bob", "typing:bob", "other"):
+            broadcast.publish(channel, str(number))
+    assert [len(broadcast.history(it)) for it in ("chat:vip:ann", "chat:bob")] == [3, 1]
+    assert broadcast.history("typing:bob") == broadcast.history("other") == []
+    assert broadcast.publish("typing:bob", "x") is None
 
 
 # ------------------------------------------------------------- the process itself
@@ -752,7 +828,7 @@ def test_a_broken_backend_is_logged_once_each_way_and_history_waits_for_it(
     broadcast._backend.broken = False
     broadcast._backend.note_up()
     broadcast._backend.note_up()
-    wait_until(lambda: room.subscriptions[0].recovered is False)
+    assert room.subscriptions[0].wait_recovered(SECONDS) is False
     assert broadcast.healthy
     first, second = (record.getMessage() for record in caplog.records)
     assert first == "The broadcast at parrot://branch does not work: it sleeps"

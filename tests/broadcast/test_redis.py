@@ -9,6 +9,7 @@ from urllib.parse import quote
 import gevent
 import gevent.event
 import pytest
+import redis
 
 from geventws import Broadcast, BroadcastError
 from tests.support.people import Person, get, join_everywhere
@@ -663,3 +664,63 @@ def test_a_cluster_that_is_not_there_at_the_start_is_waited_for(start_redis, ser
 def test_a_url_that_makes_no_sense_is_refused_at_once(url):
     with pytest.raises(ValueError, match=r"needs hosts|not an address|Invalid value"):
         Broadcast(url)
+
+
+@pytest.mark.parametrize(
+    "query", ["sokcet_timeout=1", "ssl_ca_certs=/x", "health_check_interval=x"]
+)
+def test_a_parameter_that_redis_py_does_not_know_is_refused_at_once(query):
+    with pytest.raises(ValueError, match=r"parameter|Invalid value"):
+        Broadcast(f"redis://localhost?{query}")
+
+
+# --------------------------------------------------------- clients of the application
+
+
+class Password(redis.CredentialProvider):
+    """Fetches the password when a connection is opened."""
+
+    def get_credentials(self):
+        return ("geheim",)
+
+
+def test_a_client_of_the_application_gives_its_settings(start_redis):
+    server = start_redis("--requirepass", "geheim")
+    with redis.Redis(
+        port=server.port, db=3, credential_provider=Password(), decode_responses=True
+    ) as client:
+        broadcast = Broadcast(client, history=5)
+        first = broadcast.publish("room", "hällo")
+        assert [(it.id, it.data) for it in broadcast.history("room")] == [(first, "hällo")]
+        assert client.exists("geventws:room")
+        broadcast.close()
+        assert client.ping()  # its own connections are untouched
+
+
+def test_a_client_of_a_sentinel_and_of_a_unix_socket_will_do(start_redis):
+    master = start_redis("--unixsocket", "socket")
+    sentinel = start_sentinel(start_redis, 0, master.port)
+    through_sentinel = redis.Sentinel([("127.0.0.1", sentinel)]).master_for("chat")
+    through_socket = redis.Redis(unix_socket_path=str(master.folder / "socket"))
+    for client in (through_sentinel, through_socket):
+        broadcast = Broadcast(client, history=5)
+        broadcast.publish("room", "hello")
+        broadcast.close()
+        client.close()
+    with master.client() as admin:
+        assert admin.xlen("geventws:room") == 2
+
+
+def test_a_client_of_a_cluster_will_do(cluster):
+    with redis.RedisCluster(host="127.0.0.1", port=cluster.nodes[0].port) as client:
+        broadcast = Broadcast(client, history=5)
+        for channel in (*cluster.channels_of(0, 1), *cluster.channels_of(1, 1)):
+            broadcast.publish(channel, "hello")
+            assert [message.data for message in broadcast.history(channel)] == ["hello"]
+        broadcast.close()
+
+
+@pytest.mark.parametrize("what", [None, 5, b"redis://localhost", object()])
+def test_what_is_neither_a_url_nor_a_client_is_refused(what):
+    with pytest.raises(TypeError, match="a URL or a client of redis-py"):
+        Broadcast(what)
