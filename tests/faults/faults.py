@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import gevent
+
 from tests.faults import gateway as gateways
 from tests.faults.deployments import Cluster, Deployment, Sentinel
 
@@ -70,7 +72,7 @@ def inject_nothing(trial: Trial) -> None:
 @fault("delay", uses_gateway=True)
 def delay(trial: Trial) -> None:
     """All data between the workers and Redis is delayed by 20 to 40 ms."""
-    trial.gateway.latency = lambda: trial.chance.uniform(0.02, 0.04)
+    trial.gateway.latency = lambda _: trial.chance.uniform(0.02, 0.04)
     trial.pause(3)
     trial.gateway.cut()
     trial.pause(2)
@@ -83,6 +85,30 @@ def cut(trial: Trial) -> None:
     for _ in trial.rounds():
         trial.gateway.cut()
         trial.pause(1.2)
+
+
+@fault("cut-at-random", uses_gateway=True)
+def cut_at_random(trial: Trial) -> None:
+    """Single connections are cut at random moments, while all data is delayed by 10 to 30 ms."""
+    trial.gateway.latency = lambda _: trial.chance.uniform(0.01, 0.03)
+    for _ in range(20 * len(trial.rounds())):
+        trial.gateway.cut(trial.chance)
+        gevent.sleep(trial.chance.uniform(0.02, 0.25))
+    trial.gateway.latency = None
+
+
+@fault("cut-during-history", uses_gateway=True)
+def cut_during_history(trial: Trial) -> None:
+    """Connections for subscriptions are cut while replies with the history are delayed."""
+
+    def latency(link: gateways.Link) -> float:
+        return trial.chance.choice([0, 0.02, 0.15]) if link.reads_history else 0.0
+
+    trial.gateway.latency = latency
+    for _ in range(8 * len(trial.rounds())):
+        trial.gateway.cut(only_subscribers=True)
+        gevent.sleep(trial.chance.uniform(0.4, 0.8))
+    trial.gateway.latency = None
 
 
 @fault("cut-before-history", uses_gateway=True)

@@ -1,8 +1,10 @@
 """A TCP gateway between the workers and Redis, which fails on request."""
 
 import contextlib
+import random
 import socket
 from collections.abc import Callable, Iterator
+from itertools import count
 
 import gevent
 from gevent import socket as gevent_socket
@@ -17,7 +19,8 @@ HISTORY_COMMANDS = (b"XRANGE", b"XREVRANGE", b"EVALSHA", b"FCALL")
 class Link:
     """One connection through the gateway."""
 
-    def __init__(self, near: gevent_socket.socket, far: gevent_socket.socket) -> None:
+    def __init__(self, number: int, near: gevent_socket.socket, far: gevent_socket.socket) -> None:
+        self.number = number
         self.near = near
         self.far = far
         #: Whether the connection has sent a SUBSCRIBE command.
@@ -46,9 +49,10 @@ class Gateway(StreamServer):
         super().__init__(("127.0.0.1", 0), self.connect)
         self.port = port
         self.links: set[Link] = set()
-        #: Seconds that each piece of data is delayed, in either direction.
-        self.latency: Callable[[], float] | None = None
+        #: A function that returns how many seconds a piece of data is delayed, in each direction.
+        self.latency: Callable[[Link], float] | None = None
         self.is_open = True
+        self._numbers = count(1)
         #: Cleared while replies of Redis are held back.
         self.passes_replies = Event()
         self.passes_replies.set()
@@ -56,15 +60,20 @@ class Gateway(StreamServer):
         self._cut_before: Callable[[Link, bytes], bool] | None = None
         self._cut_after: Callable[[Link, bytes], bool] | None = None
         self._cuts_left = 0
-        #: How many connections were cut, lost data, or were held.
+        #: How many connections the faults affected. A trial without any proves nothing.
         self.affected = 0
 
     # ----------------------------------------------------------------- faults
 
-    def cut(self) -> None:
-        """Cut all connections. New connections are accepted."""
-        self.affected += len(self.links)
-        for link in list(self.links):
+    def cut(self, chance: random.Random | None = None, *, only_subscribers: bool = False) -> None:
+        """Cut all connections, or one that ``chance`` chooses. New connections are accepted."""
+        links = sorted(self.links, key=lambda link: link.number)
+        links = [link for link in links if link.is_subscriber or not only_subscribers]
+        if chance is not None:
+            links = [chance.choice(links)] if links else []
+        if self._cut_before is None and self._cut_after is None:
+            self.affected += len(links)
+        for link in links:
             link.cut()
 
     @contextlib.contextmanager
@@ -130,24 +139,25 @@ class Gateway(StreamServer):
     def connect(self, near: gevent_socket.socket, _: object) -> None:
         if not self.is_open:
             return
-        with contextlib.suppress(OSError):
-            with gevent_socket.create_connection(("127.0.0.1", self.port)) as far:
-                link = Link(near, far)
-                self.links.add(link)
-                back = gevent.spawn(self.pass_replies, link)
-                try:
-                    self.pass_commands(link)
-                finally:
-                    link.cut()
-                    back.join()
-                    self.links.discard(link)
+        try:
+            far = gevent_socket.create_connection(("127.0.0.1", self.port))
+        except OSError:
+            return  # Redis is down; the end of this greenlet closes the other connection
+        with far:
+            link = Link(next(self._numbers), near, far)
+            self.links.add(link)
+            back = gevent.spawn(self.pass_replies, link)
+            self.pass_commands(link)
+            link.cut()
+            back.join()
+            self.links.discard(link)
 
     def pass_commands(self, link: Link) -> None:
         with contextlib.suppress(OSError):
             while data := link.near.recv(65536):
                 link.note_command(data)
                 if self.latency is not None:
-                    gevent.sleep(self.latency())
+                    gevent.sleep(self.latency(link))
                 if TO_REDIS not in link.lost:
                     link.far.sendall(data)
 
@@ -155,7 +165,7 @@ class Gateway(StreamServer):
         with contextlib.suppress(OSError):
             while data := link.far.recv(65536):
                 if self.latency is not None:
-                    gevent.sleep(self.latency())
+                    gevent.sleep(self.latency(link))
                 self.passes_replies.wait()
                 if self._cuts(self._cut_before, link, data):
                     break

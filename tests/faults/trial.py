@@ -167,6 +167,10 @@ class Trial:
             with gevent.Timeout(FAULT_LIMIT, AssertionError("the fault takes too long")):
                 self.fault.inject(self)
             deadline = time.monotonic() + LIMIT
+            if self.fault.uses_gateway:
+                self.note(f"{self.gateway.affected} connections affected")
+                if not self.gateway.affected:
+                    self._problems.append("the fault had no effect")
             gevent.sleep(self.size.traffic)
             for client in clients:
                 client.stay()
