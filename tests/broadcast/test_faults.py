@@ -13,10 +13,11 @@ SMALL = Size(workers=2, clients=12, rounds=2, traffic=1.0)
     "name",
     [
         "none",
-        "cut-before-pong",
+        "cut-during-history",
         "half-open-subscriber",
         "more-than-history",
         "restart-aof-always",
+        "cluster-migration",
         "odd-type",
         "worker-kill",
     ],

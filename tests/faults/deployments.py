@@ -17,22 +17,24 @@ SOCKET_TIMEOUT = 1.0
 
 
 class Deployment:
-    """One Redis server. The subclasses are more servers."""
+    """One Redis server. The subclasses are more servers.
 
-    #: The channels of the publishers and the clients.
-    channels: list[str]
+    :param arguments: arguments for each ``redis-server``.
+    """
 
     def __init__(self, *arguments: str) -> None:
         self.program = shutil.which("redis-server") or "redis-server"
+        self.arguments = arguments
         self.servers: list[RedisServer] = []
+        #: The channels of the publishers and the clients.
         self.channels = ["room-0", "room-1", "room-2"]
-        self.start(*arguments)
 
-    def start(self, *arguments: str) -> None:
-        self.add(*arguments)
+    def start(self) -> None:
+        """Start all servers. :meth:`remove` is necessary even if this method fails."""
+        self.add()
 
-    def add(self, *arguments: str, port: int = 0) -> RedisServer:
-        server = RedisServer(self.program, *arguments, port=port)
+    def add(self, *arguments: str) -> RedisServer:
+        server = RedisServer(self.program, *self.arguments, *arguments)
         self.servers.append(server)
         server.start()
         return server
@@ -54,9 +56,9 @@ class Deployment:
 class Sentinel(Deployment):
     """A master and a replica. A sentinel reports the master, and replaces it."""
 
-    def start(self, *arguments: str) -> None:
-        master = self.add(*arguments)
-        self.add("--replicaof", "127.0.0.1", str(master.port), *arguments)
+    def start(self) -> None:
+        master = self.add()
+        self.add("--replicaof", "127.0.0.1", str(master.port))
         self.sentinel_port = free_port()
         settings = master.folder / "sentinel.conf"
         settings.write_text(
@@ -112,7 +114,7 @@ class Cluster(Deployment):
 
     RANGES = (0, 8191), (8192, 16383)
 
-    def start(self, *arguments: str) -> None:
+    def start(self) -> None:
         buses = [free_port(), free_port()]
         for bus in buses:
             self.add(
@@ -122,7 +124,6 @@ class Cluster(Deployment):
                 str(bus),
                 "--cluster-node-timeout",
                 "2000",
-                *arguments,
             )
         self.clients = [server.client() for server in self.servers]
         for client, slots in zip(self.clients, self.RANGES, strict=True):

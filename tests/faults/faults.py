@@ -269,7 +269,7 @@ def run_out_of_memory(trial: Trial) -> None:
 def kill_subscribers(trial: Trial) -> None:
     """CLIENT KILL ends the connections for subscriptions."""
     with trial.admin() as admin:
-        for _ in trial.rounds(4):
+        for _ in trial.rounds():
             trial.note_sum("connections killed", admin.execute_command("CLIENT KILL TYPE pubsub"))
             trial.pause(1)
 
@@ -278,7 +278,7 @@ def kill_subscribers(trial: Trial) -> None:
 def kill_others(trial: Trial) -> None:
     """CLIENT KILL ends all connections except those for subscriptions."""
     with trial.admin() as admin:
-        for _ in trial.rounds(4):
+        for _ in trial.rounds():
             trial.note_sum("connections killed", admin.execute_command("CLIENT KILL TYPE normal"))
             trial.pause(1)
 
@@ -312,11 +312,14 @@ def exceed_output_buffer(trial: Trial) -> None:
 
 @fault("sentinel-failover", deployment=Sentinel, is_lossless=False, ids_rise=False)
 def fail_over(trial: Trial) -> None:
-    """SENTINEL FAILOVER makes the replica the master."""
+    """SENTINEL FAILOVER makes the replica the master; publishers notice it before subscribers."""
     assert isinstance(trial.deployment, Sentinel)
     with trial.deployment.sentinel_client() as sentinel:
         sentinel.execute_command("SENTINEL FAILOVER chat")
     trial.deployment.wait_for_failover()
+    trial.pause(2)
+    with trial.admin() as old_master:
+        old_master.execute_command("CLIENT KILL TYPE normal")
     # After about eight seconds, the sentinel makes the old master a replica.
     trial.pause(12)
 

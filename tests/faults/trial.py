@@ -185,6 +185,7 @@ class Trial:
         fault = self.fault
         self.deployment = fault.deployment(*fault.redis)
         stack.callback(self.deployment.remove)
+        self.deployment.start()
         port = None
         if fault.uses_gateway:
             self.gateway = Gateway(self.redis.port)
