@@ -70,8 +70,7 @@ def wait_recovered(ws, subscription):
     while subscription.recovered is None:
         if hasattr(subscription, "wait_recovered"):
             subscription.wait_recovered(1)
-        else:
-            gevent.sleep(0.01)
+        gevent.sleep(0.01)
     try:
         tell_recovered(ws, subscription.recovered)
     except ConnectionClosed:

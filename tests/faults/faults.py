@@ -349,11 +349,13 @@ def restart_node(trial: Trial) -> None:
 
 @fault("cluster-migration", deployment=Cluster)
 def migrate_slot(trial: Trial) -> None:
-    """The slot of a channel moves to another node and back, with its history."""
+    """The slots of two channels move to another node and back, with their histories."""
     assert isinstance(trial.deployment, Cluster)
-    for number in trial.rounds(2):
-        trial.deployment.migrate(trial.channels[0], number % 2, 1 - number % 2)
-        trial.pause(2)
+    for _ in trial.rounds():
+        for source, target in ((0, 1), (1, 0)):
+            for channel in trial.channels[:2]:
+                trial.deployment.migrate(channel, source, target)
+                trial.pause(0.8)
 
 
 # ------------------------------------------------------- one channel of many
