@@ -33,7 +33,10 @@ class Link:
     def note_command(self, data: bytes) -> None:
         if b"SUBSCRIBE" in data:
             self.is_subscriber = True
-        self.reads_history = b"XADD" not in data and any(name in data for name in HISTORY_COMMANDS)
+        is_script_of_publish = b"PUBLISH" in data
+        self.reads_history = not is_script_of_publish and any(
+            name in data for name in HISTORY_COMMANDS
+        )
 
     def cut(self) -> None:
         """Close both ends. The greenlets that read from them end."""
