@@ -209,6 +209,30 @@ def restart_without_persistence(trial: Trial) -> None:
     restart(trial)
 
 
+@fault("restart-empty-unseen", uses_gateway=True, is_lossless=False)
+def restart_after_unseen_messages(trial: Trial) -> None:
+    """Redis loses its data, and also messages that no worker has received."""
+    for _ in trial.rounds():
+        with trial.gateway.refusing():
+            trial.pause(0.7)
+            trial.redis.kill()
+            trial.redis.start()
+            trial.pause(0.3)
+        trial.pause(2)
+
+
+@fault("flushall-unseen", uses_gateway=True, is_lossless=False)
+def flush_unseen_messages(trial: Trial) -> None:
+    """FLUSHALL deletes messages that no worker has received."""
+    with trial.admin() as admin:
+        for _ in trial.rounds():
+            with trial.gateway.refusing():
+                trial.pause(0.7)
+                admin.flushall()
+                trial.pause(0.3)
+            trial.pause(2)
+
+
 def stop_redis(trial: Trial, seconds: float) -> None:
     for _ in trial.rounds():
         trial.redis.send_signal(signal.SIGSTOP)
