@@ -8,6 +8,7 @@ is 1. :mod:`.ledger` defines them.
 
 import argparse
 import shutil
+import signal
 import sys
 import traceback
 
@@ -26,6 +27,9 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--details", type=int, default=3, help="findings of each kind to print")
     options = parser.parse_args()
+    # A background shell makes Python ignore Ctrl-C. Both signals end the servers of the trial, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if options.list:
         for fault in FAULTS.values():
             print(f"{fault.name:22} {fault.description}")

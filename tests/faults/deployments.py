@@ -81,7 +81,9 @@ class Sentinel(Deployment):
         wait_until(self.knows_replica)
 
     def sentinel_client(self) -> redis.Redis:
-        return redis.Redis(port=self.sentinel_port, decode_responses=True, protocol=2)
+        return redis.Redis(
+            port=self.sentinel_port, decode_responses=True, protocol=2, socket_timeout=5
+        )
 
     def knows_replica(self) -> bool:
         with contextlib.suppress(redis.ConnectionError), self.sentinel_client() as client:
@@ -125,7 +127,10 @@ class Cluster(Deployment):
                 "--cluster-node-timeout",
                 "2000",
             )
-        self.clients = [server.client() for server in self.servers]
+        self.clients = [server.client(socket_timeout=5) for server in self.servers]
+        for client in self.clients:
+            # It would decode keys as UTF-8, and replace what it cannot decode.
+            client.response_callbacks.pop("CLUSTER GETKEYSINSLOT", None)
         for client, slots in zip(self.clients, self.RANGES, strict=True):
             client.execute_command("CLUSTER ADDSLOTSRANGE", *slots)
         self.clients[0].execute_command("CLUSTER MEET", "127.0.0.1", self.servers[1].port, buses[1])
@@ -159,8 +164,14 @@ class Cluster(Deployment):
         old.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", self.ids[target])
         gevent.sleep(0.2)
         port = self.servers[target].port
-        while keys := old.execute_command("CLUSTER GETKEYSINSLOT", slot, 10):
+        for _ in range(100):
+            keys = old.execute_command("CLUSTER GETKEYSINSLOT", slot, 1)
+            if not keys:
+                break
             old.execute_command("MIGRATE", "127.0.0.1", port, "", 0, 1000, "KEYS", *keys)
+            gevent.sleep(0.02)
+        else:
+            raise AssertionError(f"the keys of slot {slot} cannot be moved")
         gevent.sleep(0.2)
         for client in (new, old):
             client.execute_command("CLUSTER SETSLOT", slot, "NODE", self.ids[target])

@@ -176,8 +176,9 @@ class Trial:
                 client.stay()
             stop_publishers()
             self._finish(clients, deadline)
-            verdict = self.ledger.check()
-            self._compare_with_history(verdict)
+            stored = gevent.get_hub().threadpool.apply(self._stored)
+        verdict = self.ledger.check()
+        self._compare_with_history(verdict, stored)
         notes = [*self._notes, *(f"{number} {text}" for text, number in self._sums.items())]
         return Result(self.fault, verdict, time.monotonic() - started, notes, self._problems)
 
@@ -355,17 +356,20 @@ class Trial:
     def _broadcast(self) -> Broadcast:
         return Broadcast(self.deployment.url(), history=self.fault.history)
 
-    def _compare_with_history(self, verdict: Verdict) -> None:
-        """Note how many of the missing messages Redis has lost."""
+    def _compare_with_history(self, verdict: Verdict, stored: set[str]) -> None:
+        """Note how many of the missing messages Redis does not have at the end."""
         missing = {finding.text for finding in verdict.findings if finding.kind == "gap"}
         if missing:
-            stored = gevent.get_hub().threadpool.apply(self._stored)
             lost = len(missing - stored)
             self.note(f"{len(missing)} messages missing, {lost} of them not in Redis at the end")
 
     def _stored(self) -> set[str]:
         with closing(self._broadcast()) as broadcast:
-            return {str(item.data) for name in self.channels for item in broadcast.history(name)}
+            try:
+                messages = [broadcast.history(channel) for channel in self.channels]
+            except BroadcastError:
+                return set()  # the final messages have failed, too
+        return {str(message.data) for kept in messages for message in kept}
 
     def _read_log(self, log: str) -> None:
         downs, ups = log.count("does not work"), log.count("works again")
