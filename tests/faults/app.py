@@ -34,7 +34,10 @@ def app(environ, start_response):
         publish(ws)
     else:
         since = parse_qs(environ["QUERY_STRING"], keep_blank_values=True).get("since", [None])[0]
-        listen(ws, channel, since)
+        try:
+            listen(ws, channel, since)
+        except BroadcastError as problem:
+            ws.close(1011, str(problem)[:100])  # Redis refuses this channel
     return []
 
 

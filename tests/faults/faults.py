@@ -450,9 +450,9 @@ def reload_gunicorn(trial: Trial) -> None:
         trial.pause(4)
 
 
-@fault("max-requests", gunicorn=("--max-requests", "10", "--max-requests-jitter", "5"))
+@fault("max-requests", gunicorn=("--max-requests", "25", "--max-requests-jitter", "15"))
 def limit_requests(trial: Trial) -> None:
-    """Workers shut down after 10 to 15 requests, because of max-requests."""
+    """Workers shut down after 25 to 40 requests, because of max-requests."""
     before = set(trial.worker_pids())
-    trial.pause(8)
+    trial.pause(12)
     trial.note(f"{len(before - set(trial.worker_pids()))} workers replaced")
