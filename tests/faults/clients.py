@@ -9,7 +9,7 @@ from urllib.parse import quote
 import gevent
 from gevent.event import Event
 
-from tests.faults.ledger import Ledger, Publication, Received, Session
+from tests.faults.ledger import Ledger, Publication, Received, Session, session_with
 from tests.support.client import CLOSE, PING, PONG, TEXT, RawClient, close_frame, frame
 
 #: What a connection to a server raises if the server or a fault ends it.
@@ -92,9 +92,9 @@ class Client:
         self.is_restless = False
 
     def has_received(self, text: str) -> bool:
-        """Whether the present session has a message, and ``recovered`` is known."""
-        is_known = self.session.recovered is not None
-        return is_known and any(message.text == text for message in self.session.received)
+        """Whether a session has a message, and its ``recovered`` is known."""
+        session = session_with(reversed(self.ledger.sessions[self.name]), text)
+        return session is not None and session.recovered is not None
 
 
 GOODBYE = close_frame(1000)

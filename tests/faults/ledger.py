@@ -249,13 +249,13 @@ class Ledger:
 
     def _find_deaf(self) -> Iterator[Finding]:
         for client, sessions in self.sessions.items():
-            latest = sessions[-1]
-            final = self.final.get(latest.channel)
+            final = self.final.get(sessions[0].channel)
             if final is None:
                 continue
-            if all(text != final for _, text in latest.received):
-                yield Finding("deaf", client, f"{final!r} did not come in {latest.channel}")
-            elif latest.recovered is None:
+            session = session_with(sessions, final)
+            if session is None:
+                yield Finding("deaf", client, f"{final!r} did not come in {sessions[0].channel}")
+            elif session.recovered is None:
                 yield Finding("deaf", client, "`recovered` is None in spite of a message")
 
     def _told(self) -> Iterator[Finding]:
@@ -283,6 +283,14 @@ def segments_of(client: str, sessions: Iterable[Session]) -> Iterator[Segment]:
         segment.received.extend(session.received)
     if segment is not None:
         yield segment
+
+
+def session_with(sessions: Iterable[Session], text: str) -> Session | None:
+    """Return the first session in which a message came."""
+    for session in sessions:
+        if any(message.text == text for message in session.received):
+            return session
+    return None
 
 
 def texts_of(segment: Segment) -> list[str]:

@@ -123,8 +123,10 @@ def test_an_unconfirmed_message_is_missing_only_if_another_client_received_it():
 
 def test_a_client_without_the_final_message_is_deaf():
     assert findings(ledger(), one=[session("a1 b1 a2")], other=[session(ALL)]) == [("deaf", "one")]
-    sessions = [session(ALL), session("", "8-0")]  # it came in an earlier session only
-    assert findings(ledger(), one=sessions) == [("deaf", "one")]
+
+
+def test_a_client_may_lose_its_connection_after_the_final_message():
+    assert findings(ledger(), one=[session(ALL), session("", "8-0", None)]) == []
 
 
 def test_a_client_that_received_nothing_at_all_is_deaf():
