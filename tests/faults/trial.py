@@ -22,12 +22,13 @@ import redis
 
 from geventws import Broadcast, BroadcastError
 from tests.faults.clients import Client, Publisher
-from tests.faults.deployments import Deployment, wait_until
+from tests.faults.deployments import Deployment
 from tests.faults.faults import Fault
 from tests.faults.gateway import Gateway
 from tests.faults.ledger import Ledger, Publication, Verdict
 from tests.support.redis import RedisServer
 from tests.support.servers import ROOT, Process
+from tests.support.tools import wait_until
 
 #: Seconds after the end of the fault until every client must have the final message.
 LIMIT = 15.0
