@@ -7,10 +7,10 @@ READY  := $(VENV)/.ready
 EXTRAS ?= test,lint
 comma  := ,
 # Tests of what surrounds the core, whichever it is, and of both cores at once: once is enough.
-ONCE   := broadcast/test_redis cli/test_cli cli/test_client client/test_dialling \
-          protocol/test_properties server/test_gevents_own server/test_http_handler \
-          server/test_smuggling test_bottle test_browsers test_deploy test_docs test_engineio \
-          test_flask test_frameworks test_prometheus test_sites
+ONCE   := broadcast/test_faults broadcast/test_redis cli/test_cli cli/test_client \
+          client/test_dialling protocol/test_properties server/test_gevents_own \
+          server/test_http_handler server/test_smuggling test_bottle test_browsers test_deploy \
+          test_docs test_engineio test_flask test_frameworks test_prometheus test_sites
 # Tests wait more than they compute: three processes keep two cores busy.
 JOBS   ?= $(shell $(PYTHON) -c 'import os; print(min(8, (os.cpu_count() or 1) * 3 // 2))')
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
@@ -19,7 +19,7 @@ COVER  := --cov --cov-report= --cov-fail-under=0
 
 .DEFAULT_GOAL := help
 .PHONY: help chat votes test coverage lint compliance refcounts fuzz sanitize bounds fairness soak \
-        bench fanout docs screenshots dist clean
+        faults bench fanout docs screenshots dist clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -79,6 +79,9 @@ fairness: $(READY)  ## measure how long others wait beside a client that floods 
 
 soak: $(READY)  ## hold 5,000 connections of every kind (SECONDS=… for other than 120)
 	$(BIN)/python -m tests.checks.soak --seconds $(or $(SECONDS),120)
+
+faults: $(READY)  ## check a broadcast while Redis or a worker fails (10 minutes; ARGS=…)
+	$(BIN)/python -m tests.faults $(ARGS)
 
 bench: $(READY)  ## compare with other libraries, see benchmarks/README.md (5 minutes)
 	$(BIN)/python benchmarks/run.py $(ARGS)
