@@ -39,6 +39,7 @@ from .redis_channel import ChannelState, Read
 from .redis_history import HistoryReader, Result, read_histories
 from .redis_messages import (
     COUNT,
+    LATEST_TTL,
     REPLY_PREFIX,
     encode_body,
     epoch_of,
@@ -87,13 +88,11 @@ local processes = redis.call('PUBSUB', ARGV[2], KEYS[1])
 redis.call(ARGV[3], KEYS[1], ARGV[1])
 return processes[2]
 """
-#: Milliseconds after the end of a history until Redis forgets the latest id of the channel.
-_LATEST_TTL = 24 * 60 * 60 * 1000
 #: Seconds that subscribers() waits for each process.
 _COUNT_TIMEOUT = 1.0
 #: Seconds until Redis deletes a list with numbers of subscribers.
 _COUNT_TTL = 10
-#: Seconds between two attempts of ``healthy`` to reach Redis.
+#: Seconds between two attempts to reach Redis after a failed command.
 _PROBE_INTERVAL = 1.0
 
 
@@ -113,10 +112,12 @@ class RedisBackend(Backend):
         self.is_cluster = self._deployment.is_cluster
         self._publish_command = "SPUBLISH" if self.is_cluster else "PUBLISH"
         self._ttl = int(history_ttl * 1000)
-        self._latest_ttl = self._ttl + _LATEST_TTL
+        self._latest_ttl = self._ttl + LATEST_TTL
         self._client: Any = None  # see Deployment.create_client()
         #: Bounds the number of connections: a command waits for one.
         self._free_connections: threading.Semaphore | None = None
+        #: Whether Redis has answered the latest command, be it with an error.
+        self._commands_work = True
         #: The time of the latest attempt to reach Redis, by ``monotonic()``.
         self._probed_at = 0.0
         #: The channels that this process is subscribed to, also while the connection is broken.
@@ -278,7 +279,8 @@ class RedisBackend(Backend):
                 yield self.client()
         finally:
             free_connections.release()
-        self.note_success()
+        self._commands_work = True
+        self._note_success()
 
     @contextmanager
     def _handling_failures(self) -> Iterator[None]:
@@ -293,6 +295,7 @@ class RedisBackend(Backend):
         except FAILURES as problem:
             if is_refusal(problem):
                 raise Refusal(f"{self.name} refuses: {problem}") from problem
+            self._commands_work = False
             self.note_down(problem)
             raise BroadcastError(f"{self.name} does not answer: {problem}") from problem
 
@@ -305,21 +308,36 @@ class RedisBackend(Backend):
     def healthy(self) -> bool:
         """Whether the latest operations succeeded.
 
-        In a process without subscribers, nothing else notices that Redis works again: this asks
-        Redis, at most once in a second, and blocks for at most ``socket_timeout`` then.
+        After a failed command, this asks Redis, at most once in a second, and blocks for at most
+        ``socket_timeout`` then: a process that only publishes notices that Redis works again.
         """
-        if not self.is_up and not self._subscribers:
-            now = monotonic()
-            if now - self._probed_at > _PROBE_INTERVAL:
-                self._probed_at = now
-                try:
-                    with self._commands() as client:
-                        client.ping()
-                except BroadcastError:
-                    pass  # it is still down
+        if self._may_probe():
+            self._probe()
         return self.is_up
 
-    def note_success(self) -> None:
+    def note_live(self) -> None:
+        """The subscriptions work: find out whether commands do."""
+        if self._commands_work:
+            self._note_success()
+        elif self._may_probe():
+            spawn(self._probe)
+
+    def _may_probe(self) -> bool:
+        """Whether a command has failed, and the next attempt is due."""
+        now = monotonic()
+        if self._commands_work or now - self._probed_at < _PROBE_INTERVAL:
+            return False
+        self._probed_at = now
+        return True
+
+    def _probe(self) -> None:
+        try:
+            with self._commands() as client:
+                client.ping()
+        except BroadcastError:
+            pass  # it is still down
+
+    def _note_success(self) -> None:
         """Mark the backend as healthy, if nothing else is known to be broken."""
         if not self.is_up and all(it.is_live for it in self._subscribers.values()):
             self.note_up()

@@ -9,7 +9,7 @@ from gevent.event import Event
 
 from .backend import Message
 from .queues import Queue
-from .redis_messages import Entry, epoch_of, number_of, order_of
+from .redis_messages import LATEST_TTL, Entry, epoch_of, number_of, order_of
 
 #: The number of ids that are remembered for each channel. If Redis loses its latest writes, one of
 #: these ids may still be in its history.
@@ -43,12 +43,14 @@ class ChannelState:
 
     __slots__ = (
         "_dropped",
+        "_is_same_server",
         "generation",
         "is_live",
         "pending",
         "recent",
         "refusal",
         "retry_delay",
+        "server",
         "settled",
     )
 
@@ -67,6 +69,9 @@ class ChannelState:
         self.pending: Queue | None = None
         #: The number of messages that were dropped because ``pending`` was full.
         self._dropped = 0
+        #: The id of the process of Redis that confirmed the subscription; empty if it is unknown.
+        self.server = ""
+        self._is_same_server = False
         #: Why Redis refuses the subscription; ``None`` if it does not.
         self.refusal: Exception | None = None
         #: Seconds until the next attempt after a refusal.
@@ -95,8 +100,10 @@ class ChannelState:
         oldest = next((known for known in self.recent if epoch_of(known) == epoch), None)
         return oldest is not None and order_of(id_) < order_of(oldest)
 
-    def confirm(self) -> None:
+    def confirm(self, server: str) -> None:
         """Redis has confirmed the subscription: new messages wait until the others are read."""
+        self._is_same_server = bool(server) and server == self.server
+        self.server = server
         self.pending = Queue()
         self._dropped = 0
 
@@ -153,15 +160,27 @@ class ChannelState:
         ids = [message.id for message in pending if message.id is not None]
         if ids and ids[0] != first and order_of(ids[0]) <= order_of(first or read.latest):
             first, previous = ids[0], position if _follows(ids[0], position) else ""
-        if (
-            self.has_delivered(previous)
-            if previous
-            else not first and self.has_delivered(read.latest)
-        ):
+        if previous:
+            is_complete = self.has_delivered(previous)
+        else:
+            is_complete = not first and self.has_delivered(read.latest)
+        newest = first or read.latest
+        if is_complete and not self._is_forgotten(newest):
             return 0
         last = number_of(first) - 1 if first else number_of(read.latest)
-        is_anew = epoch_of(first or read.latest) != epoch_of(position)
+        is_anew = epoch_of(newest) != epoch_of(position)
         return max(last - (0 if is_anew else number_of(position)), 1)
+
+    def _is_forgotten(self, newest: str) -> bool:
+        """Whether a Redis that went on running has forgotten the channel, during an interruption.
+
+        Nobody knows whether messages were lost then. If Redis was restarted without its data, the
+        connection is assumed to have ended together with Redis.
+        """
+        position = self.position or ""
+        is_expired = order_of(newest)[0] - order_of(position)[0] > LATEST_TTL
+        is_anew = epoch_of(newest) != epoch_of(position) and number_of(newest) > 0
+        return self._is_same_server and is_anew and not is_expired
 
 
 def _follows(id_: str, other: str) -> bool:

@@ -11,7 +11,8 @@
   number before a message's is therefore known, and a message of another epoch is never mistaken
   for it.
 - Another key stores the id of the latest message. It outlives the stream: who has got the latest
-  message has missed nothing.
+  message has missed nothing. It begins with ``geventws:`` and the character DEL, which is doubled
+  at the beginning of a channel's name.
 - A process that counts subscribers publishes one byte and the key of a list. Every subscribed
   process pushes its number to that list.
 """
@@ -31,8 +32,10 @@ from .backend import Message, parse_id
 PREFIX = "geventws:"
 #: The prefix of the keys of lists for numbers of subscribers.
 REPLY_PREFIX = f"{PREFIX}reply:"
-#: The prefix of the keys of latest ids. It is no UTF-8, so that it is no key of a channel.
-_LATEST_PREFIX = PREFIX.encode() + b"\xff"
+#: The character after the prefix in the keys of latest ids.
+_MARK = "\x7f"
+#: Milliseconds after the end of a history until Redis forgets the latest id of the channel.
+LATEST_TTL = 24 * 60 * 60 * 1000
 #: The kinds of published messages.
 TEXT, BINARY, COUNT = b"\x01", b"\x02", b"\x03"
 
@@ -52,38 +55,39 @@ class Entry(NamedTuple):
 
 def key_of(channel: str) -> str:
     """Return the key of a channel's stream, which is also the name of its Redis channel."""
-    return PREFIX + channel
-
-
-@lru_cache(maxsize=1024)
-def latest_key_of(channel: str) -> bytes:
-    """Return the key of the id of the latest message. A cluster stores it beside the stream."""
-    key = key_of(channel).encode()
-    tag = _hash_tag(key)
-    if tag != key:
-        return _LATEST_PREFIX + b"{" + tag + b"}" + channel.encode()
-    if b"}" not in key:
-        return _LATEST_PREFIX + b"{" + key + b"}"
-    # The key has a brace and no hash tag: only a search finds another key of its slot.
-    tail = b":" + key.replace(b"{", b"\xfe")
-    slot = _slot(key)
-    return next(found for i in count() if _slot(found := _LATEST_PREFIX + b"%d" % i + tail) == slot)
-
-
-def _hash_tag(key: bytes) -> bytes:
-    """Return the part of a key that decides about its slot in a cluster."""
-    _, opening, rest = key.partition(b"{")
-    tag, closing, _ = rest.partition(b"}")
-    return tag if opening and closing and tag else key
-
-
-def _slot(key: bytes) -> int:
-    return crc_hqx(key, 0) % 16384
+    return f"{PREFIX}{_MARK}{channel}" if channel.startswith(_MARK) else PREFIX + channel
 
 
 def channel_of(key: bytes) -> str:
     """Return the channel of a key."""
-    return key.decode()[len(PREFIX) :]
+    channel = key.decode()[len(PREFIX) :]
+    return channel[1:] if channel.startswith(_MARK) else channel
+
+
+@lru_cache(maxsize=1024)
+def latest_key_of(channel: str) -> str:
+    """Return the key of the id of the latest message. A cluster stores it beside the stream."""
+    key = key_of(channel)
+    tag = _hash_tag(key)
+    if tag != key:
+        return f"{PREFIX}{_MARK}{{{tag}}}{channel}"
+    if "}" not in key:
+        return f"{PREFIX}{_MARK}{{{key}}}"
+    # The key has a brace and no hash tag: only a search finds another key of its slot.
+    slot = _slot(key)
+    candidates = (f"{PREFIX}{_MARK}{i}:{channel}" for i in count())
+    return next(found for found in candidates if _slot(found) == slot)
+
+
+def _hash_tag(key: str) -> str:
+    """Return the part of a key that decides about its slot in a cluster."""
+    _, opening, rest = key.partition("{")
+    tag, closing, _ = rest.partition("}")
+    return tag if opening and closing and tag else key
+
+
+def _slot(key: str) -> int:
+    return crc_hqx(key.encode(), 0) % 16384
 
 
 def new_epoch() -> int:

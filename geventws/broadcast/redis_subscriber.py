@@ -14,6 +14,7 @@ Redis answers commands in their order. Therefore the commands that wait for answ
 from __future__ import annotations
 
 import logging
+import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from random import uniform
@@ -79,10 +80,25 @@ class Connection(Protocol):
 
     def send_packed_command(self, command: list[bytes], check_health: bool) -> None: ...
 
+    def send_command(self, *arguments: str) -> None: ...
+
     # The third item of a confirmation is an int, which is not used.
     def read_response(self, *, disconnect_on_error: bool) -> bytes | list[bytes]: ...
 
     def disconnect(self) -> None: ...
+
+
+def _server_of(connection: Connection) -> str:
+    """Return the id of the process of Redis; an empty string if it is secret."""
+    connection.send_command("INFO", "server")
+    try:
+        answer = connection.read_response(disconnect_on_error=False)
+    except ResponseError:
+        return ""
+    found = (
+        re.search(rb"^run_id:(\w+)", answer, re.MULTILINE) if isinstance(answer, bytes) else None
+    )
+    return found[1].decode() if found else ""
 
 
 class SubscriberBackend(Protocol):
@@ -101,8 +117,8 @@ class SubscriberBackend(Protocol):
 
     def note_down(self, problem: BaseException) -> None: ...
 
-    def note_success(self) -> None:
-        """Mark the backend as healthy, if nothing else is known to be broken."""
+    def note_live(self) -> None:
+        """The connection has received something, or a channel has become live."""
 
     def read_histories(self, starts: Mapping[str, str]) -> dict[str, Result]:
         """Read what Redis has stored of some channels, from some ids on."""
@@ -156,6 +172,8 @@ class RedisSubscriber:
         self._commands: deque[_Command] = deque()
         self._confirmation = b"ssubscribe" if backend.is_cluster else b"subscribe"
         self._connection: Connection | None = None
+        #: The id of the process of Redis; empty if it is unknown.
+        self._server = ""
         #: Whether a command could not be sent. redis-py has then closed the connection, and the
         #: next command would open another one, without the subscriptions.
         self._is_broken = False
@@ -306,6 +324,7 @@ class RedisSubscriber:
             return
         connection = backend.new_connection(self.node)
         connection.connect()
+        self._server = _server_of(connection)
         self._connection = connection
         self._is_broken = False
         self._commands.clear()
@@ -315,7 +334,7 @@ class RedisSubscriber:
         for channel in channels:
             backend.channels[channel].settled.clear()
         if not channels:
-            backend.note_success()
+            backend.note_live()
         self._subscribe(channels)
 
     def _disconnect(self) -> None:
@@ -363,7 +382,7 @@ class RedisSubscriber:
                 continue
             is_pinged = False
             if not self.backend.is_up:
-                self.backend.note_success()  # Redis was slow, and the connection is intact
+                self.backend.note_live()  # Redis was slow, and the connection is intact
             self._handle_response(response)
             if monotonic() - self._last_pause > _SLICE:
                 # A socket with data never blocks, so that no other greenlet would run.
@@ -455,7 +474,7 @@ class RedisSubscriber:
         if state.is_live or state.pending is not None:
             return  # confirmed for the second time
         state.refusal = None
-        state.confirm()
+        state.confirm(self._server)
         if not self.backend.history_size_of(channel):
             self._go_live(channel, state, None)
             return
@@ -544,4 +563,4 @@ class RedisSubscriber:
         if channel in self._recovering:
             self._recovering.discard(channel)
             if not self._recovering:
-                self.backend.note_success()
+                self.backend.note_live()

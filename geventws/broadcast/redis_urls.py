@@ -143,7 +143,7 @@ def _deployment_of(client: Any) -> Deployment:
         return Deployment("cluster", url, hosts, "", options, {})
     if not isinstance(client, redis.Redis):
         raise TypeError(f"a Broadcast needs a URL or a client of redis-py, not {client!r:.100}")
-    pool = client.connection_pool
+    pool: Any = client.connection_pool
     options = _without_state(pool.connection_kwargs)
     options["connection_class"] = pool.connection_class
     if "path" in options:
