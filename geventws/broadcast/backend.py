@@ -94,7 +94,7 @@ class Backend(ABC):
 
     The contract of a backend:
 
-    - Messages of one publisher arrive in their order.
+    - Messages of one publisher in one channel arrive in their order.
     - Messages of a channel with a history arrive in the order of their ids, in every process, each
       of them once. If messages cannot be delivered any more, :meth:`Receiver.miss` is called in
       their place.
@@ -170,7 +170,10 @@ class Backend(ABC):
 
     @abstractmethod
     def unsubscribe(self, channel: str) -> None:
-        """Stop delivering the messages of a channel. Never blocks, never raises."""
+        """Stop delivering the messages of a channel. Never blocks, never raises.
+
+        The receiver ignores messages that come nevertheless.
+        """
 
     @abstractmethod
     def history(self, channel: str, since: str | None) -> History:
@@ -191,7 +194,8 @@ class Backend(ABC):
     def position(self, channel: str) -> str | None:
         """Return the id after which messages are delivered to a new subscriber of this process.
 
-        It may be passed to :meth:`history`. ``None`` if it is unknown, and without a history.
+        It may be passed to :meth:`history`. ``None`` while the subscription is interrupted, and
+        without a history.
         """
         return None
 

@@ -21,7 +21,7 @@ from time import monotonic
 from typing import Any
 
 from gevent import spawn
-from gevent.monkey import is_module_patched
+from gevent.monkey import get_original, is_module_patched
 
 from ..exceptions import BroadcastError
 from .backend import Backend, History, Message, Receiver, Refusal, parse_id
@@ -51,6 +51,8 @@ from .redis_messages import (
 from .redis_subscriber import FAILURES, Connection, RedisSubscriber, is_refusal
 from .redis_urls import TIMEOUT, parse_redis_url
 
+#: The original class, not gevent's: one value for all greenlets of a thread.
+_ThreadLocal = get_original("_thread", "_local")
 #: The keys are the stream, and the id of the latest message. The arguments are the message, the
 #: number of stored messages, the time until they expire and until the latest id expires in
 #: milliseconds, the command for publishing, and the number of a new epoch.
@@ -113,9 +115,8 @@ class RedisBackend(Backend):
         self._publish_command = "SPUBLISH" if self.is_cluster else "PUBLISH"
         self._ttl = int(history_ttl * 1000)
         self._latest_ttl = self._ttl + LATEST_TTL
-        self._client: Any = None  # see Deployment.create_client()
-        #: Bounds the number of connections: a command waits for one.
-        self._free_connections: threading.Semaphore | None = None
+        #: The client of each thread. A socket of gevent belongs to one thread.
+        self._local = _ThreadLocal()
         #: Whether Redis has answered the latest command, be it with an error.
         self._commands_work = True
         #: The time of the latest attempt to reach Redis, by ``monotonic()``.
@@ -244,17 +245,24 @@ class RedisBackend(Backend):
         for subscriber in list(self._subscribers.values()):
             subscriber.close()
         self._subscribers.clear()
-        if self._client is not None:
-            self._client.close()
+        if hasattr(self._local, "client"):  # the clients of other threads end with these
+            client = self._local.client
+            client.close()
+            if not self.is_cluster:
+                client.connection_pool.disconnect()
 
     # ------------------------------------------------------- client and health
 
     def client(self) -> Any:
-        """Return the client for all commands except subscriptions. A cluster's client connects."""
-        if self._client is None:
+        """Return the client of this thread for all commands except subscriptions.
+
+        A cluster's client connects when it is created.
+        """
+        if not hasattr(self._local, "client"):
             client = self._deployment.create_client()
-            self._client = self._client or client  # another greenlet may have been faster
-        return self._client
+            if not hasattr(self._local, "client"):  # another greenlet may have been faster
+                self._local.client = client
+        return self._local.client
 
     @contextmanager
     def _commands(self) -> Iterator[Any]:
@@ -265,10 +273,10 @@ class RedisBackend(Backend):
         :raises Refusal: if Redis refuses a command.
         :raises BroadcastError: if Redis does not answer, or no connection becomes free in time.
         """
-        if self._free_connections is None:
-            # Not in the constructor, which may be called before gevent.monkey.patch_all().
-            self._free_connections = threading.BoundedSemaphore(self._deployment.max_connections)
-        free_connections = self._free_connections
+        if not hasattr(self._local, "free_connections"):
+            number = self._deployment.max_connections
+            self._local.free_connections = threading.BoundedSemaphore(number)
+        free_connections = self._local.free_connections
         if not free_connections.acquire(timeout=TIMEOUT):
             raise BroadcastError(
                 f"all {self._deployment.max_connections} connections to {self.name} are busy;"
@@ -314,6 +322,11 @@ class RedisBackend(Backend):
         if self._may_probe():
             self._probe()
         return self.is_up
+
+    def wait_until_healthy(self) -> None:
+        """Block until :attr:`healthy` is true."""
+        while not self.healthy:
+            self._is_up.wait(_PROBE_INTERVAL)
 
     def note_live(self) -> None:
         """The subscriptions work: find out whether commands do."""

@@ -38,11 +38,14 @@ _MARK = "\x7f"
 LATEST_TTL = 24 * 60 * 60 * 1000
 #: The kinds of published messages.
 TEXT, BINARY, COUNT = b"\x01", b"\x02", b"\x03"
+#: The beginning of a message that asks for the number of subscribers.
+COUNT_REQUEST = COUNT + REPLY_PREFIX.encode()
+_KINDS = frozenset({TEXT, BINARY})
 
 _EPOCH_SHIFT = 32
 #: Lua counts exactly up to 2**53.
 _EPOCH_BITS = 20
-_is_id = re.compile(rb"(?:\d{1,20}-\d{1,20})?").fullmatch
+_is_id = re.compile(rb"\d{1,20}-\d{1,20}").fullmatch
 
 
 class Entry(NamedTuple):
@@ -58,6 +61,7 @@ def key_of(channel: str) -> str:
     return f"{PREFIX}{_MARK}{channel}" if channel.startswith(_MARK) else PREFIX + channel
 
 
+@lru_cache(maxsize=1024)
 def channel_of(key: bytes) -> str:
     """Return the channel of a key."""
     channel = key.decode()[len(PREFIX) :]
@@ -119,7 +123,7 @@ def decode_published(channel: str, data: bytes) -> Message | None:
     """Return a message that was published; ``None`` if another program has published it."""
     kind = data[:1]
     id_, space, payload = data[1:].partition(b" ")
-    return _decode(channel, kind, payload, id_) if space and _is_id(id_) else None
+    return _decode(channel, kind, payload, id_) if space and (not id_ or _is_id(id_)) else None
 
 
 def decode_entry(channel: str, id_: bytes, fields: Mapping[bytes, bytes]) -> Entry | None:
@@ -132,7 +136,7 @@ def decode_entry(channel: str, id_: bytes, fields: Mapping[bytes, bytes]) -> Ent
 
 
 def _decode(channel: str, kind: bytes, payload: bytes, id_: bytes) -> Message | None:
-    if kind not in {TEXT, BINARY}:
+    if kind not in _KINDS:
         return None
     try:
         data = payload.decode() if kind == TEXT else payload

@@ -40,7 +40,7 @@ from ..connection.logs import Throttle
 from .backend import Message, Receiver
 from .redis_channel import ChannelState, Read
 from .redis_history import BATCH, Result
-from .redis_messages import COUNT, REPLY_PREFIX, channel_of, decode_published, key_of
+from .redis_messages import COUNT_REQUEST, channel_of, decode_published, key_of
 from .redis_urls import TIMEOUT
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ FAILURES = (RedisError, RedisClusterException, OSError)
 #: Errors that Redis answers for a while during a failover, or while a slot moves.
 _PASSING = (ReadOnlyError, ClusterError, AskError, TryAgainError)
 
+_MESSAGES = frozenset({b"message", b"smessage"})
 _FIRST_DELAY, _MAX_DELAY = 0.1, 2.0
 #: The maximum number of channels in one SUBSCRIBE command.
 _MAX_NAMES = 500
@@ -390,14 +391,12 @@ class RedisSubscriber:
                 self._last_pause = monotonic()
 
     def _handle_response(self, response: bytes | list[bytes]) -> None:
-        if isinstance(response, bytes):
-            response = [response.lower()]  # without subscriptions, PING is answered with b"PONG"
-        if response[0] == b"pong":
+        if isinstance(response, bytes) or response[0] == b"pong":  # bytes without subscriptions
             self._take_command("PING").callback(True)
             return
         kind, key, data = response
         channel = channel_of(key)
-        if kind in {b"message", b"smessage"}:
+        if kind in _MESSAGES:
             if channel in self.names:
                 self._handle_message(channel, self.backend.channels[channel], data)
         elif kind == self._confirmation:
@@ -484,7 +483,7 @@ class RedisSubscriber:
             spawn(self._read_stored)
 
     def _handle_message(self, channel: str, state: ChannelState, data: bytes) -> None:
-        if data.startswith(COUNT + REPLY_PREFIX.encode()):
+        if data.startswith(COUNT_REQUEST):
             spawn(self.backend.send_count, data[1:], self.backend.receiver.count(channel))
             return
         message = decode_published(channel, data)
