@@ -325,16 +325,14 @@ def with_id(message: str, id_: str | None) -> str:
     return f"{id_ or '-'} {message}"
 
 
-def is_down(broadcast: Broadcast) -> bool:
-    return not broadcast.healthy
-
-
 def wait_until_healthy(*broadcasts: Broadcast) -> None:
-    """Wait until the backend works again, without an operation that may find it out."""
+    """Wait as a health check does, without an operation that may find out that all is well."""
     for broadcast in broadcasts:
-        with limit("the backend did not become healthy by itself"):
-            broadcast._backend.wait_until_healthy()
-        assert broadcast.healthy
+        wait_until(partial(is_healthy, broadcast), "the backend did not become healthy by itself")
+
+
+def is_healthy(broadcast: Broadcast) -> bool:
+    return broadcast.healthy
 
 
 def expect_failure(operation: Callable[[], object]) -> None:
@@ -1279,7 +1277,7 @@ class BackendTests:
         assert process.healthy
         with outage():
             expect_failure(lambda: process.publish(channel, "message"))
-            assert is_down(process)
+            assert not is_healthy(process)
             expect_failure(lambda: process.publish(channel, "message", keep=False))
             expect_failure(lambda: process.history(channel))
             expect_failure(lambda: process.subscribers(channel))
@@ -1294,7 +1292,7 @@ class BackendTests:
         process = site.process()
         with outage():
             expect_failure(lambda: process.publish(channel, "message"))
-            assert is_down(process)
+            assert not is_healthy(process)
         wait_until_healthy(process)
 
     def test_a_process_that_only_subscribes_notices_an_outage_and_its_end(
@@ -1303,7 +1301,7 @@ class BackendTests:
         process = site.process(history=3)
         site.listen(process, channel)
         with outage():
-            wait_until(lambda: is_down(process), "the outage was not noticed")
+            wait_until(lambda: not is_healthy(process), "the outage was not noticed")
         wait_until_healthy(process)
 
     def test_a_broadcast_is_created_and_closed_without_the_backend(
@@ -1324,7 +1322,7 @@ class BackendTests:
         process.publish(channel, "before")
         with outage() as other_url:
             other = self._other(site, other_url, history=100)
-            wait_until(lambda: is_down(process), "the outage was not noticed")
+            wait_until(lambda: not is_healthy(process), "the outage was not noticed")
             publish_all(other, channel, numbers(20))
         publish_all(other, channel, numbers(20, "after "))
         other.publish(channel, "last")
@@ -1353,7 +1351,7 @@ class BackendTests:
         publishing = gevent.spawn(publish)
         for _ in range(3):
             with outage():
-                wait_until(lambda: is_down(process), "the outage was not noticed")
+                wait_until(lambda: not is_healthy(process), "the outage was not noticed")
             wait_until_healthy(process)
         ended.set()
         published = publishing.get(timeout=SECONDS)
@@ -1369,7 +1367,7 @@ class BackendTests:
         names = numbers(20, channel)
         listeners = [site.listen(process, name) for name in names]
         with outage():
-            wait_until(lambda: is_down(process), "the outage was not noticed")
+            wait_until(lambda: not is_healthy(process), "the outage was not noticed")
             left = listeners.pop()
             left.close()
         wait_until_healthy(process)
@@ -1411,7 +1409,7 @@ class BackendTests:
         assert member.receive(1) == data_of(take(listener, 1)) == ["before"]
         with outage() as other_url:
             other = self._other(site, other_url, history=3)
-            wait_until(lambda: is_down(process), "the outage was not noticed")
+            wait_until(lambda: not is_healthy(process), "the outage was not noticed")
             publish_all(other, channel, numbers(5))
             other.publish(f"{channel}:other", "message")
         assert data_of(take(listener, 3)) == ["2", "3", "4"]
@@ -1433,7 +1431,7 @@ class BackendTests:
         take(listener, 1)
         with outage() as other_url:
             other = self._other(site, other_url, history=3)
-            wait_until(lambda: is_down(process), "the outage was not noticed")
+            wait_until(lambda: not is_healthy(process), "the outage was not noticed")
             publish_all(other, channel, numbers(3))
         assert data_of(take(listener, 3)) == numbers(3)
         assert listener.lost == 0
@@ -1445,7 +1443,7 @@ class BackendTests:
         listener = site.listen(process, channel)
         with outage() as other_url:
             other = self._other(site, other_url, history=3)
-            wait_until(lambda: is_down(process), "the outage was not noticed")
+            wait_until(lambda: not is_healthy(process), "the outage was not noticed")
             publish_all(other, channel, numbers(5))
         assert data_of(take(listener, 3)) == ["2", "3", "4"]
         assert listener.lost == 2

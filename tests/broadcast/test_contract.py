@@ -9,7 +9,6 @@ only there. ``test_a_backend_with_a_network_passes_in_a_patched_process`` starts
 import contextlib
 import os
 import re
-import socket
 import subprocess
 import sys
 
@@ -25,30 +24,6 @@ IS_PATCHED = is_module_patched("socket")
 OPTIONS = ["-q", "--no-header", "--tb=short", "-p", "no:cacheprovider", "-p", "no:randomly"]
 
 
-class Outlet(Gateway):
-    """A way to a Redis server that can be interrupted."""
-
-    def __init__(self, server):
-        super().__init__(server)
-        self.clients = set()
-
-    def connect(self, near, address):
-        near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.clients.add(near)
-        super().connect(near, address)
-        self.clients.discard(near)
-
-    @contextlib.contextmanager
-    def outage(self):
-        """End all connections and refuse new ones; the server itself can be reached."""
-        self.is_open = False
-        for client in self.clients:
-            with contextlib.suppress(OSError):
-                client.shutdown(socket.SHUT_RDWR)
-        yield self.redis.url
-        self.is_open = True
-
-
 class TestMemory(BackendTests):
     spans_processes = False
 
@@ -62,7 +37,7 @@ class TestRedis(BackendTests):
 
     @pytest.fixture
     def gateway(self, redis_server):
-        with Outlet(redis_server) as gateway:
+        with Gateway(redis_server) as gateway:
             yield gateway
 
     @pytest.fixture
@@ -70,8 +45,15 @@ class TestRedis(BackendTests):
         return gateway.url
 
     @pytest.fixture
-    def outage(self, gateway):
-        return gateway.outage
+    def outage(self, gateway, redis_server):
+        @contextlib.contextmanager
+        def cut():
+            gateway.is_open = False
+            gateway.cut()
+            yield redis_server.url
+            gateway.is_open = True
+
+        return cut
 
     @pytest.fixture
     def intrude(self, redis_server):
