@@ -124,11 +124,11 @@ class Recorder:
 class Member:
     """A WebSocket, of which the test has both ends, and its subscription."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: dict[str, Any]) -> None:
         self._stack = ExitStack()
         accepted: AsyncResult[Any] = AsyncResult()
         self.client: TestedWebSocket = self._stack.enter_context(
-            connect(_app_for(accepted), timeout=SECONDS)
+            connect(_app_for(accepted), timeout=SECONDS, **options)
         )
         #: The server's end, which subscribes.
         self.ws: Any = accepted.get(timeout=SECONDS)
@@ -201,9 +201,9 @@ class Site:
         self._backends.append(backend)
         return backend, recorder
 
-    def connect(self) -> Member:
-        """Return a WebSocket that is not subscribed."""
-        member = Member()
+    def connect(self, **options: Any) -> Member:
+        """Return a WebSocket that is not subscribed; the options are those of its server."""
+        member = Member(options)
         self._leavers.append(member.leave)
         return member
 
@@ -1077,6 +1077,26 @@ class BackendTests:
             assert member.receive_until("last") == expected
             assert isinstance(member.subscription, Subscription)
             assert member.subscription.recovered is True
+
+    def test_messages_that_are_published_while_a_slow_client_gets_the_history_follow_it(
+        self, site: Site, channel: str
+    ) -> None:
+        publisher, subscriber = site.processes(2, history=100)
+        listener = site.listen(subscriber, channel)
+        stored = [f"{number} {os.urandom(1 << 16).hex()}" for number in range(90)]
+        for message in stored:
+            publisher.publish(channel, message)
+        take(listener, 90)
+        member = site.connect(max_send_buffer=1 << 17)
+        joining = gevent.spawn(member.subscribe, subscriber, channel, "")
+        assert member.receive(1) == stored[:1]
+        assert subscriber.subscribers(channel) == 1
+        for number in range(10):
+            publisher.publish(channel, str(number), keep=number % 2 == 0)
+        take(listener, 10)
+        assert not joining.dead, "the client was not slow"
+        assert member.receive(99) == [*stored[1:], *numbers(10)]
+        assert joining.get(timeout=SECONDS).recovered is True
 
     def test_many_who_join_at_once_get_unkept_messages_in_order_too(
         self, site: Site, channel: str

@@ -42,18 +42,22 @@ class TestRedis(BackendTests):
 
     @pytest.fixture
     def url(self, gateway):
-        return gateway.url
+        return f"{gateway.url}?socket_timeout=0.5"
 
-    @pytest.fixture
-    def outage(self, gateway, redis_server):
+    @pytest.fixture(params=["cut", "hang"])
+    def outage(self, request, gateway, redis_server):
         @contextlib.contextmanager
-        def cut():
-            gateway.is_open = False
-            gateway.cut()
+        def interrupt():
+            if request.param == "cut":
+                gateway.is_open = False
+                gateway.cut()
+            else:
+                gateway.latency = 3600.0
             yield redis_server.url
-            gateway.is_open = True
+            gateway.cut()
+            gateway.is_open, gateway.latency = True, 0.0
 
-        return cut
+        return interrupt
 
     @pytest.fixture
     def intrude(self, redis_server):
@@ -70,12 +74,21 @@ class TestRedis(BackendTests):
 
 @pytest.mark.skipif(IS_PATCHED, reason="this is the patched process")
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("backend", ["TestRedis"])
-def test_a_backend_with_a_network_passes_in_a_patched_process(backend, tmp_path):
+@pytest.mark.parametrize(
+    ("backend", "selection"), [("TestRedis", "not hang"), ("TestRedis", "hang")]
+)
+def test_a_backend_with_a_network_passes_in_a_patched_process(backend, selection, tmp_path):
     patched = [sys.executable, "-W", "ignore:Monkey", "-m", "gevent.monkey", "--module", "pytest"]
     environment = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
     done = subprocess.run(
-        [*patched, *OPTIONS, f"--basetemp={tmp_path}/temp", f"{__file__}::{backend}"],
+        [
+            *patched,
+            *OPTIONS,
+            f"--basetemp={tmp_path}/temp",
+            "-k",
+            selection,
+            f"{__file__}::{backend}",
+        ],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
