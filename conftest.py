@@ -2,6 +2,8 @@
 
 import signal
 
+import pytest
+
 # A background shell makes pytest ignore Ctrl-C. Processes that the tests start must not ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -15,3 +17,4 @@ pytest_plugins = [
     "tests.support.servers",
     "tests.support.people",  # it imports the one before, whose assertions pytest rewrites
 ]
+pytest.register_assert_rewrite("geventws.testing.broadcast")

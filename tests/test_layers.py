@@ -39,6 +39,7 @@ INTEGRATED = {
     "prometheus": {"prometheus_client"},
     "protocol.compression": {"isal"},
     "server.worker": {"gunicorn"},
+    "testing.broadcast": {"pytest"},
 }
 LEVEL = {folder: level for level, layer in enumerate(LAYERS) for folder in layer}
 MODULES = sorted(

@@ -31,6 +31,11 @@ def view(function):
     return app
 
 
+def test_the_module_can_be_imported_without_pytest():
+    program = "import sys; sys.modules['pytest'] = None; import geventws.testing"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
 def test_messages_go_both_ways():
     with connect(echo) as ws:
         for message in ("grüß dich", b"\0\xff", "", b"x" * 300_000):

@@ -110,6 +110,8 @@ class Gateway(StreamServer):
             return
         with contextlib.suppress(OSError):
             far = gevent_socket.create_connection(("127.0.0.1", self.redis.port))
+            for end in (near, far):  # as clients and servers do, for the sake of latency
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             pair = near, far
             self.pairs.append(pair)
             with far:

@@ -1,11 +1,13 @@
 """Test views with the real handler, without a port or a thread::
 
-from geventws.testing import connect
+    from geventws.testing import connect
 
-def test_echo():
-    with connect(app, "/echo") as ws:
-        ws.send("hello")
-        assert ws.receive() == "hello"
+    def test_echo():
+        with connect(app, "/echo") as ws:
+            ws.send("hello")
+            assert ws.receive() == "hello"
+
+:mod:`.broadcast` has the tests that every broadcast backend must pass; only it needs pytest.
 """
 
 from __future__ import annotations
@@ -17,13 +19,13 @@ import gevent
 from gevent import socket
 from gevent.timeout import Timeout
 
-from .client.client import ClientWebSocket, open_on, options_for
-from .exceptions import ConnectionClosed, HandshakeError
-from .options import Options
-from .protocol.urls import Target, parse_url
-from .server.configuration import application_options
-from .server.server import WebSocketServer
-from .typing import Application, Environ, HeaderPairs, Keywords, Message, StartResponse
+from ..client.client import ClientWebSocket, open_on, options_for
+from ..exceptions import ConnectionClosed, HandshakeError
+from ..options import Options
+from ..protocol.urls import Target, parse_url
+from ..server.configuration import application_options
+from ..server.server import WebSocketServer
+from ..typing import Application, Environ, HeaderPairs, Keywords, Message, StartResponse
 
 if TYPE_CHECKING:
     from gevent import Greenlet
