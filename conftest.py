@@ -11,5 +11,6 @@ pytest_plugins = [
     "tests.support.npm",
     "tests.support.old_packages",
     "tests.support.redis",
+    "tests.support.postgresql",  # after the module that it imports
     "tests.support.servers",
 ]

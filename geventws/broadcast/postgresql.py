@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import getrandbits, uniform
 
 import gevent
@@ -158,7 +158,7 @@ class PostgreSQLBackend(Backend):
 
     def position(self, channel: str) -> str | None:
         state = self.channels.get(channel)
-        if state is None or state.position is None or not state.is_live:
+        if state is None or state.position is None:
             return None
         return text_of(state.position)
 
@@ -234,13 +234,12 @@ class PostgreSQLBackend(Backend):
             for name, epoch, last in rows
         }
 
-    def read_bodies(self, references: Iterable[Reference]) -> dict[Reference, bytes | None]:
+    def read_bodies(self, references: Sequence[Reference]) -> dict[Reference, bytes | None]:
         """Return the bodies of large messages, as far as they exist."""
-        wanted = list(references)
-        if not wanted:
+        if not references:
             return {}
-        channels = Array(array_of_numbers(channel for channel, _ in wanted))
-        numbers = Array(array_of_numbers(number for _, number in wanted))
+        channels = Array(array_of_numbers(channel for channel, _ in references))
+        numbers = Array(array_of_numbers(number for _, number in references))
         rows = self._query(READ_BODIES, channels, numbers)
         return {(number_of(channel), number_of(number)): body for channel, number, body in rows}
 

@@ -8,10 +8,10 @@ batches, so that the live channels do not wait for it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import uniform
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gevent import get_hub, sleep, spawn
 from gevent.event import Event
@@ -19,14 +19,12 @@ from gevent.event import Event
 from ..exceptions import BroadcastError
 from .backend import Refusal
 from .postgresql_channels import ChannelState, Stored
-from .postgresql_connections import FAILURES, Connection, StatementError, number_of
-from .postgresql_messages import CONTROL, Question, Reference, decode
+from .postgresql_connections import FAILURES, Connection, Settings, StatementError, number_of
+from .postgresql_messages import CONTROL, Id, Question, Reference, decode
 from .postgresql_schema import LISTENER_LOCK, LOCK_LISTENER
 
 if TYPE_CHECKING:
     from gevent import Greenlet
-
-    from .postgresql import PostgreSQLBackend
 
 logger = logging.getLogger("geventws.broadcast")
 #: Seconds before the first and before later attempts to connect.
@@ -44,10 +42,43 @@ _BATCH = 200
 _MAX_BODIES = 16
 
 
+class Owner(Protocol):
+    """The backend, as the listening connection sees it."""
+
+    name: str
+    settings: Settings
+    #: The channels that this process is subscribed to, also while the connection is broken.
+    channels: dict[str, ChannelState]
+
+    def read(self, since: Mapping[str, Id]) -> dict[str, Stored]:
+        """Return what the tables have of channels. Channels without a row are omitted."""
+
+    def join(self, channels: Sequence[str]) -> dict[str, Id]:
+        """Return the ids of the latest messages, and create the rows of new channels."""
+
+    def read_bodies(self, references: Sequence[Reference]) -> dict[Reference, bytes | None]:
+        """Return the bodies of large messages, as far as they exist."""
+
+    def clean(self) -> None:
+        """Delete expired messages from the tables."""
+
+    def answer(self, question: Question, pid: int) -> None:
+        """Tell another process how many sockets this one has in a channel. Never blocks."""
+
+    def note_listener_up(self) -> None:
+        """The listening connection works."""
+
+    def note_listener_down(self, problem: BaseException) -> None:
+        """The listening connection is lost."""
+
+    def note_listener_gone(self, problem: BaseException) -> None:
+        """The listening connection is lost, and no channel needs it any more."""
+
+
 class Listener:
     """The listening connection."""
 
-    def __init__(self, backend: PostgreSQLBackend) -> None:
+    def __init__(self, backend: Owner) -> None:
         self._backend = backend
         self._catch_up = CatchUp(backend, self)
         #: Counts connections: what was read for an older one must not be applied.
@@ -56,6 +87,8 @@ class Listener:
         #: The process identifier of the connection's session in the server.
         self.pid = 0
         self._connection: Connection | None = None
+        #: Wakes the greenlet when something has arrived. Any: gevent annotates no watcher.
+        self._watcher: Any = None
         self._groups: set[str] = set()
         self._new: list[ChannelState] = []
         self._wake = Event()
@@ -118,12 +151,22 @@ class Listener:
         self._groups = set()
         self._listen_to_new(CONTROL)
         self.is_connected = True
-        self._backend.note_listener_up()
+        if not self._catch_up.is_busy:
+            self.note_caught_up()
+
+    def note_caught_up(self) -> None:
+        """All channels are live, except for those that the server refuses."""
+        if self.is_connected:
+            self._backend.note_listener_up()
 
     def _disconnect(self) -> None:
         self.is_connected = False
         self.generation += 1
         connection, self._connection = self._connection, None
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:  # before its descriptor is closed
+            watcher.stop()
+            watcher.close()
         for state in self._backend.channels.values():
             state.interrupt()
             state.settled.set()
@@ -136,27 +179,23 @@ class Listener:
         if connection is None:
             raise AssertionError("not connected")
         last_check = last_channel = monotonic()
-        watcher = get_hub().loop.io(connection.pgconn.socket, 1)
+        watcher = self._watcher = get_hub().loop.io(connection.pgconn.socket, 1)
         watcher.start(self._wake.set)
-        try:
-            while True:
-                is_awake = self._wake.wait(max(0.0, last_check + _CHECK_INTERVAL - monotonic()))
-                self._wake.clear()
-                if is_awake:
-                    self._receive(connection)
-                if self._new:
-                    self._listen_to_new()
-                now = monotonic()
-                if self._backend.channels:
-                    last_channel = now
-                elif now - last_channel > _LINGER:
-                    return
-                if now - last_check >= _CHECK_INTERVAL:
-                    self._check(connection)
-                    last_check = monotonic()
-        finally:
-            watcher.stop()
-            watcher.close()
+        while True:
+            is_awake = self._wake.wait(max(0.0, last_check + _CHECK_INTERVAL - monotonic()))
+            self._wake.clear()
+            if is_awake:
+                self._receive(connection)
+            if self._new:
+                self._listen_to_new()
+            now = monotonic()
+            if self._backend.channels:
+                last_channel = now
+            elif now - last_channel > _LINGER:
+                return
+            if now - last_check >= _CHECK_INTERVAL:
+                self._check(connection)
+                last_check = monotonic()
 
     def _receive(self, connection: Connection) -> None:
         pgconn = connection.pgconn
@@ -215,7 +254,7 @@ class Listener:
 class CatchUp:
     """Reads from the tables what channels need to become live."""
 
-    def __init__(self, backend: PostgreSQLBackend, listener: Listener) -> None:
+    def __init__(self, backend: Owner, listener: Listener) -> None:
         self._backend = backend
         self._listener = listener
         #: In the order of their arrival.
@@ -227,6 +266,11 @@ class CatchUp:
         self._queue.update(dict.fromkeys(states))
         if self._queue and self._greenlet is None:
             self._greenlet = spawn(self._run)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a channel is not live yet."""
+        return self._greenlet is not None
 
     def close(self) -> None:
         self._queue.clear()
@@ -262,6 +306,7 @@ class CatchUp:
             sleep(delay * uniform(0.5, 1))  # noqa: S311 - not a secret
             delay = min(2 * delay, _MAX_DELAY)
         self._greenlet = None
+        self._listener.note_caught_up()
 
     def _retry_later(self, state: ChannelState) -> None:
         sleep(_MAX_DELAY)
@@ -278,9 +323,13 @@ class CatchUp:
         wanted = references[:_MAX_BODIES]
         bodies: dict[Reference, bytes | None] = dict.fromkeys(wanted)
         bodies |= self._backend.read_bodies(wanted)
-        if generation != self._listener.generation:
-            return  # these channels are read again for the new connection
+        slice_end = monotonic() + _SLICE
         for state in states:
+            if monotonic() > slice_end:
+                sleep(0)
+                slice_end = monotonic() + _SLICE
+            if generation != self._listener.generation:
+                return  # these channels are read again for the new connection
             covered, overflows = before[state]
             if channels.get(state.name) is not state:
                 continue
