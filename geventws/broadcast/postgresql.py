@@ -28,6 +28,7 @@ from .postgresql_connections import (
     Array,
     ConnectionPool,
     Parameter,
+    PoolTimeout,
     Row,
     StatementError,
     number_of,
@@ -290,6 +291,8 @@ class PostgreSQLBackend(Backend):
             if is_general or problem.code == _CANCELED or problem.code[:2] in _TEMPORARY:
                 raise BroadcastError(f"{self.name} does not work: {problem}") from problem
             raise Refusal(f"{self.name} refuses it: {problem}") from problem
+        except PoolTimeout as problem:
+            raise BroadcastError(f"{self.name} is too slow: {problem}") from problem
         except FAILURES as problem:
             self._note_pool_down(problem)
             raise BroadcastError(f"{self.name} does not answer: {problem}") from problem
@@ -340,7 +343,7 @@ class PostgreSQLBackend(Backend):
             delay = min(2 * delay, _MAX_DELAY)
             try:
                 self._pool.execute(PUBLISH, f"{CONTROL}_probe", b"", b"", 1, 0)
-            except (StatementError, *FAILURES):
+            except (StatementError, PoolTimeout, *FAILURES):
                 continue
             self._note_pool_up()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import select
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from math import ceil
@@ -24,7 +25,8 @@ try:
     import psycopg
 except ImportError as problem:
     raise ImportError(
-        "a broadcast on PostgreSQL needs psycopg: pip install geventws[postgresql]"
+        "a broadcast on PostgreSQL needs psycopg and libpq:"
+        " pip install geventws[postgresql] psycopg[binary]"
     ) from problem
 
 from psycopg import pq
@@ -223,6 +225,25 @@ def number_of(value: bytes | None) -> int:
     return int.from_bytes(value or b"", "big", signed=True)
 
 
+class PoolTimeout(Exception):
+    """All connections are in use, and the server may work nevertheless."""
+
+
+class _Waiter:
+    """A greenlet or thread that waits for a connection."""
+
+    __slots__ = ("connection", "is_ready")
+
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
+        self.is_ready = Event()
+
+    def grant(self, connection: Connection | None) -> None:
+        """Give the waiter a connection, or the permission to open one."""
+        self.connection = connection
+        self.is_ready.set()
+
+
 class ConnectionPool:
     """Up to :data:`MAX_CONNECTIONS` connections, for all greenlets and threads of a process."""
 
@@ -231,7 +252,7 @@ class ConnectionPool:
         self._lock = _new_lock()
         self._idle: list[Connection] = []
         self._used = 0
-        self._waiting: list[Event] = []
+        self._waiting: deque[_Waiter] = deque()
         self._pid = os.getpid()
         #: Connections of the parent process. The child must not close them.
         self._inherited: list[Connection] = []
@@ -242,6 +263,7 @@ class ConnectionPool:
 
         :raises StatementError: if PostgreSQL answers with an error.
         :raises FAILURES: if it cannot be reached, or does not answer in time.
+        :raises PoolTimeout: if all connections stay in use.
         """
         deadline = self._settings.deadline()
         with self._connection(deadline) as connection:
@@ -272,54 +294,53 @@ class ConnectionPool:
     def _acquire(self, deadline: float) -> Connection | None:
         """Return an idle connection, or ``None`` if the caller may open another one.
 
-        :raises TimeoutError: if all connections stay in use.
+        :raises PoolTimeout: if all connections stay in use.
         """
-        while True:
-            with self._lock:
-                self._check_process()
-                if self._idle or self._used < MAX_CONNECTIONS:
-                    self._used += 1
-                    connection = self._idle.pop() if self._idle else None
-                    break
-                event = Event()
-                self._waiting.append(event)
-            try:
-                if not event.wait(max(0.0, deadline - monotonic())):
-                    raise TimeoutError("all connections to PostgreSQL are in use")
-            finally:
-                self._stop_waiting(event)
+        waiter = _Waiter()
+        with self._lock:
+            self._check_process()
+            if not self._waiting and (self._idle or self._used < MAX_CONNECTIONS):
+                self._used += 1
+                waiter.grant(self._idle.pop() if self._idle else None)
+            else:
+                self._waiting.append(waiter)
+        try:
+            waiter.is_ready.wait(max(0.0, deadline - monotonic()))
+        except BaseException:
+            if not self._stop_waiting(waiter):
+                self._release(waiter.connection, is_usable=True)
+            raise
+        if self._stop_waiting(waiter):
+            raise PoolTimeout("all connections to PostgreSQL are in use")
+        connection = waiter.connection
         while connection is not None and not connection.is_intact():
             connection.close()
             with self._lock:
                 connection = self._idle.pop() if self._idle else None
         return connection
 
-    def _stop_waiting(self, event: Event) -> None:
-        """Remove an event. Pass its signal on: another greenlet may have taken the connection."""
+    def _stop_waiting(self, waiter: _Waiter) -> bool:
+        """Return whether the waiter has got nothing. It gets nothing any more."""
         with self._lock:
-            if event in self._waiting:
-                self._waiting.remove(event)
-                return
-            following = self._next_waiting()
-        if following is not None:
-            following.set()
-
-    def _next_waiting(self) -> Event | None:
-        if self._waiting and (self._idle or self._used < MAX_CONNECTIONS):
-            return self._waiting.pop(0)
-        return None
+            if waiter not in self._waiting:
+                return False
+            self._waiting.remove(waiter)
+            return True
 
     def _release(self, connection: Connection | None, is_usable: bool) -> None:
-        is_usable = is_usable and not self._is_closed
-        if connection is not None and not is_usable:
+        """Pass a connection on to the first waiter, or the permission to open another one."""
+        if connection is not None and (self._is_closed or not is_usable):
             connection.close()
+            connection = None
         with self._lock:
-            self._used -= 1
-            if connection is not None and is_usable:
-                self._idle.append(connection)
-            following = self._next_waiting()
-        if following is not None:
-            following.set()
+            # Otherwise, a greenlet that publishes in a loop would always be faster.
+            waiter = self._waiting.popleft() if self._waiting else None
+            if waiter is None:
+                self._used -= 1
+                if connection is not None:
+                    self._idle.append(connection)
+        if waiter is not None:
+            waiter.grant(connection)
 
     def _check_process(self) -> None:
         """Forget the connections of the process that this one was forked from."""
@@ -328,7 +349,7 @@ class ConnectionPool:
             self._inherited += self._idle
             self._idle = []
             self._used = 0
-            self._waiting = []
+            self._waiting = deque()
 
     def close(self) -> None:
         """Close the idle connections now, and the others when they are released."""

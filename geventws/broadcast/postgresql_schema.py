@@ -4,6 +4,7 @@
   latest message. Every publisher updates this row, so that the ids of a channel rise in the order
   of the commits. The epoch is the time when the row was created, in microseconds. If the tables
   are lost, ids of the old epoch are not taken for new ids.
+  ``first`` is the number of the oldest message that is kept.
 - ``geventws_messages`` has the stored messages, by ``id`` of the channel and number. The channel 0
   has large messages that are not kept; their numbers are random.
 - ``geventws_answers`` has answers to the question how many sockets a process has in a channel.
@@ -30,6 +31,7 @@ CREATE UNLOGGED TABLE IF NOT EXISTS geventws_channels (
     epoch bigint NOT NULL,
     last bigint NOT NULL,
     first bigint NOT NULL,
+    previous_first bigint NOT NULL DEFAULT 1,
     expires double precision NOT NULL,
     has_messages boolean NOT NULL,
     cleanup_minute bigint NOT NULL
@@ -88,6 +90,7 @@ DECLARE
     v_channel bigint := 0;
     v_epoch bigint;
     v_number bigint;
+    v_previous bigint;
     v_first bigint;
     v_id text;
 BEGIN
@@ -97,14 +100,18 @@ BEGIN
         VALUES (p_name, v_now * 1000000, 1, 1, v_now + p_ttl, true, (v_now + p_ttl) / 60)
         ON CONFLICT (name) DO UPDATE SET
             last = c.last + 1,
+            previous_first = c.first,
             first = CASE WHEN c.expires < v_now THEN c.last + 1
                     ELSE greatest(c.first, c.last + 2 - p_size) END,
             expires = excluded.expires,
             has_messages = true,
             cleanup_minute = excluded.cleanup_minute
-        RETURNING c.id, c.epoch, c.last, c.first INTO v_channel, v_epoch, v_number, v_first;
+        RETURNING c.id, c.epoch, c.last, c.previous_first, c.first
+            INTO v_channel, v_epoch, v_number, v_previous, v_first;
         v_id := v_epoch || '-' || v_number;
-        DELETE FROM geventws_messages WHERE channel = v_channel AND number < v_first;
+        -- The lower limit keeps the scan away from rows that wait for VACUUM.
+        DELETE FROM geventws_messages
+        WHERE channel = v_channel AND number >= v_previous AND number < v_first;
     ELSIF NOT v_inline THEN
         v_number := floor(random() * 9e18);
     END IF;

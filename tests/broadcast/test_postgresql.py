@@ -9,7 +9,6 @@ import time
 from urllib.parse import quote
 
 import gevent
-import psycopg
 import pytest
 
 from geventws import Broadcast, BroadcastError
@@ -792,4 +791,3 @@ def test_settings_of_the_url_are_used(make_broadcast, postgresql_server):
     with pytest.raises(BroadcastError, match="statement timeout"):
         broadcast._backend._query("SELECT pg_sleep($1)", 5)
     assert broadcast.healthy
-    assert psycopg.__version__ >= "3.1.14"

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -34,12 +35,13 @@ class PostgreSQLServer:
 
     def __init__(self) -> None:
         self.port = free_port()
-        self.folder = Path(tempfile.mkdtemp(prefix="postgresql"))
-        # PostgreSQL refuses to run as root.
+        # The path of its unix socket must be short, and another user must reach it.
+        self.folder = Path(tempfile.mkdtemp(prefix="postgresql", dir="/tmp"))
         self.as_user: dict[str, object] = {}
-        if os.getuid() == 0:
-            shutil.chown(self.folder, "nobody", "nogroup")
-            self.as_user = {"user": "nobody", "group": "nogroup", "extra_groups": []}
+        if os.getuid() == 0:  # as which PostgreSQL refuses to run
+            nobody = pwd.getpwnam("nobody")
+            os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
+            self.as_user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
         self.data = self.folder / "data"
         self.process: subprocess.Popen | None = None
         self.run("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-N", "-E", "UTF8")
