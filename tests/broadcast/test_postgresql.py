@@ -427,6 +427,39 @@ def test_what_was_published_while_the_connection_was_lost_is_delivered_once(
         wait_until(lambda: get(process, "/healthy") == "True")
 
 
+@pytest.mark.timeout(90)
+def test_each_message_arrives_once_while_the_connection_is_lost_again_and_again(
+    postgresql_server, serve_broadcast, make_broadcast
+):
+    broadcast = make_broadcast(history=2000)
+    channel = unique("storm")
+    with serve_broadcast(postgresql_server.url, history=2000) as process:
+        everyone = [Subscriber(process, channel) for _ in range(3)]
+
+        def publish(name):
+            for number in range(60):
+                size = 10_000 if number % 9 == 0 else 1
+                broadcast.publish(channel, f"{name} {number} " + "x" * size)
+                if number % 5 == 0:
+                    broadcast.publish(channel, "passing", keep=False)
+                time.sleep(0.01)
+
+        threads = [threading.Thread(target=publish, args=(name,)) for name in "abcd"]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            interrupt(postgresql_server)
+            time.sleep(0.3)
+        expected = [f"{it.id} {it.data}" for it in broadcast.history(channel)]
+        assert len(expected) == 240
+        last = broadcast.publish(channel, "last")
+        for subscriber in everyone:
+            texts = []
+            while not texts or not texts[-1].startswith(last):
+                texts.append(subscriber.receive())
+            assert [text for text in texts if text[0] != "-"] == [*expected, f"{last} last"]
+
+
 def test_clients_that_missed_more_than_is_kept_are_closed(postgresql_server, serve_broadcast):
     channel = unique("gap")
     with serve_broadcast(postgresql_server.url, history=10) as process:
@@ -443,12 +476,28 @@ def test_clients_that_missed_more_than_is_kept_are_closed(postgresql_server, ser
         assert (back.recovered, len(back.replayed)) == ("False", 10)
 
 
-@pytest.mark.parametrize("how", ["kill", "stop"])
+@pytest.fixture
+def logged_tables(postgresql_server):
+    """``logged_tables(True)`` makes the tables survive a crash, for one test."""
+
+    def change(are_logged):
+        for table in ("geventws_channels", "geventws_messages"):
+            kind = "LOGGED" if are_logged else "UNLOGGED"
+            postgresql_server.execute(f"ALTER TABLE {table} SET {kind}")
+
+    yield change
+    change(False)
+
+
+@pytest.mark.parametrize(("how", "is_logged"), [("kill", False), ("kill", True), ("stop", False)])
 def test_after_a_restart_messages_arrive_again(
-    postgresql_server, serve_broadcast, make_broadcast, how
+    postgresql_server, serve_broadcast, make_broadcast, logged_tables, how, is_logged
 ):
-    """A crash empties the tables: no old id is taken for a new one."""
+    """A crash empties unlogged tables: no old id is taken for a new one."""
+    is_kept = is_logged or how == "stop"
     broadcast = make_broadcast(history=10)
+    broadcast.publish("restart", "zero")
+    logged_tables(is_logged)
     with serve_broadcast(postgresql_server.url, history=10) as process:
         subscriber = Subscriber(process, "restart")
         subscriber.send("one")
@@ -470,10 +519,10 @@ def test_after_a_restart_messages_arrive_again(
         wait_until(lambda: broadcast.healthy)  # by itself
         new = broadcast.publish("restart", "three")
         assert subscriber.receive() == f"{new} three"
-        assert waiting.receive_data() == ("two" if how == "stop" else "three")
+        assert waiting.receive_data() == ("two" if is_kept else "three")
         back = Subscriber(process, "restart", old)
-        assert back.recovered == str(how == "stop")
-        assert data_of(back.replayed) == (["two", "three"] if how == "stop" else ["three"])
+        assert back.recovered == str(is_kept)
+        assert data_of(back.replayed) == (["two", "three"] if is_kept else ["three"])
         assert process.output.count("does not work") == 1
         assert "Traceback" not in process.output
 
@@ -679,6 +728,24 @@ with gevent.Timeout(20):
     while len(done) < 12:
         gevent.sleep(0.01)
 assert texts == [message.data for message in broadcast.history(channel)]
+broadcast.close()
+"""
+    run_patched(program, postgresql_server.url)
+
+
+def test_more_publishers_than_connections_are_served_in_turn(postgresql_server):
+    program = """
+import sys
+import gevent
+from geventws import Broadcast
+broadcast = Broadcast(sys.argv[1])
+counts = [0] * 12
+def publish(name):
+    while max(counts) < 30:
+        broadcast.publish("turns", "x")
+        counts[name] += 1
+gevent.joinall([gevent.spawn(publish, name) for name in range(12)], raise_error=True)
+assert min(counts) > 20, counts
 broadcast.close()
 """
     run_patched(program, postgresql_server.url)
