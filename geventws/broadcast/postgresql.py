@@ -165,7 +165,8 @@ class PostgreSQLBackend(Backend):
 
     def subscribers(self, channel: str) -> int:
         # Every process sends its number now. A stored number would be wrong after a crash. A
-        # session that ends loses its lock, so that it is known which processes must answer.
+        # session that ends loses its lock, so that it is known which processes must answer. A
+        # process that is reconnecting is not counted: its subscribers get no messages either.
         own = self._listener.pid if self._listener.is_connected else 0
         local = self.receiver.count(channel)
         expected = self._listening_processes() - {own}

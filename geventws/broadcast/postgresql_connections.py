@@ -107,8 +107,8 @@ def parse_url(url: str) -> Settings:
         "keepalives_interval": 5,
         "keepalives_count": 3,
     }
-    options_ = f"{settings} {parameters.get('options') or ''}".strip()
-    fixed = {"client_encoding": "UTF8", "options": options_}
+    own = parameters.get("options") or os.environ.get("PGOPTIONS", "")
+    fixed = {"client_encoding": "UTF8", "options": f"{settings} {own}"}
     return Settings({**defaults, **parameters, **fixed}, timeout)
 
 

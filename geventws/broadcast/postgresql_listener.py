@@ -286,7 +286,7 @@ class CatchUp:
                 del self._queue[state]
             try:
                 self._read(states)
-                delay, size = _FIRST_DELAY, _BATCH
+                delay = _FIRST_DELAY
                 continue
             except Refusal as refusal:
                 if len(states) > 1:
@@ -297,6 +297,7 @@ class CatchUp:
                 logger.warning("%.200r cannot be read: %s", states[0].name, refusal)
                 spawn(self._retry_later, states[0])
                 states[0].settled.set()
+                size = _BATCH
                 continue
             except BroadcastError:
                 pass  # the backend has logged it

@@ -500,10 +500,9 @@ def test_after_a_restart_messages_arrive_again(
     logged_tables(is_logged)
     with serve_broadcast(postgresql_server.url, history=10) as process:
         subscriber = Subscriber(process, "restart")
-        subscriber.send("one")
-        old = subscriber.receive().split(" ")[0]
+        old = broadcast.publish("restart", "one")
         broadcast.publish("restart", "two")
-        assert subscriber.receive_data() == "two"
+        assert [subscriber.receive_data() for _ in range(2)] == ["one", "two"]
         getattr(postgresql_server, how)()
         process.wait_for("The broadcast at postgresql://127.0.0.1:.* does not work")
         assert get(process, "/healthy") == "False"
@@ -592,32 +591,59 @@ def test_tables_that_are_emptied_or_dropped_begin_anew(postgresql_server, serve_
         wait_until(lambda: get(process, "/healthy") == "True")
 
 
-def test_an_error_about_one_channel_affects_no_other(
-    postgresql_server, serve_broadcast, make_broadcast
-):
-    broadcast = make_broadcast(history=10)
-    broadcast.publish("fine", "first")
+@pytest.fixture
+def accept_again(postgresql_server, make_broadcast):
+    """The server refuses the channel named "refused", until ``accept_again()`` is called."""
+    make_broadcast(history=1).publish("fine", "the tables exist")
     postgresql_server.execute("""
+        DELETE FROM geventws_channels WHERE name = 'refused';
         CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN RAISE EXCEPTION 'not this one'; END $$;
         CREATE TRIGGER refusing BEFORE INSERT OR UPDATE ON geventws_channels
             FOR EACH ROW WHEN (NEW.name = 'refused') EXECUTE FUNCTION refuse()""")
-    try:
-        with pytest.raises(Refusal, match="not this one"):
-            broadcast.publish("refused", "message")
-        assert broadcast.healthy
-        with serve_broadcast(f"{postgresql_server.url}?timeout=1", history=10) as process:
-            refused, fine = Subscriber(process, "refused"), Subscriber(process, "fine")
-            refused.send("no")
-            assert refused.receive() == "refused"
-            fine.send("yes")
-            assert fine.receive_data() == "yes"
-            assert get(process, "/healthy") == "True"
-            postgresql_server.execute("DROP TRIGGER refusing ON geventws_channels")
-            wait_until(lambda: publishes(refused))
-            assert process.output.count("cannot be read: ") >= 1
-    finally:
+
+    def accept():
         postgresql_server.execute("DROP TRIGGER IF EXISTS refusing ON geventws_channels")
+
+    yield accept
+    accept()
+
+
+def test_an_error_about_one_channel_affects_no_other(
+    postgresql_server, serve_broadcast, make_broadcast, accept_again
+):
+    broadcast = make_broadcast(history=10)
+    with pytest.raises(Refusal, match="not this one"):
+        broadcast.publish("refused", "message")
+    assert broadcast.healthy
+    with serve_broadcast(f"{postgresql_server.url}?timeout=1", history=10) as process:
+        refused, fine = Subscriber(process, "refused"), Subscriber(process, "fine")
+        refused.send("no")
+        assert refused.receive() == "refused"
+        fine.send("yes")
+        assert fine.receive_data() == "yes"
+        assert get(process, "/healthy") == "True"
+        accept_again()
+        wait_until(lambda: publishes(refused))
+        assert process.output.count("cannot be read: ") >= 1
+
+
+def test_one_refused_channel_of_many_does_not_hold_up_the_others(postgresql_server, accept_again):
+    program = """
+import sys, time
+from geventws import Broadcast
+broadcast = Broadcast(sys.argv[1], history=5)
+backend = broadcast._backend
+channels = [f"beside-{time.time_ns()}-{number}" for number in range(20)]
+for name in (*channels, "refused"):
+    broadcast._channel_for(name)
+backend.subscribe_all([*channels[:10], "refused", *channels[10:]])
+live = [name for name in backend.channels if backend.channels[name].is_live]
+assert live == channels, live
+assert broadcast.healthy
+broadcast.close()
+"""
+    run_patched(program, postgresql_server.url)
 
 
 def publishes(subscriber):
@@ -848,6 +874,13 @@ def test_a_publisher_without_a_server_gets_an_error():
 def test_a_url_that_makes_no_sense_is_refused_at_once(url):
     with pytest.raises(ValueError, match=r"invalid URL|timeout must be|Invalid IPv6"):
         Broadcast(url)
+
+
+def test_a_unix_socket(postgresql_server, make_broadcast):
+    folder = quote(str(postgresql_server.folder), safe="")
+    url = f"postgres://postgres@/postgres?host={folder}&port={postgresql_server.port}"
+    broadcast = make_broadcast(url, history=5)
+    assert broadcast.publish(unique("near"), "hello").endswith("-1")
 
 
 def test_settings_of_the_url_are_used(make_broadcast, postgresql_server):
