@@ -771,7 +771,7 @@ def publish(name):
         broadcast.publish("turns", "x")
         counts[name] += 1
 gevent.joinall([gevent.spawn(publish, name) for name in range(12)], raise_error=True)
-assert min(counts) > 20, counts
+assert min(counts) > 5, counts  # one may open its connection meanwhile
 broadcast.close()
 """
     run_patched(program, postgresql_server.url)
