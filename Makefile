@@ -7,11 +7,12 @@ READY  := $(VENV)/.ready
 EXTRAS ?= test,lint
 comma  := ,
 # Tests of what surrounds the core, whichever it is, and of both cores at once: once is enough.
-ONCE   := broadcast/test_faults broadcast/test_redis cli/test_cli cli/test_client \
-          client/test_dialling protocol/test_properties server/test_gevents_own \
-          server/test_http_handler server/test_smuggling test_bottle test_browsers test_deploy \
-          test_docs test_engineio test_flask test_frameworks test_prometheus test_recipes \
-          test_sites
+ONCE   := broadcast/test_contract broadcast/test_faults broadcast/test_postgresql \
+          broadcast/test_postgresql_channels broadcast/test_recovery broadcast/test_redis \
+          broadcast/test_redis_channel cli/test_cli cli/test_client client/test_dialling \
+          protocol/test_properties server/test_gevents_own server/test_http_handler \
+          server/test_smuggling test_bottle test_browsers test_deploy test_docs test_engineio \
+          test_flask test_frameworks test_prometheus test_recipes test_sites
 # Tests wait more than they compute: three processes keep two cores busy.
 JOBS   ?= $(shell $(PYTHON) -c 'import os; print(min(8, (os.cpu_count() or 1) * 3 // 2))')
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal

@@ -14,6 +14,7 @@ pytest_plugins = [
     "tests.support.old_packages",
     "tests.support.redis",
     "tests.support.room",
+    "tests.support.postgresql",  # after the module that it imports
     "tests.support.servers",
     "tests.support.people",  # it imports the one before, whose assertions pytest rewrites
 ]

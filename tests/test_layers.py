@@ -30,6 +30,7 @@ BESIDE = {("flask", "integration"), ("bottle", "integration"), ("cli", ""), ("co
 #: The packages beside gevent that a module may import.
 INTEGRATED = {
     "bottle": {"bottle"},
+    "broadcast.postgresql_connections": {"psycopg"},
     "broadcast.redis": {"redis"},
     "broadcast.redis_subscriber": {"redis"},
     "broadcast.redis_urls": {"redis"},

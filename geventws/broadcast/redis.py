@@ -336,9 +336,10 @@ class RedisBackend(Backend):
             spawn(self._probe)
 
     def _may_probe(self) -> bool:
-        """Whether a command has failed, and the next attempt is due."""
+        """Whether nothing else would notice that Redis works again, and an attempt is due."""
+        is_watched = self._commands_work and self._subscribers
         now = monotonic()
-        if self._commands_work or now - self._probed_at < _PROBE_INTERVAL:
+        if self.is_up or is_watched or now - self._probed_at < _PROBE_INTERVAL:
             return False
         self._probed_at = now
         return True
