@@ -147,12 +147,16 @@ class PostgreSQLBackend(Backend):
         state = self.channels.get(channel)
         if since is not None and state is not None and not self._listener.is_connected:
             raise BroadcastError(f"the subscriptions of {self.name} are interrupted")
+        generation = self._listener.generation
         stored = self.read({channel: id_ or (0, 0)}).get(channel)
         if stored is None:
             return History([], not since)
         epoch, last, found = stored
         if since is not None and state is not None:
             state.wait_for((epoch, last), self.settings.timeout)
+            if generation != self._listener.generation:
+                # Messages after these may have been missed by now.
+                raise BroadcastError(f"the subscriptions of {self.name} were interrupted")
         messages = [_message(channel, (epoch, number), body) for number, body in found]
         is_known = id_ is not None and id_[0] == epoch and last - id_[1] == len(found)
         return History([it for it in messages if it is not None], not since or is_known)

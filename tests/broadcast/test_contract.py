@@ -15,6 +15,7 @@ import sys
 import pytest
 from gevent.monkey import is_module_patched
 
+from geventws.broadcast.postgresql_messages import group_of
 from geventws.testing.broadcast import BackendTests
 from tests.support.redis import Gateway
 from tests.support.servers import ROOT
@@ -22,6 +23,23 @@ from tests.support.servers import ROOT
 IS_PATCHED = is_module_patched("socket")
 #: Options of pytest for a process whose output is the message of a failure.
 OPTIONS = ["-q", "--no-header", "--tb=short", "-p", "no:cacheprovider", "-p", "no:randomly"]
+
+
+def outage_of(gateway, server, kind):
+    """An outage of a server for those who reach it through a gateway."""
+
+    @contextlib.contextmanager
+    def interrupt():
+        if kind == "cut":
+            gateway.is_open = False
+            gateway.cut()
+        else:
+            gateway.latency = 3600.0
+        yield server.url
+        gateway.cut()
+        gateway.is_open, gateway.latency = True, 0.0
+
+    return interrupt
 
 
 class TestMemory(BackendTests):
@@ -46,18 +64,7 @@ class TestRedis(BackendTests):
 
     @pytest.fixture(params=["cut", "hang"])
     def outage(self, request, gateway, redis_server):
-        @contextlib.contextmanager
-        def interrupt():
-            if request.param == "cut":
-                gateway.is_open = False
-                gateway.cut()
-            else:
-                gateway.latency = 3600.0
-            yield redis_server.url
-            gateway.cut()
-            gateway.is_open, gateway.latency = True, 0.0
-
-        return interrupt
+        return outage_of(gateway, redis_server, request.param)
 
     @pytest.fixture
     def intrude(self, redis_server):
@@ -72,10 +79,40 @@ class TestRedis(BackendTests):
             yield intrude
 
 
+class TestPostgreSQL(BackendTests):
+    __test__ = IS_PATCHED
+
+    @pytest.fixture
+    def gateway(self, postgresql_server):
+        with Gateway(postgresql_server) as gateway:
+            yield gateway
+
+    @pytest.fixture
+    def url(self, gateway):
+        return f"postgresql://postgres@127.0.0.1:{gateway.server_port}/postgres?timeout=0.5"
+
+    @pytest.fixture(params=["cut", "hang"])
+    def outage(self, request, gateway, postgresql_server):
+        return outage_of(gateway, postgresql_server, request.param)
+
+    @pytest.fixture
+    def intrude(self, postgresql_server):
+        def intrude(channel):
+            payload = f"no message of {channel}".replace("'", "''")
+            postgresql_server.execute(f"NOTIFY {group_of(channel)}, '{payload}'")
+
+        return intrude
+
+
 @pytest.mark.skipif(IS_PATCHED, reason="this is the patched process")
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
-    ("backend", "selection"), [("TestRedis", "not hang"), ("TestRedis", "hang")]
+    ("backend", "selection"),
+    [
+        (backend, selection)
+        for backend in ("TestRedis", "TestPostgreSQL")
+        for selection in ("not hang", "hang")
+    ],
 )
 def test_a_backend_with_a_network_passes_in_a_patched_process(backend, selection, tmp_path):
     patched = [sys.executable, "-W", "ignore:Monkey", "-m", "gevent.monkey", "--module", "pytest"]

@@ -8,42 +8,19 @@ import threading
 import time
 from urllib.parse import quote
 
-import gevent
 import pytest
 
 from geventws import Broadcast, BroadcastError
 from geventws.broadcast.backend import Refusal
 from geventws.broadcast.postgresql_messages import group_of
 from geventws.broadcast.postgresql_schema import SCHEMA
-from tests.support.audience import SECONDS, Subscriber, get
 from tests.support.client import CLOSE
+from tests.support.people import Person, get
 from tests.support.redis import free_port
-from tests.support.servers import ROOT, serving
+from tests.support.servers import ROOT
+from tests.support.tools import SECONDS, wait_until
 
-APP = "tests.support.broadcasting:app"
 TABLES = "geventws_channels, geventws_messages, geventws_answers"
-
-
-@pytest.fixture
-def serve_broadcast(tmp_path):
-    """``with serve_broadcast(url, workers=1)`` serves the tests' broadcasting application."""
-
-    @contextlib.contextmanager
-    def start(url, workers=0, history=0):
-        arguments = ["-m", "geventws", APP, "--bind", "127.0.0.1:0"]
-        if workers:
-            options = f"-w {workers} -b 127.0.0.1:0 --graceful-timeout 2"
-            arguments = ["-m", "gunicorn", "-k", "geventws.Worker", APP, *options.split()]
-        settings = {"BROADCAST_URL": url, "HISTORY": str(history)}
-        with serving(arguments, tmp_path / "log", **settings) as process:
-            process.subscribers = []
-            try:
-                yield process
-            finally:
-                for subscriber in process.subscribers:
-                    subscriber.close()
-
-    return start
 
 
 @pytest.fixture
@@ -79,13 +56,6 @@ def run_program(program, url, seconds=30):
     return done.stdout
 
 
-def wait_until(condition):
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        gevent.sleep(0.02)
-
-
 def data_of(texts):
     return [text.split(" ", 1)[1] for text in texts]
 
@@ -108,11 +78,11 @@ def test_every_worker_receives_what_one_publishes(postgresql_server, serve_broad
     with serve_broadcast(postgresql_server.url, workers=2) as process:
         subscribers = {}
         while len(subscribers) < 2:
-            subscriber = Subscriber(process)
+            subscriber = Person(process)
             subscribers.setdefault(subscriber.pid, subscriber)
         everyone = list(subscribers.values())
-        everyone[0].send("hällo")
-        assert [each.receive() for each in everyone] == ["- hällo"] * 2
+        everyone[0].say("hällo")
+        assert [each.hear() for each in everyone] == ["- hällo"] * 2
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -123,15 +93,15 @@ def test_text_and_bytes_of_any_size_arrive_in_their_order(
     channel = unique("sizes")
     sizes = [0, 1, 5_700, 5_800, 5_801, 7_999, 8_000, 8_001, 3, 1 << 20, 2]
     with serve_broadcast(postgresql_server.url, history=100) as process:
-        subscriber = Subscriber(process, channel)
+        subscriber = Person(process, channel)
         sent = [kind * size for size in sizes for kind in ("x", "ü", b"\0")]
         ids = [broadcast.publish(channel, message, keep=keep) for message in sent]
         expected = [f"{id_ or '-'} {message}" for id_, message in zip(ids, sent, strict=True)]
         for text in expected:
-            assert subscriber.receive() == text
+            assert subscriber.hear() == text
         if keep:
             assert [message.data for message in broadcast.history(channel)] == sent
-        assert Subscriber(process, channel, "").replayed == (expected if keep else [])
+        assert Person(process, channel, "").heard == (expected if keep else [])
 
 
 def test_kept_and_passing_messages_of_a_publisher_arrive_in_their_order(
@@ -139,12 +109,12 @@ def test_kept_and_passing_messages_of_a_publisher_arrive_in_their_order(
 ):
     broadcast = make_broadcast(history=500)
     with serve_broadcast(postgresql_server.url, history=500) as process:
-        subscriber = Subscriber(process, unique := f"mixed-{time.time_ns()}")
+        subscriber = Person(process, unique := f"mixed-{time.time_ns()}")
         for number in range(100):
             size = 20_000 if number % 7 == 0 else 1
             broadcast.publish(unique, f"{number} " + "x" * size, keep=number % 3 > 0)
         for number in range(100):
-            assert subscriber.receive_data().startswith(f"{number} ")
+            assert subscriber.hear_data().startswith(f"{number} ")
 
 
 @pytest.mark.parametrize("history", [0, 10])
@@ -154,13 +124,13 @@ def test_any_name_that_can_be_encoded_is_a_channel(
     broadcast = make_broadcast(history=history)
     with serve_broadcast(postgresql_server.url, history=history) as process:
         for channel in ["\0", "a\r\nb", "'; --", "😀", "a" * 1024, "ü" * 256, " ", '"', "\\x41"]:
-            subscriber = Subscriber(process, quote(channel.encode()))
+            subscriber = Person(process, quote(channel.encode()))
             # PEP 3333 gives the view the bytes of a path as characters.
             name = channel.encode().decode("latin-1")
             broadcast.publish(name, "hello")
-            assert subscriber.receive_data() == "hello"
+            assert subscriber.hear_data() == "hello"
             assert len(broadcast.history(name)) == bool(history)
-            subscriber.close()
+            subscriber.leave()
         assert get(process, "/healthy") == "True"
 
 
@@ -170,13 +140,13 @@ def test_subscribers_are_counted_in_all_processes(
     broadcast = make_broadcast()
     assert broadcast.subscribers("counted") == 0
     with serve_broadcast(postgresql_server.url, workers=2) as process:
-        subscribers = [Subscriber(process, "counted")]
+        subscribers = [Person(process, "counted")]
         while len({each.pid for each in subscribers}) < 2:
-            subscribers.append(Subscriber(process, "counted"))
+            subscribers.append(Person(process, "counted"))
         assert broadcast.subscribers("counted") == len(subscribers)
         assert get(process, "/count/counted") == str(len(subscribers))
         assert broadcast.subscribers("nowhere") == 0
-        subscribers.pop().close()
+        subscribers.pop().leave()
         wait_until(lambda: broadcast.subscribers("counted") == len(subscribers))
 
 
@@ -185,7 +155,7 @@ def test_a_process_that_does_not_tell_its_subscribers_is_no_zero(
 ):
     broadcast = make_broadcast()
     with serve_broadcast(postgresql_server.url) as process:
-        Subscriber(process, "counted")
+        Person(process, "counted")
         process.process.send_signal(signal.SIGSTOP)
         try:
             with pytest.raises(BroadcastError, match="1 processes do not tell"):
@@ -200,23 +170,23 @@ def test_a_process_that_does_not_tell_its_subscribers_is_no_zero(
 
 def test_interrupted_joins_do_not_affect_other_channels(postgresql_server, serve_broadcast):
     with serve_broadcast(postgresql_server.url, history=5) as process:
-        first = Subscriber(process, "first")
+        first = Person(process, "first")
         assert get(process, "/impatient/%22busy%22") == "joined"
-        for each in (first, *(Subscriber(process, f"busy{number}") for number in (0, 50, 99))):
-            each.send("hello")
-            assert each.receive_data() == "hello"
+        for each in (first, *(Person(process, f"busy{number}") for number in (0, 50, 99))):
+            each.say("hello")
+            assert each.hear_data() == "hello"
         assert get(process, "/healthy") == "True"
         assert "Traceback" not in process.output
 
 
 def test_notifications_of_other_programs_are_passed_over(postgresql_server, serve_broadcast):
     with serve_broadcast(postgresql_server.url) as process:
-        subscriber = Subscriber(process)
+        subscriber = Person(process)
         for payload in ("", "m", "m - cm9vbQ==", "m x cm9vbQ== AWE=", "r - cm9vbQ== 1", "c x cm9"):
             for channel in ("geventws", "geventws_d3", "geventws_20"):
                 postgresql_server.execute(f"SELECT pg_notify('{channel}', '{payload}')")
-        subscriber.send("ours")
-        assert subscriber.receive() == "- ours"
+        subscriber.say("ours")
+        assert subscriber.hear() == "- ours"
         assert "Traceback" not in process.output
 
 
@@ -261,7 +231,7 @@ broadcast.close()
     reader = make_broadcast(history=10_000)
     reader.publish("ordered", "first")
     with serve_broadcast(postgresql_server.url, history=10_000) as process:
-        subscriber = Subscriber(process, "ordered")
+        subscriber = Person(process, "ordered")
         publishers = [
             subprocess.Popen([sys.executable, "-c", program, postgresql_server.url], cwd=ROOT)
             for _ in range(2)
@@ -276,7 +246,7 @@ broadcast.close()
         assert [publisher.wait(20) for publisher in publishers] == [0, 0]
         epoch, first = (reader.history("ordered")[0].id).split("-")
         assert seen == [f"{epoch}-{int(first) + number}" for number in range(1, 401)]
-        assert [subscriber.receive().split(" ")[0] for _ in seen] == seen
+        assert [subscriber.hear().split(" ")[0] for _ in seen] == seen
 
 
 # -------------------------------------------------------------- history, recovery
@@ -362,11 +332,11 @@ def test_who_comes_back_gets_what_was_missed(postgresql_server, serve_broadcast,
             ("nonsense", "False", ["b", "c", "d"]),
             ("1-1", "False", ["b", "c", "d"]),
         ):
-            subscriber = Subscriber(process, channel, since)
+            subscriber = Person(process, channel, since)
             everyone.append(subscriber)
-            assert (subscriber.recovered, data_of(subscriber.replayed)) == (recovered, expected)
+            assert (subscriber.recovered, data_of(subscriber.heard)) == (recovered, expected)
         live = broadcast.publish(channel, "live")
-        assert [each.receive() for each in everyone] == [f"{live} live"] * 5
+        assert [each.hear() for each in everyone] == [f"{live} live"] * 5
 
 
 def test_a_position_is_an_id_also_before_the_first_message(postgresql_server):
@@ -413,17 +383,17 @@ def test_what_was_published_while_the_connection_was_lost_is_delivered_once(
 ):
     channel = unique("killed")
     with serve_broadcast(postgresql_server.url, history=10) as process:
-        subscriber, other = Subscriber(process, channel), Subscriber(process, "other")
-        subscriber.send("before")
-        assert subscriber.receive_data() == "before"
+        subscriber, other = Person(process, channel), Person(process, "other")
+        subscriber.say("before")
+        assert subscriber.hear_data() == "before"
         for _ in range(3):
             interrupt(postgresql_server, publish_many(channel, 10))
-            ids = [subscriber.receive() for _ in range(10)]
+            ids = [subscriber.hear() for _ in range(10)]
             assert data_of(ids) == [str(number) for number in range(1, 11)]
-        subscriber.send("after")
-        assert subscriber.receive_data() == "after"
-        other.send("hello")
-        assert other.receive_data() == "hello"
+        subscriber.say("after")
+        assert subscriber.hear_data() == "after"
+        other.say("hello")
+        assert other.hear_data() == "hello"
         wait_until(lambda: get(process, "/healthy") == "True")
 
 
@@ -434,7 +404,7 @@ def test_each_message_arrives_once_while_the_connection_is_lost_again_and_again(
     broadcast = make_broadcast(history=2000)
     channel = unique("storm")
     with serve_broadcast(postgresql_server.url, history=2000) as process:
-        everyone = [Subscriber(process, channel) for _ in range(3)]
+        everyone = [Person(process, channel) for _ in range(3)]
 
         def publish(name):
             for number in range(60):
@@ -456,24 +426,24 @@ def test_each_message_arrives_once_while_the_connection_is_lost_again_and_again(
         for subscriber in everyone:
             texts = []
             while not texts or not texts[-1].startswith(last):
-                texts.append(subscriber.receive())
+                texts.append(subscriber.hear())
             assert [text for text in texts if text[0] != "-"] == [*expected, f"{last} last"]
 
 
 def test_clients_that_missed_more_than_is_kept_are_closed(postgresql_server, serve_broadcast):
     channel = unique("gap")
     with serve_broadcast(postgresql_server.url, history=10) as process:
-        subscriber, other = Subscriber(process, channel), Subscriber(process, "other")
-        subscriber.send("before")
-        seen = subscriber.receive().split(" ")[0]
+        subscriber, other = Person(process, channel), Person(process, "other")
+        subscriber.say("before")
+        seen = subscriber.hear().split(" ")[0]
         interrupt(postgresql_server, publish_many(channel, 11))
-        first, payload = subscriber.read_frame()
+        first, payload = subscriber.client.read_frame()
         assert (first, payload[:2]) == (CLOSE, (1013).to_bytes(2, "big"))
         process.wait_for(r"missed about 1 messages of 'gap-\d+', .* 1 sockets")
-        other.send("still here")
-        assert other.receive_data() == "still here"
-        back = Subscriber(process, channel, seen)
-        assert (back.recovered, len(back.replayed)) == ("False", 10)
+        other.say("still here")
+        assert other.hear_data() == "still here"
+        back = Person(process, channel, seen)
+        assert (back.recovered, len(back.heard)) == ("False", 10)
 
 
 @pytest.fixture
@@ -499,29 +469,29 @@ def test_after_a_restart_messages_arrive_again(
     broadcast.publish("restart", "zero")
     logged_tables(is_logged)
     with serve_broadcast(postgresql_server.url, history=10) as process:
-        subscriber = Subscriber(process, "restart")
+        subscriber = Person(process, "restart")
         old = broadcast.publish("restart", "one")
         broadcast.publish("restart", "two")
-        assert [subscriber.receive_data() for _ in range(2)] == ["one", "two"]
+        assert [subscriber.hear_data() for _ in range(2)] == ["one", "two"]
         getattr(postgresql_server, how)()
         process.wait_for("The broadcast at postgresql://127.0.0.1:.* does not work")
         assert get(process, "/healthy") == "False"
-        subscriber.send("lost")
-        assert subscriber.receive() == "refused"
+        subscriber.say("lost")
+        assert subscriber.hear() == "refused"
         with pytest.raises(BroadcastError, match="does not answer"):
             broadcast.publish("restart", "lost")
         assert not broadcast.healthy
-        waiting = Subscriber(process, "restart", old)
+        waiting = Person(process, "restart", old)
         assert waiting.recovered == "None"
         postgresql_server.start()
         process.wait_for("works again, after")
         wait_until(lambda: broadcast.healthy)  # by itself
         new = broadcast.publish("restart", "three")
-        assert subscriber.receive() == f"{new} three"
-        assert waiting.receive_data() == ("two" if is_kept else "three")
-        back = Subscriber(process, "restart", old)
+        assert subscriber.hear() == f"{new} three"
+        assert waiting.hear_data() == ("two" if is_kept else "three")
+        back = Person(process, "restart", old)
         assert back.recovered == str(is_kept)
-        assert data_of(back.replayed) == (["two", "three"] if is_kept else ["three"])
+        assert data_of(back.heard) == (["two", "three"] if is_kept else ["three"])
         assert process.output.count("does not work") == 1
         assert "Traceback" not in process.output
 
@@ -529,14 +499,14 @@ def test_after_a_restart_messages_arrive_again(
 def test_a_server_that_is_not_there_at_the_start_is_waited_for(postgresql_server, serve_broadcast):
     postgresql_server.stop()
     with serve_broadcast(postgresql_server.url, history=10) as process:
-        subscribers = [Subscriber(process, "late"), Subscriber(process, "late", "0-0")]
+        subscribers = [Person(process, "late"), Person(process, "late", "0-0")]
         assert [each.recovered for each in subscribers] == ["True", "None"]
-        subscribers[0].send("lost")
-        assert subscribers[0].receive() == "refused"
+        subscribers[0].say("lost")
+        assert subscribers[0].hear() == "refused"
         postgresql_server.start()
         process.wait_for("works again, after")
-        subscribers[0].send("found")
-        assert [each.receive_data() for each in subscribers] == ["found", "found"]
+        subscribers[0].say("found")
+        assert [each.hear_data() for each in subscribers] == ["found", "found"]
 
 
 def test_a_server_that_hangs_costs_a_bounded_wait(
@@ -546,7 +516,7 @@ def test_a_server_that_hangs_costs_a_bounded_wait(
     broadcast = make_broadcast(url)
     broadcast.publish("hanging", "warm")
     with serve_broadcast(url) as process:
-        subscriber = Subscriber(process, "hanging")
+        subscriber = Person(process, "hanging")
         postgresql_server.send_signal(signal.SIGSTOP)
         try:
             started = time.monotonic()
@@ -554,8 +524,8 @@ def test_a_server_that_hangs_costs_a_bounded_wait(
                 broadcast.publish("hanging", "lost")
             assert time.monotonic() - started < 3
             assert not broadcast.healthy
-            subscriber.send("lost")
-            assert subscriber.receive() == "refused"
+            subscriber.say("lost")
+            assert subscriber.hear() == "refused"
             process.wait_for("does not work")
             assert get(process, "/healthy") == "False"
         finally:
@@ -564,30 +534,30 @@ def test_a_server_that_hangs_costs_a_bounded_wait(
         wait_until(lambda: broadcast.healthy)
         text = ""
         while text != "- there you are":  # what was published while it hung may come as well
-            subscriber.send("there you are")
-            text = subscriber.receive()
+            subscriber.say("there you are")
+            text = subscriber.hear()
 
 
 @pytest.mark.parametrize("action", [f"TRUNCATE {TABLES}", f"DROP TABLE {TABLES}"])
 def test_tables_that_are_emptied_or_dropped_begin_anew(postgresql_server, serve_broadcast, action):
     with serve_broadcast(postgresql_server.url, history=10) as process:
-        subscriber = Subscriber(process, "dropped")
+        subscriber = Person(process, "dropped")
         for _ in range(3):
-            subscriber.send("old")
-            old = subscriber.receive().split(" ")[0]
+            subscriber.say("old")
+            old = subscriber.hear().split(" ")[0]
         postgresql_server.execute(action)
-        subscriber.send("new")
-        assert subscriber.receive_data() == "new"
-        back = Subscriber(process, "dropped", old)
-        assert (back.recovered, data_of(back.replayed)) == ("False", ["new"])
+        subscriber.say("new")
+        assert subscriber.hear_data() == "new"
+        back = Person(process, "dropped", old)
+        assert (back.recovered, data_of(back.heard)) == ("False", ["new"])
         postgresql_server.execute(action)
-        back = Subscriber(process, "dropped", old)
-        assert (back.recovered, back.replayed) == ("False", [])
+        back = Person(process, "dropped", old)
+        assert (back.recovered, back.heard) == ("False", [])
         interrupt(postgresql_server)
         wait_until(lambda: len(listening_sessions(postgresql_server)) == 1)
         for _ in range(2):
-            subscriber.send("newer")
-            assert subscriber.receive_data() == back.receive_data() == "newer"
+            subscriber.say("newer")
+            assert subscriber.hear_data() == back.hear_data() == "newer"
         wait_until(lambda: get(process, "/healthy") == "True")
 
 
@@ -617,11 +587,11 @@ def test_an_error_about_one_channel_affects_no_other(
         broadcast.publish("refused", "message")
     assert broadcast.healthy
     with serve_broadcast(f"{postgresql_server.url}?timeout=1", history=10) as process:
-        refused, fine = Subscriber(process, "refused"), Subscriber(process, "fine")
-        refused.send("no")
-        assert refused.receive() == "refused"
-        fine.send("yes")
-        assert fine.receive_data() == "yes"
+        refused, fine = Person(process, "refused"), Person(process, "fine")
+        refused.say("no")
+        assert refused.hear() == "refused"
+        fine.say("yes")
+        assert fine.hear_data() == "yes"
         assert get(process, "/healthy") == "True"
         accept_again()
         wait_until(lambda: publishes(refused))
@@ -648,10 +618,10 @@ broadcast.close()
 
 def publishes(subscriber):
     """Whether a subscriber receives what it publishes. Until its channel is live, it does not."""
-    subscriber.send("now")
+    subscriber.say("now")
     subscriber.client.sock.settimeout(0.3)
     try:
-        return subscriber.receive_data() == "now"
+        return subscriber.hear_data() == "now"
     except TimeoutError:
         return False
     finally:
