@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha1
 from time import monotonic
 from typing import Any
@@ -49,7 +49,7 @@ from .redis_messages import (
     order_of,
 )
 from .redis_subscriber import FAILURES, Connection, RedisSubscriber, is_refusal
-from .redis_urls import TIMEOUT, parse_redis_url
+from .redis_urls import TIMEOUT, Deployment, parse_redis_url
 
 #: The original class, not gevent's: one value for all greenlets of a thread.
 _ThreadLocal = get_original("_thread", "_local")
@@ -98,6 +98,31 @@ _COUNT_TTL = 10
 _PROBE_INTERVAL = 1.0
 
 
+class Commander:
+    """The client of one thread for all commands except subscriptions."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._client: Any = None  # see Deployment.create_client()
+        self.free_connections = threading.BoundedSemaphore(deployment.max_connections)
+
+    def client(self) -> Any:
+        """Return the client. A cluster's client connects when it is created."""
+        if self._client is None:
+            client = self._deployment.create_client()
+            self._client = self._client or client  # another greenlet may have been faster
+        return self._client
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    def __del__(self) -> None:
+        """Close the connections of a thread that has ended."""
+        with suppress(Exception):
+            self.close()
+
+
 class RedisBackend(Backend):
     """A backend on Redis: one server, a sentinel's service, or a cluster."""
 
@@ -115,7 +140,7 @@ class RedisBackend(Backend):
         self._publish_command = "SPUBLISH" if self.is_cluster else "PUBLISH"
         self._ttl = int(history_ttl * 1000)
         self._latest_ttl = self._ttl + LATEST_TTL
-        #: The client of each thread. A socket of gevent belongs to one thread.
+        #: The commander of each thread. A socket of gevent belongs to one thread.
         self._local = _ThreadLocal()
         #: Whether Redis has answered the latest command, be it with an error.
         self._commands_work = True
@@ -245,24 +270,21 @@ class RedisBackend(Backend):
         for subscriber in list(self._subscribers.values()):
             subscriber.close()
         self._subscribers.clear()
-        if hasattr(self._local, "client"):  # the clients of other threads end with these
-            client = self._local.client
-            client.close()
-            if not self.is_cluster:
-                client.connection_pool.disconnect()
+        if hasattr(self._local, "commander"):  # those of other threads end with their threads
+            self._local.commander.close()
 
     # ------------------------------------------------------- client and health
 
-    def client(self) -> Any:
-        """Return the client of this thread for all commands except subscriptions.
+    def _commander(self) -> Commander:
+        """Return what this thread sends commands with."""
+        if not hasattr(self._local, "commander"):
+            self._local.commander = Commander(self._deployment)
+        commander: Commander = self._local.commander
+        return commander
 
-        A cluster's client connects when it is created.
-        """
-        if not hasattr(self._local, "client"):
-            client = self._deployment.create_client()
-            if not hasattr(self._local, "client"):  # another greenlet may have been faster
-                self._local.client = client
-        return self._local.client
+    def client(self) -> Any:
+        """Return the client of this thread for all commands except subscriptions."""
+        return self._commander().client()
 
     @contextmanager
     def _commands(self) -> Iterator[Any]:
@@ -273,10 +295,7 @@ class RedisBackend(Backend):
         :raises Refusal: if Redis refuses a command.
         :raises BroadcastError: if Redis does not answer, or no connection becomes free in time.
         """
-        if not hasattr(self._local, "free_connections"):
-            number = self._deployment.max_connections
-            self._local.free_connections = threading.BoundedSemaphore(number)
-        free_connections = self._local.free_connections
+        free_connections = self._commander().free_connections
         if not free_connections.acquire(timeout=TIMEOUT):
             raise BroadcastError(
                 f"all {self._deployment.max_connections} connections to {self.name} are busy;"

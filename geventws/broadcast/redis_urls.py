@@ -56,7 +56,7 @@ class Deployment(NamedTuple):
             "retry": Retry(NoBackoff(), 0),
         }
         if not self.kind:
-            return redis.Redis(connection_pool=redis.ConnectionPool(**options))
+            return redis.Redis.from_pool(redis.ConnectionPool(**options))
         if self.is_cluster:
             nodes = [
                 redis.cluster.ClusterNode(*address)  # type: ignore[no-untyped-call]

@@ -33,7 +33,7 @@ from uuid import uuid4
 import gevent
 import pytest
 from gevent.event import AsyncResult, Event
-from gevent.threadpool import ThreadPool
+from gevent.monkey import get_original
 
 from ..broadcast import (
     Backend,
@@ -48,6 +48,9 @@ from ..broadcast.registry import backend_for
 from ..exceptions import BroadcastError
 from ..typing import Application, Environ, StartResponse
 from . import TestedWebSocket, connect
+
+#: The original function: a native thread, not a greenlet.
+_start_thread: Callable[..., int] = get_original("_thread", "start_new_thread")
 
 #: The time limit of each wait, in seconds.
 SECONDS = 15.0
@@ -308,16 +311,27 @@ def run_all(functions: Iterable[Callable[[], Result]]) -> list[Result]:
 
 
 def run_in_threads(functions: Iterable[Callable[[], Result]]) -> list[Result]:
-    """Call functions in native threads at the same time; return their results."""
-    waiting = list(functions)
-    pool = ThreadPool(len(waiting))
-    try:
-        results = [pool.spawn(function) for function in waiting]
-        with limit("the threads did not end"):
-            return [cast("Result", result.get()) for result in results]
-    finally:
-        with gevent.Timeout(1.0, False):  # type: ignore[arg-type] # a stuck thread is left behind
-            pool.kill()
+    """Call functions in native threads at the same time; return their results.
+
+    These threads are not those of a ``ThreadPool``, which destroys the hub of a thread that ends
+    before its sockets can be closed.
+    """
+    loop = gevent.get_hub().loop
+    results: list[AsyncResult[Result]] = []
+
+    def run(function: Callable[[], Result], result: AsyncResult[Result]) -> None:
+        try:
+            value = function()
+        except BaseException as problem:  # noqa: BLE001 - raised again by the caller
+            loop.run_callback_threadsafe(result.set_exception, problem)
+        else:
+            loop.run_callback_threadsafe(result.set, value)
+
+    for function in functions:
+        results.append(AsyncResult())
+        _start_thread(run, (function, results[-1]))
+    with limit("the threads did not end"):
+        return [cast("Result", result.get()) for result in results]
 
 
 def with_id(message: str, id_: str | None) -> str:
