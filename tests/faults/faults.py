@@ -39,6 +39,9 @@ class Fault:
     is_lossless: bool = True
     #: Whether the ids of a channel rise in the order of publication.
     ids_rise: bool = True
+    #: Whether Redis may lose messages without a trace that some workers have not received. Then live
+    #: clients cannot be told of a gap.
+    loses_unseen: bool = False
     #: A channel with clients and a publisher whose messages are not checked.
     odd_channel: str = ""
 
@@ -203,13 +206,13 @@ def restart_with_everysec(trial: Trial) -> None:
     restart(trial)
 
 
-@fault("restart-empty", is_lossless=False)
+@fault("restart-empty", is_lossless=False, loses_unseen=True)
 def restart_without_persistence(trial: Trial) -> None:
     """Redis is killed and restarted without its data."""
     restart(trial)
 
 
-@fault("restart-empty-unseen", uses_gateway=True, is_lossless=False)
+@fault("restart-empty-unseen", uses_gateway=True, is_lossless=False, loses_unseen=True)
 def restart_after_unseen_messages(trial: Trial) -> None:
     """Redis loses its data, and also messages that no worker has received."""
     for _ in trial.rounds():
