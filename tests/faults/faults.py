@@ -39,8 +39,8 @@ class Fault:
     is_lossless: bool = True
     #: Whether the ids of a channel rise in the order of publication.
     ids_rise: bool = True
-    #: Whether Redis may lose messages without a trace that some workers have not received. Then live
-    #: clients cannot be told of a gap.
+    #: Whether Redis may lose messages without a trace that some workers have not received. Live
+    #: clients cannot be told of that gap.
     loses_unseen: bool = False
     #: A channel with clients and a publisher whose messages are not checked.
     odd_channel: str = ""
