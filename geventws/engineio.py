@@ -1,7 +1,9 @@
 """Socket.IO: python-socketio and Flask-SocketIO with geventws and ``async_mode="gevent"``.
 
-``geventws.Worker`` and ``python -m geventws`` install it automatically. With other servers, call
-:func:`install`, before or after the Socket.IO server is created::
+This works without a call on ``WebSocketServer``, ``WebSocketHandler``, ``WebSocketMiddleware``,
+``Worker`` and ``python -m geventws``. Call :func:`install` if the application is served otherwise,
+such as with ``socketio.run(app)``, or if neither simple-websocket nor gevent-websocket is
+installed; before or after the Socket.IO server is created::
 
     import geventws.engineio
 

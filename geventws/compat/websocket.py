@@ -87,6 +87,9 @@ class WebSocket:
     def __repr__(self) -> str:
         return repr(self._ws)
 
+    def _allow_messages_of(self, size: int) -> None:
+        self._ws._allow_messages_of(size)
+
     def _variable(self, name: str) -> str | None:
         return None if self.environ is None else self.environ.get(name)
 

@@ -86,6 +86,10 @@ class Endpoint(FrameReader):
         self._configure(max_message_size, extension)
         self._change(Event.ACCEPT)
 
+    def allow_messages_of(self, size: int) -> None:
+        """Set ``max_message_size`` after the opening handshake."""
+        self._configure(size, self.extension)
+
     def refuse(self, lost_by_peer: bool | None = None) -> None:
         """End a connection whose opening handshake has failed; nothing if it is not pending.
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import ModuleType
-from typing import Any
 
-from ..typing import Environ, Message, StartResponse
-from .exchange import WEBSOCKET
+from ..typing import Environ, StartResponse
+from .engineio_driver import DRIVER, WebSocketWSGI
 from .middleware import WebSocketMiddleware
 
-_DRIVER = "engineio.async_drivers.gevent"
 #: The module that the driver imports without gevent-websocket. It needs simple-websocket.
 _FALLBACK = "engineio.async_drivers._websocket_wsgi"
 
@@ -30,13 +28,13 @@ def install() -> None:
     :raises ImportError: if python-engineio is not installed.
     """
     try:
-        driver = importlib.import_module(_DRIVER)
+        driver = importlib.import_module(DRIVER)
     except ImportError:
         fallback = ModuleType(_FALLBACK)
-        fallback.SimpleWebSocketWSGI = WebSocketWSGI  # type: ignore[attr-defined]
+        fallback.SimpleWebSocketWSGI = WebSocketAnywhere  # type: ignore[attr-defined]
         sys.modules[_FALLBACK] = fallback
-        driver = importlib.import_module(_DRIVER)
-    driver._async["websocket"] = WebSocketWSGI
+        driver = importlib.import_module(DRIVER)
+    driver._async["websocket"] = WebSocketAnywhere
 
 
 def install_if_present() -> None:
@@ -45,34 +43,9 @@ def install_if_present() -> None:
         install()
 
 
-class WebSocketWSGI:
-    """Engine.IO's interface to a WebSocket; one object for each connection."""
+class WebSocketAnywhere(WebSocketWSGI):
+    """Engine.IO's interface to a WebSocket, on every server with gevent."""
 
-    # An attribute must not have the name `socket` or `_sock`: Engine.IO would set a timeout on it.
-
-    # Any: python-engineio is not annotated.
-    def __init__(self, handler: Callable[[WebSocketWSGI], Iterable[bytes]], server: Any) -> None:
-        self._handler = handler
-        self._max_size = int(server.max_http_buffer_size)
-
-    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        if WEBSOCKET not in environ:
-            # The server is not one of geventws. Engine.IO has checked the Origin header.
-            middleware = WebSocketMiddleware(self, allowed_origins="*")
-            return middleware(environ, start_response)
-        self._ws = ws = environ[WEBSOCKET]
-        ws._allow_messages_of(self._max_size)  # the size that Engine.IO announces to clients
-        return self._handler(self)
-
-    def send(self, message: Message) -> None:
-        """Send one packet."""
-        self._ws.send(message)
-
-    def wait(self) -> Message | None:
-        """Return the next packet; ``None`` if the connection has ended."""
-        message: Message | None = self._ws.receive()
-        return message
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._ws.close()
+    def serve_elsewhere(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        # Engine.IO has checked the Origin header.
+        return WebSocketMiddleware(self, allowed_origins="*")(environ, start_response)

@@ -13,6 +13,7 @@ from ..protocol.frames import CloseCode
 from ..protocol.origin import request_origin
 from ..typing import Application, Environ, ExcInfo, HeaderPairs, Headers, Write
 from .adapters import Adapter
+from .engineio_driver import use_if_imported
 from .registry import OpenWebSockets
 from .websocket import WebSocket
 
@@ -42,6 +43,7 @@ def serve(
     del adapter  # the WebSocket releases it with the 101
     environ[WEBSOCKET] = ws
     environ[WEBSOCKET_VERSION] = ws.version
+    use_if_imported()
     websockets.add(ws)
     ws._expect_answer()
     try:

@@ -210,10 +210,12 @@ class WebSocket(Connection):
         self._sweeper.add(self, self._options.accept_after or self._options.check_interval)
 
     def _allow_messages_of(self, size: int) -> None:
-        """Increase ``max_message_size`` to at least ``size`` bytes, before the ``101``."""
+        """Increase ``max_message_size`` to at least ``size`` bytes."""
         limit = self._options.max_message_size
-        if not self.accepted and limit is not None and limit < size:
+        if limit is not None and limit < size:
             self._options = dataclasses.replace(self._options, max_message_size=size)
+            if self.accepted:
+                self._endpoint.allow_messages_of(size)
 
     def _stop_expecting_answer(self) -> None:
         """Cancel the automatic acceptance: the view has set the status of a response."""

@@ -15,42 +15,12 @@ import flask  # noqa: E402
 import flask_socketio  # noqa: E402
 import socketio  # noqa: E402
 
+from tests.support.socketio_events import make_server  # noqa: E402
+
 MEBIBYTES = 4 << 20  # more than the default max_message_size of geventws
 
-server = socketio.Server(async_mode="gevent", max_http_buffer_size=MEBIBYTES)
+server = make_server(max_http_buffer_size=MEBIBYTES)
 plain_app = socketio.WSGIApp(server)
-
-
-@server.event
-def add(sid, a, b):
-    return a + b
-
-
-@server.event
-def reverse(sid, data):
-    return data[::-1]
-
-
-@server.event
-def join(sid, room):
-    server.enter_room(sid, room)
-    return True
-
-
-@server.event
-def say(sid, room, text):
-    server.emit("said", text, room=room)
-
-
-@server.event
-def drop(sid):
-    server.disconnect(sid)
-
-
-@server.event
-def disconnect(sid, reason):
-    print("somebody has left:", reason, file=sys.stderr, flush=True)
-
 
 flask_app = flask.Flask(__name__)
 flask_socketio_ = flask_socketio.SocketIO(
