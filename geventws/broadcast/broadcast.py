@@ -13,7 +13,7 @@ from gevent import get_hub, joinall, killall, sleep, spawn
 from gevent.monkey import get_original
 
 from ..connection.threads import call_in_hub
-from ..connection.transport import SharedMessage
+from ..connection.transport import SharedMessage, bytes_of
 from ..exceptions import BroadcastError
 from ..options import MAX_SECONDS
 from ..protocol.frames import encode_text
@@ -143,11 +143,9 @@ class Broadcast:
             30 seconds. The message has been published.
         """
         check_channel(channel)
-        if isinstance(message, (bytearray, memoryview)):
-            message = bytes(message)
-        if not isinstance(message, (str, bytes)):
-            raise TypeError(f"a message is str or bytes-like, not {type(message).__name__}")
-        if isinstance(message, str) and not message.isascii():
+        if not isinstance(message, str):
+            message = bytes_of(message)
+        elif not message.isascii():
             encode_text(message, "the message")
         id_ = self._backend.publish(channel, message, keep)
         hub = self._hub

@@ -12,6 +12,7 @@ from .transport_py import (
     HubBuffers,
     SharedMessage,
     Transport,
+    bytes_of,
     fan_out,
 )
 
@@ -22,6 +23,7 @@ __all__ = [
     "HubBuffers",
     "SharedMessage",
     "Transport",
+    "bytes_of",
     "fan_out",
 ]
 

@@ -592,13 +592,24 @@ def fan_out(connections: Iterable[Transport], message: SharedMessage) -> list[Tr
     return left_out
 
 
+def bytes_of(data: Any) -> bytes:
+    """Return the bytes of an object with a buffer, such as a ``bytearray`` or an array of NumPy.
+
+    :raises TypeError: if it has none.
+    """
+    if type(data) is bytes:
+        return data
+    try:
+        return memoryview(data).tobytes()
+    except TypeError:
+        raise TypeError(f"a message is str or bytes-like, not {type(data).__name__}") from None
+
+
 def _message(data: str | bytes | bytearray | memoryview, binary: bool | None) -> tuple[int, bytes]:
     """The opcode and the payload of a message."""
     if isinstance(data, str):
         return (_BINARY if binary else _TEXT), encode_text(data)
-    if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise TypeError(f"a message is str or bytes-like, not {type(data).__name__}")
-    payload = bytes(data)
+    payload = bytes_of(data)
     if binary is None or binary:
         return _BINARY, payload
     try:

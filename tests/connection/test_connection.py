@@ -1,11 +1,13 @@
 """The contract of the WebSocket object, with a real server and client in one process."""
 
 import contextlib
+import ctypes
 import gc
 import inspect
 import random
 import ssl
 import zlib
+from array import array
 
 import gevent
 import gevent.select
@@ -256,6 +258,9 @@ def test_other_greenlets_run_while_one_connection_floods(run):
         (b"ok", False, (TEXT, b"ok")),
         (bytearray(b"ab"), None, (BINARY, b"ab")),
         (memoryview(b"abcd")[::2], None, (BINARY, b"ac")),
+        (array("B", [1, 2]), None, (BINARY, b"\1\2")),
+        (array("B", b"text"), False, (TEXT, b"text")),
+        ((ctypes.c_char * 3)(b"a", b"b", b"c"), None, (BINARY, b"abc")),
         ("", None, (TEXT, b"")),
         (b"", None, (BINARY, b"")),
         (b"x" * 70000, None, (BINARY, b"x" * 70000)),
