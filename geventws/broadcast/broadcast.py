@@ -503,6 +503,7 @@ class Broadcast:
             if subscription.is_over_limit:
                 subscription.clear_queue()
                 self._handle_undelivered(message.channel, ws)
+        before = subscribers.position
         if message.id is not None:
             subscribers.position = message.id
         if not subscribers.sockets:
@@ -513,7 +514,7 @@ class Broadcast:
         except Exception:  # noqa: BLE001 - raised by the application's envelope; it is logged
             log_dropped(message.channel)
         else:
-            self._sender.send(message.channel, subscribers, shared, len(data))
+            self._sender.send(message.channel, subscribers, shared, len(data), before)
 
     def _payload_of(self, message: Message) -> str | bytes:
         """Return the message for the sockets."""

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -90,8 +91,9 @@ local processes = redis.call('PUBSUB', ARGV[2], KEYS[1])
 redis.call(ARGV[3], KEYS[1], ARGV[1])
 return processes[2]
 """
-#: Seconds that subscribers() waits for each process.
+#: Seconds that subscribers() waits for the processes, and between two looks at their answers.
 _COUNT_TIMEOUT = 1.0
+_FIRST_LOOK, _LAST_LOOK = 0.001, 0.05
 #: Seconds until Redis deletes a list with numbers of subscribers.
 _COUNT_TTL = 10
 #: Seconds between two attempts to reach Redis after a failed command.
@@ -250,20 +252,24 @@ class RedisBackend(Backend):
         reply = f"{REPLY_PREFIX}{uuid.uuid4().hex}"
         request = COUNT + reply.encode()
         numsub = "SHARDNUMSUB" if self.is_cluster else "NUMSUB"
-        total = 0
         with self._commands() as client:
             processes = client.eval(
                 _ASK, 1, key_of(channel), request, numsub, self._publish_command
             )
-            for _ in range(processes):
-                answer = client.blpop([reply], timeout=_COUNT_TIMEOUT)
-                if answer is None:
-                    raise BroadcastError(
-                        f"not all of the {processes} processes that are subscribed to"
-                        f" {channel!r:.200} have sent the number of their subscribers"
-                    )
-                total += int(answer[1])
-        return total
+        deadline, delay = monotonic() + _COUNT_TIMEOUT, _FIRST_LOOK
+        # No connection is kept while this waits: the answer of this process needs one.
+        while True:
+            with self._commands() as client:
+                answers = client.lrange(reply, 0, -1) if processes else []
+            if len(answers) >= processes:
+                return sum(map(int, answers))
+            if monotonic() > deadline:
+                raise BroadcastError(
+                    f"{processes - len(answers)} of the {processes} processes that are subscribed"
+                    f" to {channel!r:.200} have not sent the number of their subscribers"
+                )
+            time.sleep(delay)  # looked up now: gevent replaces it
+            delay = min(2 * delay, _LAST_LOOK)
 
     def close(self) -> None:
         self.channels.clear()
@@ -380,30 +386,29 @@ class RedisBackend(Backend):
     def read_histories(self, starts: Mapping[str, str]) -> dict[str, Result]:
         """Read what Redis has stored of some channels, from some ids on.
 
-        :raises redis.RedisError: if Redis does not answer.
+        :raises BroadcastError: if Redis does not answer.
         """
-        return read_histories(self.client(), starts, self._latest_ttl)
+        with self._commands() as client:
+            return read_histories(client, starts, self._latest_ttl)
 
     def _read_alone(self, channel: str) -> Read:
         """Read all messages of a channel."""
-        with self._commands() as client:
-            result = read_histories(client, {channel: ""}, self._latest_ttl)[channel]
-            if isinstance(result, Exception):
-                raise result
+        result = self.read_histories({channel: ""})[channel]
+        if isinstance(result, Exception):
+            raise result
         return result
 
     def _read_delivered(self, starts: Mapping[str, str]) -> dict[str, Result]:
         """Read histories. Every message up to the latest one has been delivered after that.
 
-        :raises redis.RedisError: if Redis does not answer.
+        :raises BroadcastError: if Redis does not answer.
         """
         generations = {
             channel: (state, state.generation)
             for channel in starts
             if (state := self.channels.get(channel)) is not None and state.is_live
         }
-        with self._commands():
-            results = self.read_histories(starts)
+        results = self.read_histories(starts)
         for subscriber in list(self._subscribers.values()):
             if not subscriber.names.isdisjoint(starts):
                 subscriber.wait_until_received()

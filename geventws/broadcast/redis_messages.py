@@ -23,7 +23,7 @@ import re
 from binascii import crc_hqx
 from collections.abc import Mapping
 from functools import lru_cache
-from itertools import count
+from itertools import product
 from random import getrandbits
 from typing import NamedTuple
 
@@ -42,6 +42,8 @@ TEXT, BINARY, COUNT = b"\x01", b"\x02", b"\x03"
 COUNT_REQUEST = COUNT + REPLY_PREFIX.encode()
 _KINDS = frozenset({TEXT, BINARY})
 
+#: The number of slots of a cluster. The slot of a key is its CRC modulo this.
+_SLOTS = 16384
 _EPOCH_SHIFT = 32
 #: Lua counts exactly up to 2**53.
 _EPOCH_BITS = 20
@@ -77,10 +79,12 @@ def latest_key_of(channel: str) -> str:
         return f"{PREFIX}{_MARK}{{{tag}}}{channel}"
     if "}" not in key:
         return f"{PREFIX}{_MARK}{{{key}}}"
-    # The key has a brace and no hash tag: only a search finds another key of its slot.
-    slot = _slot(key)
-    candidates = (f"{PREFIX}{_MARK}{i}:{channel}" for i in count())
-    return next(found for found in candidates if _slot(found) == slot)
+    # The key has a brace and no hash tag. Four characters lead to any slot.
+    slot = crc_hqx(key.encode(), 0)
+    beginning = f"{PREFIX}{_MARK}:{channel}:"
+    # A CRC is linear: the rest is the CRC of the four characters by themselves.
+    rest = slot ^ crc_hqx(bytes(4), crc_hqx(beginning.encode(), 0))
+    return beginning + _endings()[rest % _SLOTS]
 
 
 def _hash_tag(key: str) -> str:
@@ -90,8 +94,11 @@ def _hash_tag(key: str) -> str:
     return tag if opening and closing and tag else key
 
 
-def _slot(key: str) -> int:
-    return crc_hqx(key.encode(), 0) % 16384
+@lru_cache(maxsize=1)
+def _endings() -> dict[int, str]:
+    """Return four characters for each slot of a cluster."""
+    endings = map("".join, product("@ABCDEFGHIJKLMNO", repeat=4))
+    return {crc_hqx(ending.encode(), 0) % _SLOTS: ending for ending in endings}
 
 
 def new_epoch() -> int:

@@ -122,7 +122,10 @@ class SubscriberBackend(Protocol):
         """The connection has received something, or a channel has become live."""
 
     def read_histories(self, starts: Mapping[str, str]) -> dict[str, Result]:
-        """Read what Redis has stored of some channels, from some ids on."""
+        """Read what Redis has stored of some channels, from some ids on.
+
+        :raises BroadcastError: if Redis does not answer; the backend is marked as unhealthy then.
+        """
 
     def new_connection(self, node: str) -> Connection:
         """Return a connection to a node that is not connected yet."""
@@ -397,7 +400,9 @@ class RedisSubscriber:
         kind, key, data = response
         channel = channel_of(key)
         if kind in _MESSAGES:
-            if channel in self.names:
+            if data.startswith(COUNT_REQUEST):  # also while Redis has yet to end the subscription
+                spawn(self.backend.send_count, data[1:], self.backend.receiver.count(channel))
+            elif channel in self.names:
                 self._handle_message(channel, self.backend.channels[channel], data)
         elif kind == self._confirmation:
             self._handle_confirmation(channel, self._take_answer("SUBSCRIBE", channel))
@@ -483,9 +488,6 @@ class RedisSubscriber:
             spawn(self._read_stored)
 
     def _handle_message(self, channel: str, state: ChannelState, data: bytes) -> None:
-        if data.startswith(COUNT_REQUEST):
-            spawn(self.backend.send_count, data[1:], self.backend.receiver.count(channel))
-            return
         message = decode_published(channel, data)
         if message is None:
             logger.debug("Ignored a message of another program in the channel %r", channel)
@@ -510,10 +512,9 @@ class RedisSubscriber:
                     del self._unread[channel]
                 try:
                     results = self._read_and_wait(batch)
-                except FAILURES as problem:
+                except FAILURES:
                     if connection is not self._connection:
                         continue
-                    self.backend.note_down(problem)
                     self._settle(list(batch))
                     sleep(delay * uniform(0.5, 1))  # noqa: S311 - not a secret
                     delay = min(2 * delay, _MAX_DELAY)

@@ -34,12 +34,32 @@ _MAX_SIZE = 16 << 20
 class _Sending:
     """A message on its way to the sockets that were subscribed when it was published."""
 
-    __slots__ = ("channel", "entry", "message", "position", "size", "step", "subscriptions")
+    __slots__ = (
+        "before",
+        "channel",
+        "entry",
+        "message",
+        "number",
+        "position",
+        "size",
+        "step",
+        "subscriptions",
+    )
 
-    def __init__(self, channel: str, entry: Channel, message: SharedMessage, length: int) -> None:
+    def __init__(
+        self,
+        channel: str,
+        entry: Channel,
+        message: SharedMessage,
+        length: int,
+        before: str | None,
+    ) -> None:
         self.channel = channel
         self.entry = entry
         self.message = message
+        entry.number += 1
+        self.number = entry.number
+        self.before = before
         self.subscriptions: list[Subscription] = list(entry.sockets.values())
         #: The number of sockets that had their turn.
         self.position = 0
@@ -61,21 +81,29 @@ class SlicedSender:
         self._size = 0
         self._greenlet: Greenlet[..., None] | None = None
 
-    def send(self, channel: str, entry: Channel, message: SharedMessage, length: int) -> None:
+    def send(
+        self,
+        channel: str,
+        entry: Channel,
+        message: SharedMessage,
+        length: int,
+        before: str | None,
+    ) -> None:
         """Send a message to all sockets of a channel, now or in slices. Never blocks.
 
         Messages of one channel keep their order. A socket that leaves meanwhile does not get the
         rest, and a socket that joins does not get older messages.
 
         :param length: the length of the message, roughly in bytes.
+        :param before: the id of the message before, the position of those who have not got it.
         """
-        if not entry.unsent and len(entry.sockets) * (length + _COST) <= MAX_COST_AT_ONCE:
+        if not entry.sending and len(entry.sockets) * (length + _COST) <= MAX_COST_AT_ONCE:
             self._handle(channel, fan_out(entry.sockets, message))
             return
-        sending = _Sending(channel, entry, message, length)
+        sending = _Sending(channel, entry, message, length, before)
         self._queue.append(sending)
         self._size += sending.size
-        entry.unsent += 1
+        entry.sending.append(sending)
         while self._size > _MAX_SIZE and len(self._queue) > 1:
             self._send_step()
         if self._greenlet is None:
@@ -105,8 +133,12 @@ class SlicedSender:
         if last >= len(sending.subscriptions):
             self._queue.popleft()
             self._size -= sending.size
-            sending.entry.unsent -= 1
-        sockets = [it.ws for it in sending.subscriptions[first:last] if it.is_live]
+            sending.entry.sending.popleft()
+        sockets = []
+        for subscription in sending.subscriptions[first:last]:
+            if subscription.is_live:
+                subscription.reached = sending.number
+                sockets.append(subscription.ws)
         self._handle(sending.channel, fan_out(sockets, sending.message))
 
     def _handle(self, channel: str, undelivered: Sequence[object]) -> None:

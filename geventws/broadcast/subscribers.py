@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from gevent import getcurrent, joinall
 from gevent.event import Event
@@ -27,10 +28,27 @@ Self = TypeVar("Self", bound="_Closeable")
 _NO_QUEUE = Queue()
 
 
+class Sending(Protocol):
+    """A message that is being sent in slices."""
+
+    #: Its number in the channel.
+    number: int
+    #: The position of a socket that has not got it.
+    before: str | None
+
+
 class Channel:
     """The subscribers of one channel in this process."""
 
-    __slots__ = ("_read_position", "listeners", "position", "replaying", "sockets", "unsent")
+    __slots__ = (
+        "_read_position",
+        "listeners",
+        "number",
+        "position",
+        "replaying",
+        "sending",
+        "sockets",
+    )
 
     def __init__(self, read_position: Callable[[], str | None]) -> None:
         self._read_position = read_position
@@ -41,8 +59,9 @@ class Channel:
         #: Sockets that get stored messages first; new messages wait in their subscriptions.
         self.replaying: dict[Connection, Subscription] = {}
         self.listeners: set[Listener] = set()
-        #: The number of messages that are being sent in slices.
-        self.unsent = 0
+        #: Messages that are being sent in slices, and the number of the latest one.
+        self.sending: deque[Sending] = deque()
+        self.number = 0
 
     def find_position(self) -> str | None:
         """Return the id after which the next message comes; ``None`` if it is unknown."""
@@ -87,6 +106,8 @@ class Subscription(_Closeable):
         "channel",
         "greenlet",
         "has_history",
+        "is_over",
+        "reached",
         "recovered",
         "ws",
     )
@@ -104,7 +125,7 @@ class Subscription(_Closeable):
         #: Whether the socket got every message after ``since``. ``False`` if the history does not
         #: reach back to ``since``, or ``since`` is unknown. ``None`` until the history was read,
         #: see :meth:`wait_recovered`.
-        self.recovered: bool | None = True
+        self.recovered: bool | None = True if since is None else None
         #: The greenlet that retries to read the history, if the first attempt failed.
         self.greenlet: Greenlet[..., None] | None = None
         #: Whether the history was read: a message that this process misses now is lost.
@@ -114,6 +135,9 @@ class Subscription(_Closeable):
         self._position = since
         #: Set while the socket gets each message immediately.
         self._channel_entry: Channel | None = None
+        #: The number of the latest message in slices that the socket has got, or does not get.
+        self.reached = 0
+        self.is_over = False
 
     @property
     def position(self) -> str | None:
@@ -124,7 +148,14 @@ class Subscription(_Closeable):
         and while the backend cannot be reached.
         """
         entry = self._channel_entry
-        return self._position if entry is None else entry.find_position()
+        if entry is None:
+            return self._position
+        unsent = self._first_unsent(entry)
+        return entry.find_position() if unsent is None else unsent.before
+
+    def _first_unsent(self, entry: Channel) -> Sending | None:
+        """Return the first of the messages in slices that the socket has still to get."""
+        return next((it for it in entry.sending if it.number > self.reached), None)
 
     def wait_recovered(self, timeout: float | None = None) -> bool | None:
         """Block until :attr:`recovered` is not ``None``, at most for ``timeout`` seconds.
@@ -148,11 +179,15 @@ class Subscription(_Closeable):
     def go_live(self, entry: Channel) -> None:
         """From now on, the socket gets each message immediately, as a socket of ``entry``."""
         self._channel_entry = entry
+        self.reached = entry.number
 
     def end(self) -> None:
         """Keep the last position, and end the replay."""
-        if self._channel_entry is not None:
-            self._position = self._channel_entry.position
+        self.is_over = True
+        entry = self._channel_entry
+        if entry is not None:
+            unsent = self._first_unsent(entry)
+            self._position = entry.position if unsent is None else unsent.before
             self._channel_entry = None
         kill_greenlet(self.greenlet)
 
@@ -186,9 +221,11 @@ class Subscription(_Closeable):
         queued = self._queue.ids()
         try:
             for message in messages:
+                if self.is_over:
+                    return
                 if message.id not in queued:
                     self._send(message, encode)
-            while self._queue:
+            while self._queue and not self.is_over:
                 self._send(self._queue.get(), encode)
         except ConnectionClosed:
             pass  # the view of the socket handles it

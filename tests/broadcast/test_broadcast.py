@@ -473,6 +473,39 @@ def test_messages_wait_while_the_history_is_replayed(make_room):
     assert heard == list(range(25))
 
 
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_a_replay_ends_when_its_socket_unsubscribes(make_room, comes_back):
+    room = make_room(Broadcast(history=100), max_send_buffer=65536)
+    for number in range(100):
+        room.broadcast.publish("room", f"{number:02}" + "x" * 100_000)
+    client = room.join("elsewhere")
+    ws = room.subscriptions[0].ws
+    replay = gevent.spawn(room.broadcast.subscribe, "room", ws, "")
+    wait_until(lambda: room.broadcast.subscribers("room") == 1)
+    gevent.sleep(0)
+    first = client.read_frame()[1][:2]
+    if comes_back:
+        again = gevent.spawn(room.broadcast.subscribe, "room", ws, "")
+        gevent.sleep(0)
+    else:
+        room.broadcast.unsubscribe("room", ws)
+    reader = gevent.spawn(lambda: [text[:2] for text in texts(client, 1)])
+    heard = [first.decode(), *reader.get(timeout=SECONDS)]
+    if comes_back:
+        while heard[-1] != "99":
+            heard += [text[:2] for text in texts(client, 1)]
+        assert again.get(timeout=SECONDS).recovered is True
+        begin = len(heard) - 100
+        assert heard[begin:] == [f"{number:02}" for number in range(100)]
+        assert begin < 100
+    else:
+        gevent.spawn(ws.send, "the end")
+        while heard[-1] != "th":
+            heard += [text[:2] for text in texts(client, 1)]
+        assert len(heard) < 100
+    replay.get(timeout=SECONDS)
+
+
 def test_who_does_not_read_while_the_history_is_replayed_is_slow(make_room):
     room = make_room(Broadcast(history=100), max_send_buffer=65536)
     first = room.broadcast.publish("room", "first")

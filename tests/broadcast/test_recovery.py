@@ -344,11 +344,32 @@ def test_the_number_of_subscribers_is_right_or_an_error(redis_server, serve_broa
             wait_until(lambda: monitor.get_message(timeout=1))
             assert broadcast.subscribers(channel) == 3
         other.process.send_signal(signal.SIGSTOP)
-        with pytest.raises(BroadcastError, match="not all of the 2 processes"):
+        with pytest.raises(BroadcastError, match="1 of the 2 processes"):
             broadcast.subscribers(channel)
         assert broadcast.healthy
         other.process.send_signal(signal.SIGCONT)
         assert people[2].pid
+
+
+def test_whoever_counts_needs_no_connection_that_an_answer_needs(redis_server, serve_broadcast):
+    channel = f"asked-{time.time_ns()}"
+    with serve_broadcast(f"{redis_server.url}?max_connections=1") as process:
+        people = [Person(process, channel) for _ in range(2)]
+        asking = [gevent.spawn(get, process, f"/count/{channel}") for _ in range(5)]
+        assert [it.get(timeout=SECONDS) for it in asking] == ["2"] * 5
+        people[0].client.finish()
+        people[1].client.finish()
+        wait_until(lambda: get(process, f"/count/{channel}") == "0")
+
+
+def test_joins_wait_for_a_connection_while_others_publish(redis_server, serve_broadcast):
+    mark = time.time_ns()
+    with serve_broadcast(f"{redis_server.url}?max_connections=1", history=5) as process:
+        flood = gevent.spawn(get, process, "/flood/200")
+        assert get(process, f"/together/50-{mark}") == "joined"
+        assert flood.get(timeout=SECONDS) == "200 published"
+        assert get(process, "/healthy") == "True"
+        assert "does not work" not in process.output
 
 
 # -------------------------------------------------------------------------- crowds

@@ -69,6 +69,25 @@ def test_who_leaves_meanwhile_hears_nothing_more_and_who_joins_nothing_old(room)
         assert texts(client, 1) == ["second"]
 
 
+def test_who_leaves_before_its_turn_knows_where_it_stood(room):
+    clients = [room.join() for _ in range(10)]
+    first = room.broadcast.publish("room", "first")
+    for client in clients:
+        assert texts(client, 1) == ["first"]
+    second = room.broadcast.publish("room", "second")
+    leaver = room.subscriptions[-1]
+    assert (room.broadcast._channels["room"].position, leaver.position) == (second, first)
+    leaver.close()
+    assert leaver.position == first
+    back = room.broadcast.subscribe("room", leaver.ws, leaver.position)
+    assert back.recovered is True
+    assert texts(clients[-1], 1) == ["second"]
+    assert room.subscriptions[0].position in {first, second}
+    for client in clients[:-1]:
+        assert texts(client, 1) == ["second"]
+    assert room.subscriptions[0].position == second
+
+
 def test_a_message_to_fewer_keeps_its_place_behind_one_to_many(room):
     clients = [room.join() for _ in range(10)]
     room.broadcast.publish("room", "first")
