@@ -16,13 +16,17 @@ from time import monotonic
 from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
+from gevent import spawn
 from gevent.event import Event
+from gevent.monkey import is_module_patched
 
 from ..connection.logs import Throttle
 from ..exceptions import BroadcastError
 from ..protocol.frames import encode_text
 
 logger = logging.getLogger("geventws.broadcast")
+#: Seconds between two pings, and seconds that ``healthy`` waits for an answer.
+PING_INTERVAL = 1.0
 #: Limits the lines about dropped messages: clients may decide how many messages there are.
 _dropped = Throttle(target=logger)
 
@@ -105,7 +109,13 @@ class Backend(ABC):
       the messages that were stored meanwhile.
     - What other programs have stored or published under the same names is passed over.
 
-    The constructor does not connect: it may be called before the process is forked.
+    The constructor does not connect: it may be called before the process is forked. A subclass that
+    has one calls ``super().__init__()``.
+
+    A backend with a history also overrides :meth:`position`; :meth:`is_after`, unless its ids have
+    the form "number-number" and are compared number by number; and, if it has connections,
+    :meth:`is_watched`, :meth:`ping` and :meth:`abandon`. It calls :meth:`note_up` and
+    :meth:`note_down`.
 
     :param url: the URL that was passed to ``Broadcast``.
     :param receiver: the destination of incoming messages.
@@ -132,6 +142,8 @@ class Backend(ABC):
         self._is_up = Event()
         self._is_up.set()
         self._down_since = 0.0
+        #: The time of the latest ping, by ``monotonic()``.
+        self._pinged_at = -PING_INTERVAL
 
     def history_size_of(self, channel: str) -> int:
         """Return the number of messages that are stored for a channel."""
@@ -211,6 +223,13 @@ class Backend(ABC):
         :raises BroadcastError: if the backend or one of the processes does not answer.
         """
 
+    def abandon(self) -> None:  # noqa: B027 - a backend without connections has nothing to do
+        """Forget all subscriptions and connections, in a process that was forked from another one.
+
+        Never blocks. The connections belong to the parent: the child must neither read from them
+        nor end them.
+        """
+
     @abstractmethod
     def close(self) -> None:
         """Release all resources. No other method is called after this one."""
@@ -218,16 +237,61 @@ class Backend(ABC):
     # ------------------------------------------------------------------ health
 
     @property
-    def healthy(self) -> bool:
-        """Whether the latest operations succeeded."""
+    def is_up(self) -> bool:
+        """Whether the latest operations succeeded. Does not ask the backend."""
         return self._is_up.is_set()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the backend works.
+
+        If :meth:`is_watched` is false, this calls :meth:`ping`, at most once per second, and waits
+        for at most a second.
+        """
+        now = monotonic()
+        if now - self._pinged_at >= PING_INTERVAL and not self.is_watched():
+            self._pinged_at = now
+            if is_module_patched("socket"):
+                pinging = spawn(self._ping)
+                pinging.join(PING_INTERVAL)
+                if not pinging.ready():
+                    self.note_down(TimeoutError(f"no answer within {PING_INTERVAL:g} seconds"))
+            else:
+                self._ping()  # it blocks the thread, as every operation does
+        return self.is_up
+
+    def _ping(self) -> None:
+        try:
+            self.ping()
+        except BroadcastError:
+            pass  # ping() has called note_down()
 
     def wait_until_healthy(self) -> None:
         """Block until :attr:`healthy` is true."""
-        self._is_up.wait()
+        while not self.healthy:
+            self._is_up.wait(PING_INTERVAL)
+
+    def is_watched(self) -> bool:
+        """Whether the backend itself notices soon if it fails, and if it works again.
+
+        For example because it reads from a connection for subscriptions.
+        """
+        return True
+
+    def ping(self) -> None:  # noqa: B027 - not called by default
+        """Find out whether the backend works, and call :meth:`note_up` or :meth:`note_down`.
+
+        Called only if :meth:`is_watched` is false.
+
+        :raises BroadcastError: if it does not work.
+        """
 
     def note_up(self) -> None:
-        """Mark the backend as healthy. Only a change is logged."""
+        """Mark the backend as healthy. Only a change is logged.
+
+        Called by the backend itself, when an operation has succeeded, and all subscriptions are
+        restored.
+        """
         if not self._is_up.is_set():
             self._is_up.set()
             logger.warning(
@@ -237,7 +301,10 @@ class Backend(ABC):
             )
 
     def note_down(self, problem: BaseException) -> None:
-        """Mark the backend as unhealthy. Only a change is logged."""
+        """Mark the backend as unhealthy. Only a change is logged.
+
+        Called by the backend itself, when an operation has failed. A :exc:`Refusal` is no failure.
+        """
         if self._is_up.is_set():
             self._is_up.clear()
             self._down_since = monotonic()

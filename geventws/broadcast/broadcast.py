@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
+from weakref import WeakSet
 
 from gevent import get_hub, joinall, killall, sleep, spawn
 from gevent.monkey import get_original
 
+from ..connection.logs import Throttle
 from ..connection.threads import call_in_hub
-from ..connection.transport import SharedMessage, bytes_of
-from ..exceptions import BroadcastError
+from ..connection.transport import SharedMessage, Transport, bytes_of
+from ..exceptions import BroadcastError, ConnectionClosed
 from ..options import MAX_SECONDS
 from ..protocol.frames import encode_text
 from ..protocol.state import State
@@ -38,6 +42,10 @@ _RETRY_DELAY = 0.5
 #: Bytes of messages from other threads that may wait for the thread of the subscribers. Above it,
 #: ``publish()`` blocks.
 _MAX_INCOMING = 4 << 20
+#: Limits the lines about missed messages: there may be thousands of channels.
+_gaps = Throttle(target=logger)
+#: All objects, for :func:`_abandon_all`.
+_all: WeakSet[Broadcast] = WeakSet()
 
 
 class Broadcast:
@@ -75,7 +83,7 @@ class Broadcast:
     :param history_ttl: seconds after the latest message of a channel until its history expires.
     :param envelope: a function of a message and its id that returns the message for the sockets.
         It can send the id to clients, which return it as ``since``; see :meth:`subscribe`. If it
-        has a third parameter, it also gets the name of the channel. Each process calls it once for
+        needs a third argument, this is the name of the channel. Each process calls it once for
         each message. It must not block.
     :param when_slow: the policy for a socket that misses messages, because its ``max_send_buffer``
         is full, or because this process has missed more messages than the history keeps.
@@ -114,8 +122,10 @@ class Broadcast:
         #: Messages that have not been dispatched yet.
         self._incoming = ThreadSafeQueue()
         self._is_dispatching = False
+        self._is_closed = False
         self._sender = SlicedSender(self._handle_undelivered)
         self._backend: Backend = backend_for(url)(url, self, history, history_ttl)
+        _all.add(self)
 
     # -------------------------------------------------------------- publishing
 
@@ -142,7 +152,7 @@ class Broadcast:
         :raises TimeoutError: in another thread, if the thread of the subscribers is blocked for
             30 seconds. The message has been published.
         """
-        check_channel(channel)
+        self._check(channel)
         if not isinstance(message, str):
             message = bytes_of(message)
         elif not message.isascii():
@@ -166,7 +176,7 @@ class Broadcast:
         :raises BroadcastError: if the backend does not answer.
         :raises ValueError: for an invalid channel name.
         """
-        check_channel(channel)
+        self._check(channel)
         return self._backend.history(channel, None).messages
 
     def subscribers(self, channel: str) -> int:
@@ -175,7 +185,7 @@ class Broadcast:
         :raises BroadcastError: if the backend does not answer.
         :raises ValueError: for an invalid channel name.
         """
-        check_channel(channel)
+        self._check(channel)
         return self._backend.subscribers(channel)
 
     @property
@@ -183,8 +193,21 @@ class Broadcast:
         """Whether the latest operations of the backend succeeded; for a health check."""
         return self._backend.healthy
 
+    def __enter__(self) -> Broadcast:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
     def close(self) -> None:
-        """End all subscriptions and release the backend. The sockets stay open."""
+        """End all subscriptions and release the backend. The sockets stay open.
+
+        Idempotent. After that, all other methods raise :exc:`RuntimeError`, except for
+        :meth:`unsubscribe`. A program that ends need not call this.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
         for subscribers in self._channels.values():
             for listener in subscribers.listeners:
                 listener.end()
@@ -193,6 +216,15 @@ class Broadcast:
         self._channels.clear()
         self._sender.clear()
         self._backend.close()
+
+    def _abandon(self) -> None:
+        """Forget all subscribers, in a forked child: the sockets belong to the parent."""
+        self._channels = {}
+        self._hub = self._thread = None
+        self._sender.clear()
+        self._incoming = ThreadSafeQueue()
+        self._is_dispatching = False
+        self._backend.abandon()
 
     # ------------------------------------------------------------- subscribing
 
@@ -256,6 +288,8 @@ class Broadcast:
         """Subscribe a socket to channels, by their names."""
         for channel in since:
             self._check_subscriber(channel)
+        if not isinstance(ws, Transport):
+            raise TypeError(f"only a WebSocket can be subscribed, not {ws!r:.100}")
         if ws._endpoint.state is State.PENDING:
             ws._open()
         subscriptions = Subscriptions()
@@ -275,13 +309,16 @@ class Broadcast:
         """Add a socket to the subscribers of this process."""
         self.unsubscribe(channel, ws)
         subscribers = self._channel_for(channel)
-        subscription = Subscription(self.unsubscribe, channel, ws, since)
+        subscription = Subscription(self._end, channel, ws, since)
         if since is None:
             subscription.go_live(subscribers)
             subscribers.sockets[ws] = subscription
         else:
             subscribers.replaying[ws] = subscription
         return subscription
+
+    def _end(self, subscription: Subscription) -> None:
+        self.unsubscribe(subscription.channel, subscription.ws)
 
     def _position_of(self, channel: str) -> str | None:
         """Return where the backend stands; the messages before have been dispatched."""
@@ -343,13 +380,18 @@ class Broadcast:
 
     def _check_subscriber(self, channel: str) -> None:
         """Check the channel name, and that all subscribers belong to the same thread."""
-        check_channel(channel)
+        self._check(channel)
         hub = get_hub()
         if self._hub is None:
             self._hub = hub
             self._thread = _thread_ident()
         elif self._hub is not hub:
             raise RuntimeError("all subscribers of one Broadcast must belong to the same thread")
+
+    def _check(self, channel: str) -> None:
+        check_channel(channel)
+        if self._is_closed:
+            raise RuntimeError("this Broadcast is closed")
 
     def _channel_for(self, channel: str) -> Channel:
         """Return the subscribers of a channel; create the entry if there is none."""
@@ -371,11 +413,22 @@ class Broadcast:
         if len(subscriptions) == 1:
             self._start_replay(subscriptions[0])
         elif subscriptions:
-            replays = [spawn(self._start_replay, it) for it in subscriptions]
+            replays = [spawn(self._try_replay, it) for it in subscriptions]
             try:
                 joinall(replays, raise_error=True)
+                for replay in replays:
+                    if replay.value is not None:
+                        raise replay.value
             finally:
                 killall(replays, block=False)
+
+    def _try_replay(self, subscription: Subscription) -> Refusal | ConnectionClosed | None:
+        """Start a replay; return what it raises, which must not be logged by gevent."""
+        try:
+            self._start_replay(subscription)
+        except (Refusal, ConnectionClosed) as problem:
+            return problem
+        return None
 
     def _start_replay(self, subscription: Subscription) -> None:
         try:
@@ -383,8 +436,8 @@ class Broadcast:
         except Refusal:
             raise
         except BroadcastError:
-            subscription.recovered = None
-            subscription.greenlet = spawn(self._retry_replay, subscription)
+            if not subscription.is_over:
+                subscription.greenlet = spawn(self._retry_replay, subscription)
 
     def _replay(self, subscription: Subscription) -> None:
         """Send the stored messages; from then on, the socket gets new messages immediately."""
@@ -460,9 +513,10 @@ class Broadcast:
             *subscribers.sockets.values(),
             *(it for it in subscribers.replaying.values() if it.has_history),
         ]
-        logger.warning(
+        _gaps.log(
+            logging.WARNING,
             "This process has missed about %d messages of %.200r, which are not stored any more;"
-            " %d sockets are affected",
+            " affected sockets: %d",
             count,
             channel,
             len(sockets),
@@ -552,7 +606,8 @@ def _check_history(history: int | Mapping[str, int]) -> None:
 def _check_since(since: object) -> str | None:
     if since is None or isinstance(since, str):
         return since
-    raise TypeError(f"since is the id of a message, a str, not {type(since).__name__}")
+    hint = "; a mapping needs a list of channels" if isinstance(since, Mapping) else ""
+    raise TypeError(f"since is the id of a message, a str, not {type(since).__name__}{hint}")
 
 
 def _close_incomplete(sockets: list[Connection]) -> None:
@@ -567,10 +622,30 @@ def _with_channel(envelope: Callable[..., str | bytes] | None) -> Callable[..., 
     """Return an envelope that takes a message, its id and its channel."""
     if envelope is None:
         return None
+    if not callable(envelope):
+        raise TypeError(f"an envelope must be a function, not {envelope!r:.100}")
     try:
-        inspect.signature(envelope).bind("message", "id")
-    except TypeError:
-        return envelope  # it needs the channel, too
-    except ValueError:
-        pass  # a function in C
+        signature = inspect.signature(envelope)
+    except ValueError:  # a function in C
+        return lambda message, id_, channel: envelope(message, id_)
+    for arguments in (("message", "id"), ("message", "id", "channel")):
+        with suppress(TypeError):
+            signature.bind(*arguments)
+            break
+    else:
+        raise TypeError(
+            "an envelope takes a message and its id, and perhaps the channel, but the signature of"
+            f" {envelope!r:.100} is {signature}"
+        )
+    if len(arguments) == 3:
+        return envelope
     return lambda message, id_, channel: envelope(message, id_)
+
+
+def _abandon_all() -> None:
+    for broadcast in list(_all):
+        broadcast._abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_all)

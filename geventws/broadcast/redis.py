@@ -25,7 +25,7 @@ from gevent import spawn
 from gevent.monkey import get_original, is_module_patched
 
 from ..exceptions import BroadcastError
-from .backend import Backend, History, Message, Receiver, Refusal, parse_id
+from .backend import PING_INTERVAL, Backend, History, Message, Receiver, Refusal, parse_id
 
 try:
     import redis  # noqa: F401 - the first import of redis-py, with an instruction if it is missing
@@ -96,8 +96,6 @@ _COUNT_TIMEOUT = 1.0
 _FIRST_LOOK, _LAST_LOOK = 0.001, 0.05
 #: Seconds until Redis deletes a list with numbers of subscribers.
 _COUNT_TTL = 10
-#: Seconds between two attempts to reach Redis after a failed command.
-_PROBE_INTERVAL = 1.0
 
 
 class Commander:
@@ -146,8 +144,6 @@ class RedisBackend(Backend):
         self._local = _ThreadLocal()
         #: Whether Redis has answered the latest command, be it with an error.
         self._commands_work = True
-        #: The time of the latest attempt to reach Redis, by ``monotonic()``.
-        self._probed_at = 0.0
         #: The channels that this process is subscribed to, also while the connection is broken.
         self.channels: dict[str, ChannelState] = {}
         #: Channels that the greenlet of :meth:`_add_channels` subscribes to together.
@@ -271,6 +267,15 @@ class RedisBackend(Backend):
             time.sleep(delay)  # looked up now: gevent replaces it
             delay = min(2 * delay, _LAST_LOOK)
 
+    def abandon(self) -> None:
+        subscribers, self._subscribers = self._subscribers, {}
+        self.channels = {}
+        self._new = {}
+        self._is_adding = False
+        self._local = _ThreadLocal()
+        for subscriber in subscribers.values():
+            subscriber.close()
+
     def close(self) -> None:
         self.channels.clear()
         for subscriber in list(self._subscribers.values()):
@@ -332,49 +337,32 @@ class RedisBackend(Backend):
             self.note_down(problem)
             raise BroadcastError(f"{self.name} does not answer: {problem}") from problem
 
-    @property
-    def is_up(self) -> bool:
-        """Whether the latest operations succeeded. Does not ask Redis."""
-        return self._is_up.is_set()
+    def is_watched(self) -> bool:
+        return self._commands_work and bool(self._subscribers)
 
-    @property
-    def healthy(self) -> bool:
-        """Whether the latest operations succeeded.
-
-        After a failed command, this asks Redis, at most once in a second, and blocks for at most
-        ``socket_timeout`` then: a process that only publishes notices that Redis works again.
-        """
-        if self._may_probe():
-            self._probe()
-        return self.is_up
-
-    def wait_until_healthy(self) -> None:
-        """Block until :attr:`healthy` is true."""
-        while not self.healthy:
-            self._is_up.wait(_PROBE_INTERVAL)
+    def ping(self) -> None:
+        with self._handling_failures():
+            if self.is_cluster:
+                self.client().ping()
+            else:
+                # Not one of the connections for commands, which may all be in use.
+                connection = self.new_connection("")
+                try:
+                    connection.connect()
+                    connection.send_command("PING")
+                    connection.read_response(disconnect_on_error=False)
+                finally:
+                    connection.disconnect()
+        self._commands_work = True
+        self._note_success()
 
     def note_live(self) -> None:
         """The subscriptions work: find out whether commands do."""
         if self._commands_work:
             self._note_success()
-        elif self._may_probe():
-            spawn(self._probe)
-
-    def _may_probe(self) -> bool:
-        """Whether nothing else would notice that Redis works again, and an attempt is due."""
-        is_watched = self._commands_work and self._subscribers
-        now = monotonic()
-        if self.is_up or is_watched or now - self._probed_at < _PROBE_INTERVAL:
-            return False
-        self._probed_at = now
-        return True
-
-    def _probe(self) -> None:
-        try:
-            with self._commands() as client:
-                client.ping()
-        except BroadcastError:
-            pass  # it is still down
+        elif monotonic() - self._pinged_at >= PING_INTERVAL:
+            self._pinged_at = monotonic()
+            spawn(self._ping)
 
     def _note_success(self) -> None:
         """Mark the backend as healthy, if nothing else is known to be broken."""

@@ -7,7 +7,7 @@ many greenlets: those that wait for the same channel share one reading.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from gevent import Timeout, spawn
 from gevent.event import AsyncResult
@@ -24,9 +24,13 @@ from .redis_messages import (
 )
 from .redis_urls import TIMEOUT
 
-#: The maximum number of channels in one pipeline, and of pipelines at the same time.
-BATCH = 100
+#: The maximum number of channels in one pipeline, and of messages of each: redis-py decodes them
+#: without a pause for other greenlets.
+BATCH, _PAGE = 25, 50
+#: The maximum number of pipelines at the same time.
 _MAX_READERS = 4
+#: Request the id of the latest message only.
+LATEST = "latest"
 
 #: The result of a reading, or what Redis has answered instead.
 Result = Read | Exception
@@ -37,70 +41,87 @@ def read_histories(client: Any, starts: Mapping[str, str], ttl: int) -> dict[str
     """Read what Redis has stored of some channels.
 
     :param starts: the ids from which on messages are wanted, by channel. All messages are read for
-        an empty string, and if the id is not found.
+        an empty string, and if the id is not found; none for :data:`LATEST`.
     :param ttl: milliseconds for which the epoch of a channel without messages is stored.
     :raises redis.RedisError: if Redis does not answer. If it refuses to read a channel, the error
         is the result of this channel.
     """
-    results: dict[str, Result] = {}
-    again = []
-    for channel, stored in _read_from(client, starts).items():
-        start = starts[channel]
-        if isinstance(stored, Exception):
-            results[channel] = stored
-        elif not stored.latest:
-            again.append(channel)
-        elif stored.begins_at(start):
-            results[channel] = Read(stored.entries, not start, stored.latest)
-        else:
-            again.append(channel)
+    found = _read_from(client, starts)
+    new = [it.channel for it in found if it.problem is None and not it.latest]
+    if new:
+        _begin_epochs(client, new, ttl)
+    again = [it.channel for it in found if it.problem is None and not it.is_sufficient]
+    found = [it for it in found if it.problem is not None or it.is_sufficient]
     if again:
-        _begin_epochs(client, again, ttl)
-        for channel, stored in _read_from(client, dict.fromkeys(again, "")).items():
-            if isinstance(stored, Exception):
-                results[channel] = stored
-            else:
-                results[channel] = Read(stored.entries, True, stored.latest or "0-0")
-    return results
+        found += _read_from(client, dict.fromkeys(again, ""))
+    return {it.channel: it.result() for it in found}
 
 
-class _Stored(NamedTuple):
-    """What Redis has answered."""
+class _Reading:
+    """What was read of a channel up to now."""
 
-    entries: list[Entry]
-    latest: str
+    def __init__(self, channel: str, start: str) -> None:
+        self.channel = channel
+        self.start = start
+        self.latest = ""
+        #: Messages that follow each other.
+        self.entries: list[Entry] = []
+        #: Where the next page begins; ``None`` after the last one.
+        self.next: str | None = start or "-"
+        self.problem: Exception | None = None
 
-    def begins_at(self, start: str) -> bool:
-        """Whether no stored message between ``start`` and the entries is missing."""
-        if not start:
-            return True
-        if self.entries:
-            return start in (self.entries[0].id, self.entries[0].previous)
-        return start == self.latest
-
-
-def _read_from(client: Any, starts: Mapping[str, str]) -> dict[str, _Stored | Exception]:
-    pipeline = _pipeline(client)
-    for channel, start in starts.items():
+    def request(self, pipeline: Any) -> None:
+        """Add the commands for the next page."""
         # In this order: if a message comes in between, it is among the entries.
-        pipeline.get(latest_key_of(channel))
-        pipeline.xrange(key_of(channel), start or "-", "+")
-    answers = pipeline.execute(raise_on_error=False)
-    return {
-        channel: _decode(channel, latest, stored)
-        for channel, latest, stored in zip(starts, answers[::2], answers[1::2], strict=True)
-    }
+        pipeline.get(latest_key_of(self.channel))
+        if self.start == LATEST:
+            pipeline.xrevrange(key_of(self.channel), count=1)
+        else:
+            pipeline.xrange(key_of(self.channel), self.next, "+", count=_PAGE)
+
+    def add(self, latest: Any, stored: Any) -> None:
+        """Add the answers to the commands."""
+        self.next = None
+        for answer in (latest, stored):
+            if isinstance(answer, Exception):
+                self.problem = answer
+                return
+        decoded = (decode_entry(self.channel, id_, fields) for id_, fields in stored)
+        entries = [entry for entry in decoded if entry is not None]
+        if entries and self.entries and entries[0].previous != self.entries[-1].id:
+            self.entries = []  # the messages between the pages were deleted meanwhile
+        self.entries += entries
+        self.latest = self.entries[-1].id if self.entries else (latest or b"").decode("latin-1")
+        if len(stored) == _PAGE and self.start != LATEST:
+            self.next = f"({stored[-1][0].decode()}"
+
+    @property
+    def is_sufficient(self) -> bool:
+        """Whether no stored message between ``start`` and the entries is missing."""
+        if self.start in {"", LATEST}:
+            return bool(self.latest)
+        if self.entries:
+            return self.start in (self.entries[0].id, self.entries[0].previous)
+        return self.start == self.latest
+
+    def result(self) -> Result:
+        if self.problem is not None:
+            return self.problem
+        entries = [] if self.start == LATEST else self.entries
+        return Read(entries, not self.start, self.latest or "0-0")
 
 
-def _decode(channel: str, latest: Any, stored: Any) -> _Stored | Exception:
-    for answer in (latest, stored):
-        if isinstance(answer, Exception):
-            return answer
-    decoded = (decode_entry(channel, id_, fields) for id_, fields in stored)
-    entries = [entry for entry in decoded if entry is not None]
-    if entries:
-        return _Stored(entries, entries[-1].id)
-    return _Stored(entries, (latest or b"").decode("latin-1"))
+def _read_from(client: Any, starts: Mapping[str, str]) -> list[_Reading]:
+    """Read page by page, all channels together."""
+    readings = [_Reading(channel, start) for channel, start in starts.items()]
+    while waiting := [it for it in readings if it.next is not None]:
+        pipeline = _pipeline(client)
+        for reading in waiting:
+            reading.request(pipeline)
+        answers = pipeline.execute(raise_on_error=False)
+        for reading, latest, stored in zip(waiting, answers[::2], answers[1::2], strict=True):
+            reading.add(latest, stored)
+    return readings
 
 
 def _begin_epochs(client: Any, channels: list[str], ttl: int) -> None:

@@ -39,7 +39,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from ..connection.logs import Throttle
 from .backend import Message, Receiver
 from .redis_channel import ChannelState, Read
-from .redis_history import BATCH, Result
+from .redis_history import BATCH, LATEST, Result
 from .redis_messages import COUNT_REQUEST, channel_of, decode_published, key_of
 from .redis_urls import TIMEOUT
 
@@ -54,6 +54,8 @@ _troubles = Throttle(target=logger)
 FAILURES = (RedisError, RedisClusterException, OSError)
 #: Errors that Redis answers for a while during a failover, or while a slot moves.
 _PASSING = (ReadOnlyError, ClusterError, AskError, TryAgainError)
+#: What Redis says if it refuses everything.
+_GENERAL = ("permissions to run the", "DB index", "SELECT is not allowed")
 
 _MESSAGES = frozenset({b"message", b"smessage"})
 _FIRST_DELAY, _MAX_DELAY = 0.1, 2.0
@@ -68,8 +70,13 @@ _SLICE = 0.001
 
 
 def is_refusal(problem: BaseException) -> bool:
-    """Whether Redis works, and has refused one command: no permission, a key of another type."""
-    return isinstance(problem, ResponseError) and not isinstance(problem, _PASSING)
+    """Whether Redis works, and has refused one command: a key of another type, no permission.
+
+    A missing permission for a command as such, or a database that does not exist, concerns all.
+    """
+    if not isinstance(problem, ResponseError) or isinstance(problem, _PASSING):
+        return False
+    return not any(text in str(problem) for text in _GENERAL)
 
 
 class Connection(Protocol):
@@ -195,7 +202,11 @@ class RedisSubscriber:
         self._greenlet = spawn(self._run)
 
     def close(self) -> None:
-        """Kill the greenlet, which closes the connection. Never blocks."""
+        """Kill the greenlet, which closes the connection. Never blocks.
+
+        In a forked child, redis-py closes only the child's descriptor of it.
+        """
+        self.names.clear()
         if self._greenlet is not None:
             self._greenlet.kill(block=False)
 
@@ -356,6 +367,8 @@ class RedisSubscriber:
 
     def _handle_failure(self, problem: BaseException) -> None:
         """Report a failure, and release the greenlets that wait for a subscription."""
+        if not self.names:
+            return
         backend = self.backend
         backend.note_down(problem)
         self._settle(list(self.names))
@@ -526,7 +539,7 @@ class RedisSubscriber:
 
     def _read_and_wait(self, batch: Mapping[str, ChannelState]) -> dict[str, Result]:
         """Read stored messages, and wait for the new ones that were published before."""
-        starts = {channel: state.position or "" for channel, state in batch.items()}
+        starts = {channel: state.position or LATEST for channel, state in batch.items()}
         results = self.backend.read_histories(starts)
         self.wait_until_received()
         return results

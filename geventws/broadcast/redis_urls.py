@@ -127,7 +127,8 @@ def _check_options(options: Keywords, connection_class: Callable[..., object]) -
     try:
         connection_class(**rest)
     except (TypeError, redis.RedisError) as problem:
-        raise ValueError(f"the URL of Redis has an invalid parameter: {problem}") from problem
+        text = str(problem).partition("argument ")[2] or str(problem)
+        raise ValueError(f"redis-py does not know this parameter of the URL: {text}") from problem
 
 
 def _deployment_of(client: Any) -> Deployment:

@@ -96,7 +96,10 @@ class _Closeable:
 
 
 class Subscription(_Closeable):
-    """The subscription of a socket, until :meth:`close` or the end of its ``with`` block."""
+    """The subscription of a socket, until :meth:`close` or the end of its ``with`` block.
+
+    Another subscription of the same socket to the same channel ends this one.
+    """
 
     __slots__ = (
         "_channel_entry",
@@ -114,7 +117,7 @@ class Subscription(_Closeable):
 
     def __init__(
         self,
-        unsubscribe: Callable[[str, Connection], None],
+        unsubscribe: Callable[[Subscription], None],
         channel: str,
         ws: Connection,
         since: str | None,
@@ -124,7 +127,7 @@ class Subscription(_Closeable):
         self.ws = ws
         #: Whether the socket got every message after ``since``. ``False`` if the history does not
         #: reach back to ``since``, or ``since`` is unknown. ``None`` until the history was read,
-        #: see :meth:`wait_recovered`.
+        #: see :meth:`wait_recovered`. ``True`` without ``since``.
         self.recovered: bool | None = True if since is None else None
         #: The greenlet that retries to read the history, if the first attempt failed.
         self.greenlet: Greenlet[..., None] | None = None
@@ -145,7 +148,8 @@ class Subscription(_Closeable):
 
         Send it to a client at first: then it can come back, even if it gets no message meanwhile.
         After the end of the subscription, this is the last position. ``None`` without a history,
-        and while the backend cannot be reached.
+        and as long as the position of a channel that has no other subscribers in this process
+        cannot be read.
         """
         entry = self._channel_entry
         if entry is None:
@@ -169,7 +173,8 @@ class Subscription(_Closeable):
 
     def close(self) -> None:
         """Unsubscribe the socket. Never blocks; idempotent."""
-        self._unsubscribe(self.channel, self.ws)
+        if not self.is_over:
+            self._unsubscribe(self)
 
     @property
     def is_live(self) -> bool:
@@ -248,6 +253,11 @@ class Subscriptions(dict[str, Subscription], _Closeable):
         """Whether all are recovered; ``None`` if that is not known yet."""
         values = {subscription.recovered for subscription in self.values()}
         return False if False in values else None if None in values else True
+
+    @property
+    def positions(self) -> dict[str, str | None]:
+        """The :attr:`Subscription.position` in each channel, to be passed as ``since``."""
+        return {channel: subscription.position for channel, subscription in self.items()}
 
     def wait_recovered(self, timeout: float | None = None) -> bool | None:
         """Block until :attr:`recovered` is not ``None``, at most for ``timeout`` seconds."""

@@ -609,6 +609,41 @@ def test_an_envelope_gets_the_channel_if_it_needs_it(make_room, envelope):
     assert texts(client, 1) == ["room: hello"]
 
 
+@pytest.mark.parametrize("envelope", [5, lambda message: message, lambda a, b, c, d: a])
+def test_an_envelope_that_cannot_be_called_is_refused_at_once(envelope):
+    with pytest.raises(TypeError, match="an envelope"):
+        Broadcast(envelope=envelope)
+
+
+def test_only_a_websocket_is_subscribed():
+    with pytest.raises(TypeError, match="only a WebSocket"):
+        Broadcast().subscribe("room", None)
+
+
+def test_another_subscription_of_a_socket_to_a_channel_ends_the_first_one(make_room):
+    room = make_room()
+    client = room.join()
+    first = room.subscriptions[0]
+    second = room.broadcast.subscribe("room", first.ws)
+    first.close()
+    room.broadcast.publish("room", "still here")
+    assert texts(client, 1) == ["still here"]
+    second.close()
+    assert room.broadcast.subscribers("room") == 0
+
+
+def test_a_closed_broadcast_says_so():
+    with Broadcast() as broadcast:
+        listener = broadcast.listen("room")
+    broadcast.close()
+    assert list(listener) == []
+    for verb in (broadcast.history, broadcast.subscribers, broadcast.listen):
+        with pytest.raises(RuntimeError, match="closed"):
+            verb("room")
+    with pytest.raises(RuntimeError, match="closed"):
+        broadcast.publish("room", "hello")
+
+
 def test_an_envelope_may_publish(make_room):
     def envelope(message, id_):
         if message == "1":
@@ -634,6 +669,7 @@ def test_a_socket_joins_many_channels_at_once(make_room):
         assert sorted(texts(client, 2)) == ["a 2", "b 3"]
         assert (together.recovered, together.wait_recovered()) == (True, True)
         assert list(together) == ["a", "b", "c"]
+        assert together.positions == {name: together[name].position for name in "abc"}
         assert together["a"].position != first
         broadcast.publish("c", "4")
         assert texts(client, 1) == ["c 4"]

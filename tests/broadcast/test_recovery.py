@@ -284,6 +284,36 @@ def test_a_process_that_only_publishes_is_healthy_again_by_itself(start_redis):
         wait_until(lambda: broadcast.healthy)
 
 
+@pytest.mark.parametrize("is_used", [False, True])
+def test_a_health_check_finds_out_that_redis_is_down_or_hangs(
+    start_redis, serve_broadcast, is_used
+):
+    server = start_redis()
+    with serve_broadcast(server.url) as process:
+        if is_used:
+            assert get(process, "/flood/1") == "1 published"
+        assert get(process, "/healthy") == "True"
+        server.send_signal(signal.SIGSTOP)
+        wait_until(lambda: get(process, "/healthy") == "False")
+        server.send_signal(signal.SIGCONT)
+        wait_until(lambda: get(process, "/healthy") == "True")
+        server.kill()
+        wait_until(lambda: get(process, "/healthy") == "False")
+
+
+def test_what_redis_refuses_to_everybody_is_an_outage(start_redis):
+    server = start_redis()
+    with closing(Broadcast(f"{server.url}/99")) as broadcast:
+        assert not broadcast.healthy
+        with pytest.raises(BroadcastError, match="DB index"):
+            broadcast.publish("room", "lost")
+    with server.client() as admin, closing(Broadcast(server.url, history=5)) as broadcast:
+        admin.execute_command("ACL", "SETUSER", "default", "-eval", "-evalsha")
+        with pytest.raises(BroadcastError, match="permissions"):
+            broadcast.publish("room", "lost")
+        assert not broadcast._backend.is_up
+
+
 def test_redis_without_memory_refuses_messages_and_is_not_down(start_redis, serve_broadcast):
     server = start_redis()
     with server.client() as admin, serve_broadcast(server.url, history=5) as process:
@@ -320,7 +350,7 @@ def test_a_publisher_that_waits_in_vain_for_a_connection_is_told_so(start_redis,
         publishers = [gevent.spawn(get, process, "/flood/1") for _ in range(2)]
         (told,) = gevent.wait(publishers, SECONDS, 1)
         assert "all 1 connections to" in told.get()
-        assert get(process, "/healthy") == "True"
+        assert "does not work" not in process.output
         server.send_signal(signal.SIGCONT)
         publishers.remove(told)
         assert publishers[0].get(timeout=SECONDS) == "1 published"
@@ -372,6 +402,28 @@ def test_joins_wait_for_a_connection_while_others_publish(redis_server, serve_br
         assert "does not work" not in process.output
 
 
+# --------------------------------------------------------------------------- forks
+
+
+def test_a_forked_process_publishes_and_takes_nothing_from_its_parent(
+    redis_server, serve_broadcast
+):
+    channel = f"forked-{time.time_ns()}"
+    with serve_broadcast(redis_server.url, history=100) as process:
+        person = Person(process, channel)
+        forking = gevent.spawn(get, process, f"/fork/{channel}")
+        heard = [person.hear_data()]
+        while heard[-1] != "last":
+            heard.append(person.hear_data())
+        assert forking.get(timeout=SECONDS) == "forked"
+        for name in ("child", "parent"):
+            assert [text for text in heard if text.startswith(name)] == [
+                f"{name} {number}" for number in range(20)
+            ]
+        assert len(heard) == 41
+        assert "does not work" not in process.output
+
+
 # -------------------------------------------------------------------------- crowds
 
 
@@ -411,7 +463,7 @@ def test_joins_that_wait_for_their_histories_delay_no_other_channel(redis_server
             is_held.set()
             may_go_on.wait(SECONDS)
 
-        gateway.before(b"XRANGE", hold)
+        gateway.before(b"XREVRANGE", hold)
         joining = gevent.spawn(get, process, f"/together/300-{mark}")
         assert is_held.wait(SECONDS)
         for number in range(20):
@@ -450,6 +502,22 @@ def test_parameters_that_change_the_answers_of_redis_are_harmless(
         assert person.hear_data() == "hällo"
         back = Person(process, f"query-{query}", "")
         assert texts(back)[-1] == "hällo"
+
+
+def test_a_history_of_many_pages_is_read_as_a_whole(redis_server, serve_broadcast):
+    channel = f"pages-{time.time_ns()}"
+    with (
+        closing(Broadcast(redis_server.url, history=330)) as broadcast,
+        redis_server.client() as admin,
+        serve_broadcast(redis_server.url, history=330) as process,
+    ):
+        ids = [broadcast.publish(channel, str(number)) for number in range(170)]
+        admin.xadd(f"geventws:{channel}", {"m": "foreign"}, f"{ids[-1].split('-')[0]}-{1 << 60}")
+        ids += [broadcast.publish(channel, str(number)) for number in range(170, 331)]
+        person = Person(process, channel, "")
+        assert texts(person) == [str(number) for number in range(2, 331)]  # one entry is foreign
+        person = Person(process, channel, ids[9])
+        assert (person.recovered, texts(person)[0], len(person.heard)) == ("True", "10", 321)
 
 
 def test_native_threads_publish_without_harm_while_others_subscribe(redis_server, serve_broadcast):

@@ -127,7 +127,7 @@ def test_a_subscribe_that_is_interrupted_does_not_affect_other_channels(
         assert time.monotonic() - started < 3
 
 
-@pytest.mark.parametrize("command", [b"XRANGE", b"SUBSCRIBE"])
+@pytest.mark.parametrize("command", [b"XREVRANGE", b"SUBSCRIBE"])
 def test_an_interrupted_first_subscriber_leaves_the_channel_to_the_others(
     redis_server, serve_broadcast, command
 ):

@@ -4,8 +4,9 @@ A WebSocket at ``/channel?since=id`` hears the channel as ``<id> <message>``, af
 <recovered> <position>``, and publishes what it sends; what cannot be published is answered with
 ``refused``. Plain requests: ``/healthy``, ``/stats``, ``/live`` (the number of channels whose
 messages arrive), ``/count/channel``, ``/listeners/channel``, ``/lost/channel`` (listens until
-messages are lost), ``/flood/number`` (so many greenlets publish at once), ``/together/number-name``
-(joins so many channels), and ``/listen/…``, ``/unchecked/…`` and ``/impatient/…``, which join one.
+messages are lost), ``/fork/channel`` (a forked process publishes), ``/flood/number`` (so many
+greenlets publish at once), ``/together/number-name`` (joins so many channels), and ``/listen/…``,
+``/unchecked/…`` and ``/impatient/…``, which join one.
 """
 
 import dataclasses
@@ -88,6 +89,24 @@ def join_together(number, name):
     return "joined"
 
 
+def fork(channel):
+    """Publish in a forked process, and in this one meanwhile and after that."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            for number in range(20):
+                broadcast.publish(channel, f"child {number}")
+            gevent.sleep(0.1)  # its event loop runs, with the descriptors of this process
+        finally:
+            os._exit(0)
+    for number in range(20):
+        broadcast.publish(channel, f"parent {number}")
+        gevent.sleep(0.01)
+    os.waitpid(pid, 0)
+    broadcast.publish(channel, "last")
+    return "forked"
+
+
 def flood(number):
     """Publish in many greenlets at once."""
     publishers = [gevent.spawn(broadcast.publish, "flood", str(i)) for i in range(number)]
@@ -117,6 +136,8 @@ def answer(path):
     how, _, name = path.partition("/")
     if how == "lost":
         return listen_until_lost(name)
+    if how == "fork":
+        return fork(name)
     if how == "flood":
         return flood(int(name))
     if how == "listeners":
