@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("geventws.broadcast")
 #: Seconds before the first and before later attempts to connect.
 _FIRST_DELAY, _MAX_DELAY = 0.1, 2.0
-#: Seconds without a notification after which the connection is checked.
-_CHECK_INTERVAL = 5.0
 #: Seconds without channels after which the connection is closed.
 _LINGER = 30.0
 #: Seconds between two cleanups of the tables.
@@ -178,11 +176,12 @@ class Listener:
         connection = self._connection
         if connection is None:
             raise AssertionError("not connected")
+        interval = self._backend.settings.check_interval
         last_check = last_channel = monotonic()
         watcher = self._watcher = get_hub().loop.io(connection.pgconn.socket, 1)
         watcher.start(self._wake.set)
         while True:
-            is_awake = self._wake.wait(max(0.0, last_check + _CHECK_INTERVAL - monotonic()))
+            is_awake = self._wake.wait(max(0.0, last_check + interval - monotonic()))
             self._wake.clear()
             if is_awake:
                 self._receive(connection)
@@ -193,7 +192,7 @@ class Listener:
                 last_channel = now
             elif now - last_channel > _LINGER:
                 return
-            if now - last_check >= _CHECK_INTERVAL:
+            if now - last_check >= interval:
                 self._check(connection)
                 last_check = monotonic()
 
