@@ -131,7 +131,10 @@ class PostgreSQLBackend(Backend):
         states = [self.channels[name] for name in channels]
         deadline = time.monotonic() + self.settings.timeout
         for state in states:
-            state.settled.wait(max(0.0, deadline - time.monotonic()))
+            if not state.settled.wait(max(0.0, deadline - time.monotonic())):
+                # Whoever waits for good health now gets what is published after that.
+                self.note_listener_down(TimeoutError("a subscription takes too long"))
+                return
 
     def unsubscribe(self, channel: str) -> None:
         state = self.channels.pop(channel, None)
@@ -163,7 +166,7 @@ class PostgreSQLBackend(Backend):
 
     def position(self, channel: str) -> str | None:
         state = self.channels.get(channel)
-        if state is None or state.position is None:
+        if state is None or state.position is None or not state.is_listening:
             return None
         return text_of(state.position)
 
@@ -306,7 +309,7 @@ class PostgreSQLBackend(Backend):
         return rows
 
     def note_listener_down(self, problem: BaseException) -> None:
-        """The listening connection is lost."""
+        """The listening connection is lost, or has not become active in time."""
         self._is_listener_down = True
         self.note_down(problem)
 

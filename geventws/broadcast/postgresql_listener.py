@@ -149,12 +149,11 @@ class Listener:
         self._groups = set()
         self._listen_to_new(CONTROL)
         self.is_connected = True
-        if not self._catch_up.is_busy:
-            self.note_caught_up()
+        self.note_caught_up()
 
     def note_caught_up(self) -> None:
-        """All channels are live, except for those that the server refuses."""
-        if self.is_connected:
+        """All channels may be live, except for those that the server refuses."""
+        if self.is_connected and not self._new and not self._catch_up.is_busy:
             self._backend.note_listener_up()
 
     def _disconnect(self) -> None:
@@ -230,6 +229,7 @@ class Listener:
         channels = self._backend.channels
         current = [state for state in states if channels.get(state.name) is state]
         self._catch_up.add([state for state in current if state.start_listening()])
+        self.note_caught_up()
 
     def _listen(self, connection: Connection, command: str, groups: Sequence[str]) -> None:
         connection.execute_script("; ".join(f"{command} {group}" for group in groups))
