@@ -183,7 +183,8 @@ class Listener:
             is_awake = self._wake.wait(max(0.0, last_check + interval - monotonic()))
             self._wake.clear()
             if is_awake:
-                self._receive(connection)
+                connection.pgconn.consume_input()
+                self._handle_received(connection)
             if self._new:
                 self._listen_to_new()
             now = monotonic()
@@ -195,11 +196,10 @@ class Listener:
                 self._check(connection)
                 last_check = monotonic()
 
-    def _receive(self, connection: Connection) -> None:
-        pgconn = connection.pgconn
-        pgconn.consume_input()
+    def _handle_received(self, connection: Connection) -> None:
+        """Handle the notifications that were read from the connection."""
         slice_end = monotonic() + _SLICE
-        while (notification := pgconn.notifies()) is not None:
+        while (notification := connection.pgconn.notifies()) is not None:
             self._handle(notification.extra)
             if monotonic() > slice_end:
                 sleep(0)
@@ -226,6 +226,11 @@ class Listener:
         if groups or others:
             self._listen(connection, "LISTEN", [*groups, *others])
             self._groups |= groups
+        elif states:
+            connection.execute("SELECT 1")
+        # With the answer, everything has arrived that was published before. It is not for the new
+        # channels, even if the connection has been listening to their groups.
+        self._handle_received(connection)
         channels = self._backend.channels
         current = [state for state in states if channels.get(state.name) is state]
         self._catch_up.add([state for state in current if state.start_listening()])
