@@ -151,7 +151,12 @@ class PostgreSQLBackend(Backend):
         if since is not None and state is not None and not self._listener.is_connected:
             raise BroadcastError(f"the subscriptions of {self.name} are interrupted")
         generation = self._listener.generation
+        is_joining = since is not None and state is not None and state.position is None
         stored = self.read({channel: id_ or (0, 0)}).get(channel)
+        if is_joining and state is not None:
+            # Otherwise, what is published between the reading and the position would be lost.
+            state.wait_for((0, 0), self.settings.timeout)
+            stored = self.read({channel: id_ or (0, 0)}).get(channel)
         if stored is None:
             return History([], not since)
         epoch, last, found = stored
