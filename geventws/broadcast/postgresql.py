@@ -50,11 +50,11 @@ from .postgresql_messages import (
 )
 from .postgresql_schema import (
     ANSWER,
-    ASK,
     CLEAN,
     JOIN,
     LISTENER_LOCK,
     LISTENERS,
+    NOTIFY,
     PUBLISH,
     READ,
     READ_ANSWERS,
@@ -192,7 +192,7 @@ class PostgreSQLBackend(Backend):
             if now >= next_ask:
                 # Again, because a process may just be reconnecting.
                 next_ask = now + _ASK_INTERVAL
-                self._query(ASK, CONTROL, encode_question(question))
+                self.notify(CONTROL, encode_question(question))
             time.sleep(delay)
             delay = min(2 * delay, 0.05)
             answers = {
@@ -256,6 +256,10 @@ class PostgreSQLBackend(Backend):
         numbers = Array(array_of_numbers(number for _, number in references))
         rows = self._query(READ_BODIES, channels, numbers)
         return {(number_of(channel), number_of(number)): body for channel, number, body in rows}
+
+    def notify(self, group: str, payload: str) -> None:
+        """Send a notification."""
+        self._query(NOTIFY, group, payload)
 
     def clean(self) -> None:
         """Delete expired messages from the tables."""

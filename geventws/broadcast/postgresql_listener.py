@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from random import uniform
+from random import getrandbits, uniform
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,7 +20,7 @@ from ..exceptions import BroadcastError
 from .backend import Refusal
 from .postgresql_channels import ChannelState, Stored
 from .postgresql_connections import FAILURES, Connection, Settings, StatementError, number_of
-from .postgresql_messages import CONTROL, Id, Question, Reference, decode
+from .postgresql_messages import CONTROL, Id, Mark, Question, Reference, decode, encode_mark
 from .postgresql_schema import LISTENER_LOCK, LOCK_LISTENER
 
 if TYPE_CHECKING:
@@ -57,6 +57,9 @@ class Owner(Protocol):
     def read_bodies(self, references: Sequence[Reference]) -> dict[Reference, bytes | None]:
         """Return the bodies of large messages, as far as they exist."""
 
+    def notify(self, group: str, payload: str) -> None:
+        """Send a notification."""
+
     def clean(self) -> None:
         """Delete expired messages from the tables."""
 
@@ -88,6 +91,9 @@ class Listener:
         #: Wakes the greenlet when something has arrived. Any: gevent annotates no watcher.
         self._watcher: Any = None
         self._groups: set[str] = set()
+        #: The notification channel for the marks of this connection, and who waits for them.
+        self._mark_group = ""
+        self._marks: dict[Mark, Event] = {}
         self._new: list[ChannelState] = []
         self._wake = Event()
         self._greenlet: Greenlet[..., None] | None = None
@@ -107,6 +113,22 @@ class Listener:
             self._greenlet.kill(block=False)
             self._greenlet = None
         self._disconnect()
+
+    def wait_until_received(self) -> None:
+        """Block until all notifications that were sent so far are handled.
+
+        If the connection is lost, this returns.
+
+        :raises BroadcastError: if that takes too long.
+        """
+        mark, received = Mark(getrandbits(62)), Event()
+        self._marks[mark] = received
+        try:
+            self._backend.notify(self._mark_group, encode_mark(mark))
+            if not received.wait(self._backend.settings.timeout):
+                raise BroadcastError(f"the notifications of {self._backend.name} do not arrive")
+        finally:
+            del self._marks[mark]
 
     # ------------------------------------------------------------ the greenlet
 
@@ -147,7 +169,8 @@ class Listener:
         self.generation += 1
         self._new = list(self._backend.channels.values())
         self._groups = set()
-        self._listen_to_new(CONTROL)
+        self._mark_group = f"{CONTROL}_mark_{getrandbits(62):x}"
+        self._listen_to_new(CONTROL, self._mark_group)
         self.is_connected = True
         self.note_caught_up()
 
@@ -167,6 +190,8 @@ class Listener:
         for state in self._backend.channels.values():
             state.interrupt()
             state.settled.set()
+        for received in self._marks.values():
+            received.set()
         if connection is not None:
             connection.close()
 
@@ -211,6 +236,9 @@ class Listener:
             logger.debug("Ignored a notification of another program: %.200r", payload)
         elif isinstance(decoded, Question):
             self._backend.answer(decoded, self.pid)
+        elif isinstance(decoded, Mark):
+            if decoded in self._marks:
+                self._marks[decoded].set()
         else:
             state = self._backend.channels.get(decoded.channel)
             if state is not None and state.handle(decoded):
@@ -328,6 +356,8 @@ class CatchUp:
         wanted = references[:_MAX_BODIES]
         bodies: dict[Reference, bytes | None] = dict.fromkeys(wanted)
         bodies |= self._backend.read_bodies(wanted)
+        if stored:
+            self._listener.wait_until_received()
         slice_end = monotonic() + _SLICE
         for state in states:
             if monotonic() > slice_end:
