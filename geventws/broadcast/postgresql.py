@@ -50,11 +50,11 @@ from .postgresql_messages import (
 )
 from .postgresql_schema import (
     ANSWER,
-    ASK,
     CLEAN,
     JOIN,
     LISTENER_LOCK,
     LISTENERS,
+    NOTIFY,
     PUBLISH,
     READ,
     READ_ANSWERS,
@@ -131,7 +131,10 @@ class PostgreSQLBackend(Backend):
         states = [self.channels[name] for name in channels]
         deadline = time.monotonic() + self.settings.timeout
         for state in states:
-            state.settled.wait(max(0.0, deadline - time.monotonic()))
+            if not state.settled.wait(max(0.0, deadline - time.monotonic())):
+                # Whoever waits for good health now gets what is published after that.
+                self.note_listener_down(TimeoutError("a subscription takes too long"))
+                return
 
     def unsubscribe(self, channel: str) -> None:
         state = self.channels.pop(channel, None)
@@ -148,7 +151,12 @@ class PostgreSQLBackend(Backend):
         if since is not None and state is not None and not self._listener.is_connected:
             raise BroadcastError(f"the subscriptions of {self.name} are interrupted")
         generation = self._listener.generation
+        is_joining = since is not None and state is not None and state.position is None
         stored = self.read({channel: id_ or (0, 0)}).get(channel)
+        if is_joining and state is not None:
+            # Otherwise, what is published between the reading and the position would be lost.
+            state.wait_for((0, 0), self.settings.timeout)
+            stored = self.read({channel: id_ or (0, 0)}).get(channel)
         if stored is None:
             return History([], not since)
         epoch, last, found = stored
@@ -163,7 +171,7 @@ class PostgreSQLBackend(Backend):
 
     def position(self, channel: str) -> str | None:
         state = self.channels.get(channel)
-        if state is None or state.position is None:
+        if state is None or state.position is None or not state.is_listening:
             return None
         return text_of(state.position)
 
@@ -184,7 +192,7 @@ class PostgreSQLBackend(Backend):
             if now >= next_ask:
                 # Again, because a process may just be reconnecting.
                 next_ask = now + _ASK_INTERVAL
-                self._query(ASK, CONTROL, encode_question(question))
+                self.notify(CONTROL, encode_question(question))
             time.sleep(delay)
             delay = min(2 * delay, 0.05)
             answers = {
@@ -249,6 +257,10 @@ class PostgreSQLBackend(Backend):
         rows = self._query(READ_BODIES, channels, numbers)
         return {(number_of(channel), number_of(number)): body for channel, number, body in rows}
 
+    def notify(self, group: str, payload: str) -> None:
+        """Send a notification."""
+        self._query(NOTIFY, group, payload)
+
     def clean(self) -> None:
         """Delete expired messages from the tables."""
         try:
@@ -306,7 +318,7 @@ class PostgreSQLBackend(Backend):
         return rows
 
     def note_listener_down(self, problem: BaseException) -> None:
-        """The listening connection is lost."""
+        """The listening connection is lost, or has not become active in time."""
         self._is_listener_down = True
         self.note_down(problem)
 

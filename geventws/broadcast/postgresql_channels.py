@@ -171,7 +171,9 @@ class ChannelState:
 
         Return whether the channel is live: otherwise, more must be read.
 
-        :param stored: what the tables have; ``None`` if it was not read.
+        :param stored: what the tables have; ``None`` if it was not read. The notifications of these
+            messages have arrived, if they were sent while the process listened: one that came later
+            would be dropped, and those between it and the others would have lost their place.
         :param covered: the number of waiting notifications that arrived before the tables were
             read. The stored messages among them are in the tables.
         :param bodies: the bodies that were read. A value is ``None`` if the body is deleted.
@@ -203,15 +205,16 @@ class ChannelState:
         Messages that are not kept, and so are only in ``waiting``, keep their place.
         """
         epoch, last, messages = stored
-        if self.position is None:
-            self._set_position((epoch, last))
-            messages = ()
-        else:
-            is_same = epoch == self.position[0] and self.position[1] <= last
-            missing = last - (self.position[1] if is_same else 0) - len(messages)
-            if missing > 0:
-                self._receiver.miss(self.name, missing)
         numbers = [it.id[1] for it in waiting if it.id is not None and it.id[0] == epoch]
+        if self.position is None:
+            # Stored messages that arrived since the process listens are passed on, too: messages
+            # that are not kept come before and after them.
+            self._set_position((epoch, min(last, min(numbers, default=last + 1) - 1)))
+            return waiting
+        is_same = epoch == self.position[0] and self.position[1] <= last
+        missing = last - (self.position[1] if is_same else 0) - len(messages)
+        if missing > 0:
+            self._receiver.miss(self.name, missing)
         index = 0
 
         def pass_on_until(number: int) -> None:

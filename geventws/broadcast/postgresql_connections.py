@@ -36,6 +36,9 @@ from .postgresql_schema import CREATE
 
 #: Seconds that PostgreSQL may take to answer, unless ``timeout`` in the URL overrides it.
 TIMEOUT = 5.0
+#: Seconds after which the listening connection is checked: as many as the server may take to
+#: answer, within these limits.
+_MIN_CHECK_INTERVAL, _MAX_CHECK_INTERVAL = 0.5, 5.0
 #: The number of connections of a process, beside the listening one.
 MAX_CONNECTIONS = 4
 #: Failures of a connection.
@@ -71,6 +74,11 @@ class Settings(NamedTuple):
 
     parameters: dict[str, Any]  #: keyword arguments for psycopg; Any: psycopg's annotation
     timeout: float
+
+    @property
+    def check_interval(self) -> float:
+        """Seconds after which the listening connection is checked."""
+        return min(max(self.timeout, _MIN_CHECK_INTERVAL), _MAX_CHECK_INTERVAL)
 
     def deadline(self) -> float:
         """Return when to stop waiting for an answer: later than the server cancels a statement."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from random import uniform
+from random import getrandbits, uniform
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,7 +20,7 @@ from ..exceptions import BroadcastError
 from .backend import Refusal
 from .postgresql_channels import ChannelState, Stored
 from .postgresql_connections import FAILURES, Connection, Settings, StatementError, number_of
-from .postgresql_messages import CONTROL, Id, Question, Reference, decode
+from .postgresql_messages import CONTROL, Id, Mark, Question, Reference, decode, encode_mark
 from .postgresql_schema import LISTENER_LOCK, LOCK_LISTENER
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("geventws.broadcast")
 #: Seconds before the first and before later attempts to connect.
 _FIRST_DELAY, _MAX_DELAY = 0.1, 2.0
-#: Seconds without a notification after which the connection is checked.
-_CHECK_INTERVAL = 5.0
 #: Seconds without channels after which the connection is closed.
 _LINGER = 30.0
 #: Seconds between two cleanups of the tables.
@@ -58,6 +56,9 @@ class Owner(Protocol):
 
     def read_bodies(self, references: Sequence[Reference]) -> dict[Reference, bytes | None]:
         """Return the bodies of large messages, as far as they exist."""
+
+    def notify(self, group: str, payload: str) -> None:
+        """Send a notification."""
 
     def clean(self) -> None:
         """Delete expired messages from the tables."""
@@ -90,6 +91,9 @@ class Listener:
         #: Wakes the greenlet when something has arrived. Any: gevent annotates no watcher.
         self._watcher: Any = None
         self._groups: set[str] = set()
+        #: The notification channel for the marks of this connection, and who waits for them.
+        self._mark_group = ""
+        self._marks: dict[Mark, Event] = {}
         self._new: list[ChannelState] = []
         self._wake = Event()
         self._greenlet: Greenlet[..., None] | None = None
@@ -109,6 +113,22 @@ class Listener:
             self._greenlet.kill(block=False)
             self._greenlet = None
         self._disconnect()
+
+    def wait_until_received(self) -> None:
+        """Block until all notifications that were sent so far are handled.
+
+        If the connection is lost, this returns.
+
+        :raises BroadcastError: if that takes too long.
+        """
+        mark, received = Mark(getrandbits(62)), Event()
+        self._marks[mark] = received
+        try:
+            self._backend.notify(self._mark_group, encode_mark(mark))
+            if not received.wait(self._backend.settings.timeout):
+                raise BroadcastError(f"the notifications of {self._backend.name} do not arrive")
+        finally:
+            del self._marks[mark]
 
     # ------------------------------------------------------------ the greenlet
 
@@ -149,14 +169,14 @@ class Listener:
         self.generation += 1
         self._new = list(self._backend.channels.values())
         self._groups = set()
-        self._listen_to_new(CONTROL)
+        self._mark_group = f"{CONTROL}_mark_{getrandbits(62):x}"
+        self._listen_to_new(CONTROL, self._mark_group)
         self.is_connected = True
-        if not self._catch_up.is_busy:
-            self.note_caught_up()
+        self.note_caught_up()
 
     def note_caught_up(self) -> None:
-        """All channels are live, except for those that the server refuses."""
-        if self.is_connected:
+        """All channels may be live, except for those that the server refuses."""
+        if self.is_connected and not self._new and not self._catch_up.is_busy:
             self._backend.note_listener_up()
 
     def _disconnect(self) -> None:
@@ -170,6 +190,8 @@ class Listener:
         for state in self._backend.channels.values():
             state.interrupt()
             state.settled.set()
+        for received in self._marks.values():
+            received.set()
         if connection is not None:
             connection.close()
 
@@ -178,14 +200,16 @@ class Listener:
         connection = self._connection
         if connection is None:
             raise AssertionError("not connected")
+        interval = self._backend.settings.check_interval
         last_check = last_channel = monotonic()
         watcher = self._watcher = get_hub().loop.io(connection.pgconn.socket, 1)
         watcher.start(self._wake.set)
         while True:
-            is_awake = self._wake.wait(max(0.0, last_check + _CHECK_INTERVAL - monotonic()))
+            is_awake = self._wake.wait(max(0.0, last_check + interval - monotonic()))
             self._wake.clear()
             if is_awake:
-                self._receive(connection)
+                connection.pgconn.consume_input()
+                self._handle_received(connection)
             if self._new:
                 self._listen_to_new()
             now = monotonic()
@@ -193,15 +217,14 @@ class Listener:
                 last_channel = now
             elif now - last_channel > _LINGER:
                 return
-            if now - last_check >= _CHECK_INTERVAL:
+            if now - last_check >= interval:
                 self._check(connection)
                 last_check = monotonic()
 
-    def _receive(self, connection: Connection) -> None:
-        pgconn = connection.pgconn
-        pgconn.consume_input()
+    def _handle_received(self, connection: Connection) -> None:
+        """Handle the notifications that were read from the connection."""
         slice_end = monotonic() + _SLICE
-        while (notification := pgconn.notifies()) is not None:
+        while (notification := connection.pgconn.notifies()) is not None:
             self._handle(notification.extra)
             if monotonic() > slice_end:
                 sleep(0)
@@ -213,6 +236,9 @@ class Listener:
             logger.debug("Ignored a notification of another program: %.200r", payload)
         elif isinstance(decoded, Question):
             self._backend.answer(decoded, self.pid)
+        elif isinstance(decoded, Mark):
+            if decoded in self._marks:
+                self._marks[decoded].set()
         else:
             state = self._backend.channels.get(decoded.channel)
             if state is not None and state.handle(decoded):
@@ -228,9 +254,15 @@ class Listener:
         if groups or others:
             self._listen(connection, "LISTEN", [*groups, *others])
             self._groups |= groups
+        elif states:
+            connection.execute("SELECT 1")
+        # With the answer, everything has arrived that was published before. It is not for the new
+        # channels, even if the connection has been listening to their groups.
+        self._handle_received(connection)
         channels = self._backend.channels
         current = [state for state in states if channels.get(state.name) is state]
         self._catch_up.add([state for state in current if state.start_listening()])
+        self.note_caught_up()
 
     def _listen(self, connection: Connection, command: str, groups: Sequence[str]) -> None:
         connection.execute_script("; ".join(f"{command} {group}" for group in groups))
@@ -324,6 +356,8 @@ class CatchUp:
         wanted = references[:_MAX_BODIES]
         bodies: dict[Reference, bytes | None] = dict.fromkeys(wanted)
         bodies |= self._backend.read_bodies(wanted)
+        if stored:
+            self._listener.wait_until_received()
         slice_end = monotonic() + _SLICE
         for state in states:
             if monotonic() > slice_end:

@@ -6,6 +6,8 @@
   The id is ``-`` for a message that is not kept. Names and bodies are in base64, because a
   notification must be text in the encoding of the database.
 - ``c``, a number and a name ask every process for its number of sockets in a channel.
+- ``e`` and a number are a mark that a process sends to itself: everything that was published before
+  has arrived.
 - A process listens to a notification channel for each group of channels in which it has
   subscribers, and to :data:`CONTROL`. PostgreSQL passes each notification to the processes that
   listen to its channel, and searches a list of all channels of a process for it. So a group per
@@ -48,6 +50,12 @@ class Question(NamedTuple):
     channel: str
 
 
+class Mark(NamedTuple):
+    """Everything that was published before it has arrived."""
+
+    number: int
+
+
 def group_of(channel: str) -> str:
     """Return the name of the notification channel for a channel."""
     return f"{CONTROL}_{crc32(channel.encode()) % GROUPS:02x}"
@@ -73,10 +81,16 @@ def encode_question(question: Question) -> str:
     return f"c {question.request} {name}"
 
 
-def decode(payload: bytes) -> Notification | Question | None:
+def encode_mark(mark: Mark) -> str:
+    return f"e {mark.number}"
+
+
+def decode(payload: bytes) -> Notification | Question | Mark | None:
     """Return the meaning of a notification; ``None`` if another program has sent it."""
     try:
         kind, number, *fields = payload.split(b" ")
+        if kind == b"e":
+            return Mark(int(number))
         channel = a2b_base64(fields[0]).decode()
         if kind == b"c":
             return Question(int(number), channel)

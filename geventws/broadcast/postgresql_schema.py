@@ -177,7 +177,7 @@ SELECT pid FROM pg_locks
 WHERE locktype = 'advisory' AND granted AND classid = $1::bigint AND objid = 0 AND objsubid = 2
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
-ASK = "SELECT pg_notify($1, $2)"
+NOTIFY = "SELECT pg_notify($1, $2)"
 ANSWER = """
 INSERT INTO geventws_answers (request, pid, sockets)
 SELECT * FROM unnest($1::bigint[], $2::integer[], $3::bigint[]) ON CONFLICT DO NOTHING

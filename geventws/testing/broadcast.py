@@ -217,9 +217,9 @@ class Site:
             member.subscribe(broadcast, channel, since)
         return member
 
-    def listen(self, broadcast: Broadcast, channel: str) -> Listener:
+    def listen(self, broadcast: Broadcast, channel: str, **limits: int) -> Listener:
         with limit("listen() did not return"):
-            listener = broadcast.listen(channel)
+            listener = broadcast.listen(channel, **limits)
         self._leavers.append(listener.close)
         return listener
 
@@ -1368,10 +1368,13 @@ class BackendTests:
     def test_several_outages_while_others_publish_lose_and_repeat_nothing(
         self, site: Site, channel: str, outage: Outage
     ) -> None:
-        process = site.process(history=1000)
-        listener, member = site.listen(process, channel), site.join(process, channel)
+        # However long a backend takes to notice an outage.
+        many = 1_000_000
+        process = site.process(history=many)
+        listener = site.listen(process, channel, max_queued_messages=many)
+        member = site.join(process, channel)
         with outage() as other_url:
-            other = self._other(site, other_url, history=1000)
+            other = self._other(site, other_url, history=many)
         ended = Event()
 
         def publish() -> list[str]:

@@ -1,10 +1,19 @@
 """Which messages a channel passes on, and in which order: without a server."""
 
+import base64
+from collections import deque
+
+import gevent
 import pytest
 
 from geventws import BroadcastError
+from geventws.broadcast import postgresql
+from geventws.broadcast.postgresql import PostgreSQLBackend
 from geventws.broadcast.postgresql_channels import ChannelState, Stored
+from geventws.broadcast.postgresql_connections import parse_url
+from geventws.broadcast.postgresql_listener import Listener
 from geventws.broadcast.postgresql_messages import Notification
+from tests.support.tools import SECONDS, wait_until
 
 
 class Receiver:
@@ -148,3 +157,175 @@ def test_to_wait_for_a_position_is_bounded(live):
         live.wait_for((7, 3), 0.01)
     live.end()
     live.wait_for((7, 3), 10)
+
+
+def test_stored_messages_that_arrive_before_the_position_is_known_keep_their_place(receiver):
+    state = ChannelState("room", True, receiver)
+    state.start_listening()
+    for notification in (passing("a"), kept(7, 2), passing("b"), kept(7, 3), passing("c")):
+        assert not state.handle(notification)
+    assert state.apply(Stored(7, 3, ()), 5, {})
+    assert receiver.got == ["- a", "7-2 x", "- b", "7-3 x", "- c"]
+    assert state.position == (7, 3)
+
+
+def test_a_large_message_that_arrives_before_the_position_is_known_keeps_its_place(receiver):
+    state = ChannelState("room", True, receiver)
+    state.start_listening()
+    for notification in (passing("a"), Notification("room", (7, 2), None, (1, 2)), passing("b")):
+        state.handle(notification)
+    assert not state.apply(Stored(7, 2, ()), 3, {})
+    assert state.references() == [(1, 2)]
+    assert state.apply(None, 2, {(1, 2): b"\x01large"})
+    assert receiver.got == ["- a", "7-2 large", "- b"]
+
+
+def test_the_first_notification_may_be_newer_than_the_position(receiver):
+    state = ChannelState("room", True, receiver)
+    state.start_listening()
+    state.handle(kept(7, 4))  # after the reading began
+    assert state.apply(Stored(7, 3, ()), 0, {})
+    assert receiver.got == ["7-4 x"]
+
+
+# ------------------------------------------------------------------- connections
+
+
+class Connection:
+    """A listening connection. What is in ``on_its_way`` arrives with the next answer."""
+
+    def __init__(self):
+        self.pgconn = self
+        self.on_its_way = []
+        self._arrived = deque()
+
+    def execute(self, *_):
+        self._arrived.extend(self.on_its_way)
+
+    execute_script = execute
+
+    def notifies(self):
+        return self._arrived.popleft() if self._arrived else None
+
+
+class Payload:
+    def __init__(self, text):
+        self.extra = text.encode()
+
+
+class Owner:
+    """A backend, whose tables have one channel at the position 7-10."""
+
+    name = "postgresql://"
+    settings = parse_url("postgresql://host?timeout=0.05")
+
+    def __init__(self, receiver, has_history):
+        self.state = ChannelState("room", has_history, receiver)
+        self.channels = {"room": self.state}
+        self.listener = Listener(self)
+        self.is_up = False
+        self.late = []
+
+    def read(self, since):
+        return {name: Stored(7, 10, [(10, b"\x01x")]) for name in since}
+
+    def join(self, names):
+        return dict.fromkeys(names, (7, 10))
+
+    def read_bodies(self, _):
+        return {}
+
+    def notify(self, _, payload):
+        if self.late is not None:
+            for text in [*self.late, payload]:
+                self.listener._handle(text.encode())
+
+    def note_listener_up(self):
+        self.is_up = True
+
+    def note_listener_down(self, _):
+        self.is_up = False
+
+
+def message(id_, text):
+    body = base64.b64encode(b"\x01" + text.encode()).decode()
+    return f"m {id_} {base64.b64encode(b'room').decode()} {body}"
+
+
+@pytest.mark.parametrize("is_new_group", [True, False])
+def test_what_was_sent_before_a_channel_is_joined_is_not_for_it(receiver, is_new_group):
+    owner = Owner(receiver, has_history=False)
+    listener, connection = owner.listener, Connection()
+    listener._connection, listener.is_connected = connection, True
+    listener._new = [owner.state]
+    if not is_new_group:
+        listener._groups.add(owner.state.group)
+    connection.on_its_way = [Payload(message("-", "before"))]
+    listener._listen_to_new()
+    assert owner.state.is_live
+    assert owner.is_up
+    listener._handle(message("-", "after").encode())
+    assert receiver.got == ["- after"]
+
+
+@pytest.mark.parametrize("position", [None, (7, 9)])
+def test_a_channel_goes_live_after_all_that_was_stored_has_arrived(receiver, position):
+    owner = Owner(receiver, has_history=True)
+    state = owner.state
+    state.position = position
+    state.start_listening()
+    owner.listener._handle(message("-", "a").encode())
+    owner.late = [message("7-10", "x"), message("-", "b")]
+    owner.listener._catch_up.add([state])
+    assert state.settled.wait(SECONDS)
+    owner.listener._handle(message("7-11", "y").encode())
+    assert receiver.got == ["- a", "7-10 x", "- b", "7-11 y"]
+
+
+def test_to_wait_for_what_was_sent_is_bounded(receiver):
+    owner = Owner(receiver, has_history=True)
+    owner.late = None  # the mark does not arrive
+    with pytest.raises(BroadcastError, match="do not arrive"):
+        owner.listener.wait_until_received()
+    waiting = gevent.spawn(owner.listener.wait_until_received)
+    gevent.sleep(0)
+    owner.listener._disconnect()
+    waiting.get(timeout=SECONDS)
+
+
+def test_a_subscription_that_is_not_active_in_time_is_unhealthy_until_it_is(monkeypatch):
+    monkeypatch.setattr(postgresql, "is_module_patched", lambda _: True)
+    backend = PostgreSQLBackend("postgresql://host?timeout=0.01", Receiver(), 10, 60)
+    monkeypatch.setattr(backend, "join", lambda names: dict.fromkeys(names, (7, 10)))
+    monkeypatch.setattr(backend, "notify", lambda _, text: backend._listener._handle(text.encode()))
+    monkeypatch.setattr(Listener, "_run", lambda _: None)  # it does not connect
+    backend.subscribe("room")
+    assert not backend.healthy
+    assert backend.position("room") is None
+    listener = backend._listener
+    listener._connection, listener.is_connected = Connection(), True
+    listener._listen_to_new()
+    wait_until(lambda: backend.healthy)
+    assert backend.position("room") == "7-10"
+    backend.channels["room"].interrupt()
+    assert backend.position("room") is None
+
+
+def test_who_comes_back_while_the_position_is_not_known_misses_nothing(monkeypatch):
+    backend = PostgreSQLBackend("postgresql://host?timeout=5", Receiver(), 10, 60)
+    backend._listener.is_connected = True
+    state = backend.channels["room"] = ChannelState("room", True, backend.receiver)
+    state.start_listening()
+    tables = [Stored(7, 1, [(1, b"\x01x")]), Stored(7, 2, [(1, b"\x01x"), (2, b"\x01x")])]
+    monkeypatch.setattr(backend, "read", lambda since: dict.fromkeys(since, tables.pop(0)))
+    gevent.spawn(state.apply, Stored(7, 2, ()), 0, {})  # after the first reading
+    history = backend.history("room", "7-0")
+    assert [message.id for message in history.messages] == ["7-1", "7-2"]
+    assert history.complete
+
+
+@pytest.mark.parametrize(
+    ("timeout", "seconds"), [("0.01", 0.5), ("0.5", 0.5), ("2", 2), ("5", 5), ("60", 5)]
+)
+def test_who_waits_less_for_the_server_checks_it_more_often(timeout, seconds):
+    assert parse_url(f"postgresql://host?timeout={timeout}").check_interval == seconds
