@@ -26,6 +26,7 @@ from .postgresql_channels import ChannelState, Stored
 from .postgresql_connections import (
     FAILURES,
     Array,
+    Connection,
     ConnectionPool,
     Parameter,
     PoolTimeout,
@@ -98,6 +99,8 @@ class PostgreSQLBackend(Backend):
         self._is_listener_down = False
         self._is_pool_down = False
         self._is_closed = False
+        #: Connections of the parent process, which a forked child must not close.
+        self._inherited: list[Connection | None] = []
 
     # ------------------------------------------------------------- operations
 
@@ -212,6 +215,13 @@ class PostgreSQLBackend(Backend):
     def _listening_processes(self) -> set[int]:
         return {number_of(row[0]) for row in self._query(LISTENERS, LISTENER_LOCK)}
 
+    def abandon(self) -> None:
+        self._inherited.append(self._listener.abandon())
+        self.channels = {}
+        self._listener = Listener(self)
+        self._answers = {}
+        self._is_answering = self._is_listener_down = self._is_pool_down = False
+
     def close(self) -> None:
         self._is_closed = True
         self._listener.close()
@@ -292,6 +302,12 @@ class PostgreSQLBackend(Backend):
             self._is_answering = False
 
     # ------------------------------------------------------------------ health
+
+    def is_watched(self) -> bool:
+        return self._listener.is_connected or self._is_listener_down or self._is_pool_down
+
+    def ping(self) -> None:
+        self._query("SELECT 1")
 
     def _query(self, statement: str, *parameters: Parameter | Array) -> list[Row]:
         """Execute a statement, and mark the backend as healthy or unhealthy.

@@ -130,6 +130,14 @@ class Listener:
         finally:
             del self._marks[mark]
 
+    def abandon(self) -> Connection | None:
+        """End in a forked child. Return the connection: it is the parent's, and must stay open."""
+        connection, self._connection = self._connection, None
+        self._catch_up.close()
+        if self._greenlet is not None:
+            self._greenlet.kill(block=False)
+        return connection
+
     # ------------------------------------------------------------ the greenlet
 
     def _run(self) -> None:

@@ -15,7 +15,7 @@ from geventws.broadcast.backend import Refusal
 from geventws.broadcast.postgresql_messages import group_of
 from geventws.broadcast.postgresql_schema import SCHEMA
 from tests.support.client import CLOSE
-from tests.support.people import Person, get
+from tests.support.people import Person, check_fork, get
 from tests.support.redis import free_port
 from tests.support.servers import ROOT
 from tests.support.tools import SECONDS, wait_until
@@ -765,6 +765,20 @@ assert [message.data for message in broadcast.history(channel)] == ["before", "c
 broadcast.close()
 """
     run_program(program, postgresql_server.url)
+
+
+def test_a_forked_process_takes_nothing_from_its_parent(postgresql_server, serve_broadcast):
+    with serve_broadcast(postgresql_server.url, history=100) as process:
+        check_fork(process, unique("forked"))
+
+
+def test_a_health_check_of_an_idle_process_finds_out(postgresql_server, serve_broadcast):
+    with serve_broadcast(postgresql_server.url) as process:
+        assert get(process, "/healthy") == "True"
+        postgresql_server.stop()
+        wait_until(lambda: get(process, "/healthy") == "False")
+        postgresql_server.start()
+        wait_until(lambda: get(process, "/healthy") == "True")
 
 
 @pytest.mark.parametrize("first", ["import psycopg", ""])

@@ -11,7 +11,7 @@ import pytest
 
 from geventws import Broadcast, BroadcastError
 from tests.support.client import CLOSE, PING
-from tests.support.people import Person, get, join_everywhere
+from tests.support.people import Person, check_fork, get, join_everywhere
 from tests.support.redis import Gateway, start_sentinel
 from tests.support.tools import SECONDS, wait_until
 
@@ -410,18 +410,7 @@ def test_a_forked_process_publishes_and_takes_nothing_from_its_parent(
 ):
     channel = f"forked-{time.time_ns()}"
     with serve_broadcast(redis_server.url, history=100) as process:
-        person = Person(process, channel)
-        forking = gevent.spawn(get, process, f"/fork/{channel}")
-        heard = [person.hear_data()]
-        while heard[-1] != "last":
-            heard.append(person.hear_data())
-        assert forking.get(timeout=SECONDS) == "forked"
-        for name in ("child", "parent"):
-            assert [text for text in heard if text.startswith(name)] == [
-                f"{name} {number}" for number in range(20)
-            ]
-        assert len(heard) == 41
-        assert "does not work" not in process.output
+        check_fork(process, channel)
 
 
 # -------------------------------------------------------------------------- crowds

@@ -94,3 +94,18 @@ def get(process, path):
         client.sock.settimeout(SECONDS)
         client.send(request(path, without="Upgrade"))
         return client.read_response()[1].decode()
+
+
+def check_fork(process, channel):
+    """A forked child publishes, and its parent goes on: a client hears both."""
+    person = Person(process, channel)
+    forking = gevent.spawn(get, process, f"/fork/{channel}")
+    heard = [person.hear_data()]
+    while heard[-1] != "last":
+        heard.append(person.hear_data())
+    assert forking.get(timeout=SECONDS) == "forked"
+    for name in ("child", "parent"):
+        own = [text for text in heard if text.startswith(name)]
+        assert own == [f"{name} {number}" for number in range(20)]
+    assert len(heard) == 41
+    assert "does not work" not in process.output
