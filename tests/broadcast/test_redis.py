@@ -1,6 +1,7 @@
 """Broadcast across processes, with real Redis servers: alone, by a sentinel, in clusters."""
 
 import contextlib
+import re
 import signal
 import sys
 import time
@@ -14,6 +15,7 @@ import redis
 from geventws import Broadcast, BroadcastError
 from tests.support.people import Person, get, join_everywhere
 from tests.support.redis import Gateway, free_port, start_node, start_sentinel
+from tests.support.servers import ROOT
 from tests.support.tools import SECONDS, wait_until
 
 # ---------------------------------------------------------------- several processes
@@ -566,6 +568,25 @@ def test_a_password_and_tls_by_url(start_redis, serve_broadcast, tls):
     with pytest.raises(BroadcastError, match="invalid username-password"):
         broadcast.publish("room", "hello")
     broadcast.close()
+
+
+def test_the_permissions_that_the_documents_name_are_enough(start_redis, serve_broadcast):
+    text = ROOT.joinpath("docs", "broadcast.md").read_text()
+    rules = re.search(r"ACL SETUSER name … (.*?)`", text, re.DOTALL)[1].split()
+    server = start_redis()
+    with server.client() as admin:
+        admin.execute_command("ACL", "SETUSER", "chat", "on", ">geheim", *rules)
+        url = f"redis://chat:geheim@127.0.0.1:{server.port}"
+        with serve_broadcast(url, history=5) as process:
+            person = Person(process)
+            person.say("allowed")
+            first = person.hear().split(" ")[0]
+            assert Person(process, since=first).recovered == "True"
+            assert get(process, "/count/room") == "2"
+            admin.xadd("geventws:room", {"m": "foreign"}, f"{int(time.time() * 1000) + 9999}-7")
+            person.say("allowed")
+            assert person.hear_data() == "allowed"
+            assert not admin.acl_log()
 
 
 def test_a_unix_socket(start_redis, serve_broadcast):
