@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 from weakref import WeakSet
 
-from gevent import get_hub, joinall, killall, sleep, spawn
+from gevent import Timeout, get_hub, joinall, killall, sleep, spawn
 from gevent.monkey import get_original
 
 from ..connection.logs import Throttle
@@ -297,6 +297,8 @@ class Broadcast:
             for channel, id_ in since.items():
                 subscriptions[channel] = self._add(channel, ws, id_)
             self._backend.subscribe_all(list(since))
+            if self._is_closed:
+                raise RuntimeError("this Broadcast is closed")
             self._start_replays(
                 [subscriptions[channel] for channel, id_ in since.items() if id_ is not None]
             )
@@ -574,7 +576,10 @@ class Broadcast:
         """Return the message for the sockets."""
         if self._envelope is None:
             return message.data
-        return self._envelope(message.data, message.id, message.channel)
+        try:
+            return self._envelope(message.data, message.id, message.channel)
+        except Timeout as timeout:  # no Exception: it would end the greenlet that delivers messages
+            raise RuntimeError("an envelope must not block") from timeout
 
     def _handle_undelivered(self, channel: str, ws: Connection) -> None:
         """Handle a socket that did not get a message: it is closed, or too slow."""

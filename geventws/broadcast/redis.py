@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from time import monotonic
 from typing import Any
 
 from gevent import spawn
+from gevent.lock import BoundedSemaphore
 from gevent.monkey import get_original, is_module_patched
 
 from ..exceptions import BroadcastError
@@ -61,7 +61,10 @@ _PUBLISH = """
 local time = redis.call('TIME')
 local latest = redis.call('GET', KEYS[2]) or ''
 local before, number = string.match(latest, '^(%d+)-(%d+)$')
-before, number = before or '0', (tonumber(number) or tonumber(ARGV[6])) + 1
+if not before or #before > 15 or #number > 16 then  -- there is none, or it is not ours
+    before, number = '0', ARGV[6]
+end
+number = tonumber(number) + 1
 local ms = math.max(tonumber(before), time[1] * 1000 + math.floor(time[2] / 1000))
 local function add()
     local id = string.format('%.0f-%.0f', ms, number)
@@ -104,7 +107,7 @@ class Commander:
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
         self._client: Any = None  # see Deployment.create_client()
-        self.free_connections = threading.BoundedSemaphore(deployment.max_connections)
+        self.free_connections = BoundedSemaphore(deployment.max_connections)
 
     def client(self) -> Any:
         """Return the client. A cluster's client connects when it is created."""
@@ -248,6 +251,9 @@ class RedisBackend(Backend):
         reply = f"{REPLY_PREFIX}{uuid.uuid4().hex}"
         request = COUNT + reply.encode()
         numsub = "SHARDNUMSUB" if self.is_cluster else "NUMSUB"
+        state = self.channels.get(channel)
+        if state is not None and not state.is_live:
+            raise BroadcastError(f"the subscription to {channel!r:.200} is interrupted")
         with self._commands() as client:
             processes = client.eval(
                 _ASK, 1, key_of(channel), request, numsub, self._publish_command
@@ -277,7 +283,9 @@ class RedisBackend(Backend):
             subscriber.close()
 
     def close(self) -> None:
-        self.channels.clear()
+        channels, self.channels = self.channels, {}
+        for state in channels.values():
+            state.settled.set()
         for subscriber in list(self._subscribers.values()):
             subscriber.close()
         self._subscribers.clear()

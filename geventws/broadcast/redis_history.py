@@ -13,6 +13,7 @@ from gevent import Timeout, spawn
 from gevent.event import AsyncResult
 
 from ..exceptions import BroadcastError
+from .backend import parse_id
 from .redis_channel import Read
 from .redis_messages import (
     Entry,
@@ -47,11 +48,12 @@ def read_histories(client: Any, starts: Mapping[str, str], ttl: int) -> dict[str
         is the result of this channel.
     """
     found = _read_from(client, starts)
-    new = [it.channel for it in found if it.problem is None and not it.latest]
+    # Whoever only reads the history needs no position.
+    new = [it.channel for it in found if it.problem is None and not it.latest and it.start]
     if new:
         _begin_epochs(client, new, ttl)
-    again = [it.channel for it in found if it.problem is None and not it.is_sufficient]
-    found = [it for it in found if it.problem is not None or it.is_sufficient]
+    again = [it.channel for it in found if it.problem is None and not it.is_sufficient and it.start]
+    found = [it for it in found if it.channel not in again]
     if again:
         found += _read_from(client, dict.fromkeys(again, ""))
     return {it.channel: it.result() for it in found}
@@ -91,7 +93,8 @@ class _Reading:
         if entries and self.entries and entries[0].previous != self.entries[-1].id:
             self.entries = []  # the messages between the pages were deleted meanwhile
         self.entries += entries
-        self.latest = self.entries[-1].id if self.entries else (latest or b"").decode("latin-1")
+        text = (latest or b"").decode("latin-1")
+        self.latest = self.entries[-1].id if self.entries else text if parse_id(text) else ""
         if len(stored) == _PAGE and self.start != LATEST:
             self.next = f"({stored[-1][0].decode()}"
 

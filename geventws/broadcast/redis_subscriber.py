@@ -415,8 +415,10 @@ class RedisSubscriber:
         if kind in _MESSAGES:
             if data.startswith(COUNT_REQUEST):  # also while Redis has yet to end the subscription
                 spawn(self.backend.send_count, data[1:], self.backend.receiver.count(channel))
-            elif channel in self.names:
-                self._handle_message(channel, self.backend.channels[channel], data)
+            elif (
+                channel in self.names and (state := self.backend.channels.get(channel)) is not None
+            ):
+                self._handle_message(channel, state, data)
         elif kind == self._confirmation:
             self._handle_confirmation(channel, self._take_answer("SUBSCRIBE", channel))
         elif self._is_expected("UNSUBSCRIBE", channel):
@@ -500,7 +502,9 @@ class RedisSubscriber:
             self._readers += 1
             spawn(self._read_stored)
 
-    def _handle_message(self, channel: str, state: ChannelState, data: bytes) -> None:
+    def _handle_message(self, channel: str, state: ChannelState | None, data: bytes) -> None:
+        if state is None:
+            return  # the backend is being closed
         message = decode_published(channel, data)
         if message is None:
             logger.debug("Ignored a message of another program in the channel %r", channel)
@@ -534,6 +538,10 @@ class RedisSubscriber:
                     results = {}
                 if connection is self._connection:
                     self._go_live_together(batch, results)
+        except Exception:
+            # A bug in this module must not stop the messages for good.
+            logger.exception("The subscriptions of %s failed", self.backend.name)
+            self._break_connection()
         finally:
             self._readers -= 1
 

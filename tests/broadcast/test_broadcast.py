@@ -644,6 +644,20 @@ def test_a_closed_broadcast_says_so():
         broadcast.publish("room", "hello")
 
 
+def test_an_envelope_that_raises_a_timeout_harms_nobody(make_room, caplog):
+    def envelope(message, id_):
+        if message == "bad":
+            raise gevent.Timeout(1)
+        return message
+
+    room = make_room(Broadcast(envelope=envelope))
+    client = room.join()
+    room.broadcast.publish("room", "bad")
+    room.broadcast.publish("room", "good")
+    assert texts(client, 1) == ["good"]
+    assert "an envelope must not block" in caplog.text
+
+
 def test_an_envelope_may_publish(make_room):
     def envelope(message, id_):
         if message == "1":

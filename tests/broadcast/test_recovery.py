@@ -257,6 +257,40 @@ def test_greater_ids_of_other_programs_do_not_stop_a_channel(redis_server, serve
         assert (back.recovered, texts(back)) == ("True", ["two"])
 
 
+@pytest.mark.parametrize("latest", ["5-18446744073709551615", "9" * 300 + "-1", b"\xff\xfe", "x"])
+def test_a_latest_id_of_another_program_is_passed_over(redis_server, serve_broadcast, latest):
+    channel = f"latest-{time.time_ns()}"
+    with (
+        redis_server.client() as admin,
+        serve_broadcast(redis_server.url, history=5) as process,
+    ):
+        admin.set(f"geventws:\x7f{{geventws:{channel}}}", latest)
+        person = Person(process, channel)
+        person.say("hello")
+        first = person.hear().split(" ")[0]
+        person.say("again")
+        assert person.hear_data() == "again"
+        back = Person(process, channel, first)
+        assert (back.recovered, texts(back)) == ("True", ["again"])
+
+
+def test_whoever_only_looks_at_a_history_leaves_nothing_in_redis(redis_server):
+    channel = f"looked-at-{time.time_ns()}"
+    with (
+        closing(Broadcast(redis_server.url, history=5)) as broadcast,
+        redis_server.client() as admin,
+    ):
+        assert broadcast.history(channel) == []
+        assert admin.keys(f"*{channel}*") == []
+
+
+def test_interrupted_publishers_take_no_connection_with_them(redis_server, serve_broadcast):
+    with serve_broadcast(f"{redis_server.url}?max_connections=2", history=5) as process:
+        assert get(process, "/interrupted/500") == "500 tried"
+        assert get(process, "/free") == "2"
+        assert get(process, "/flood/20") == "20 published"
+
+
 def test_an_envelope_that_raises_for_a_kept_message_locks_nobody_out(redis_server, serve_broadcast):
     channel = f"poison-{time.time_ns()}"
     with (

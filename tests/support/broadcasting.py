@@ -3,10 +3,11 @@
 A WebSocket at ``/channel?since=id`` hears the channel as ``<id> <message>``, after ``ready <pid>
 <recovered> <position>``, and publishes what it sends; what cannot be published is answered with
 ``refused``. Plain requests: ``/healthy``, ``/stats``, ``/live`` (the number of channels whose
-messages arrive), ``/count/channel``, ``/listeners/channel``, ``/lost/channel`` (listens until
-messages are lost), ``/fork/channel`` (a forked process publishes), ``/flood/number`` (so many
-greenlets publish at once), ``/together/number-name`` (joins so many channels), and ``/listen/…``,
-``/unchecked/…`` and ``/impatient/…``, which join one.
+messages arrive), ``/free`` (the number of free connections), ``/count/channel``,
+``/listeners/channel``, ``/lost/channel`` (listens until messages are lost), ``/fork/channel`` (a
+forked process publishes), ``/flood/number`` (so many greenlets publish at once), and
+``/interrupted/number`` (they are interrupted); ``/together/number-name`` joins so many channels,
+and ``/listen/…``, ``/unchecked/…`` and ``/impatient/…`` one, whose name is there in JSON.
 """
 
 import dataclasses
@@ -107,6 +108,17 @@ def fork(channel):
     return "forked"
 
 
+def interrupt(number):
+    """Interrupt publishers at any moment, while they compete for connections."""
+
+    def publish(i):
+        with gevent.Timeout(i % 50 * 1e-4, False):
+            broadcast.publish("interrupted", str(i))
+
+    gevent.joinall([gevent.spawn(publish, i) for i in range(number)])
+    return f"{number} tried"
+
+
 def flood(number):
     """Publish in many greenlets at once."""
     publishers = [gevent.spawn(broadcast.publish, "flood", str(i)) for i in range(number)]
@@ -138,6 +150,10 @@ def answer(path):
         return listen_until_lost(name)
     if how == "fork":
         return fork(name)
+    if how == "free":
+        return str(broadcast._backend._commander().free_connections.counter)
+    if how == "interrupted":
+        return interrupt(int(name))
     if how == "flood":
         return flood(int(name))
     if how == "listeners":
