@@ -19,7 +19,6 @@ from .urls import Target
 _RESERVED = {
     "connection",
     "content-length",
-    "host",
     "origin",
     "sec-websocket-extensions",
     "sec-websocket-key",
@@ -53,6 +52,7 @@ def new_key() -> str:
 def pairs(headers: Mapping[str, str] | HeaderPairs) -> Headers:
     """Convert headers, a mapping or pairs, to pairs.
 
+    :raises TypeError: if a name or a value is not a str.
     :raises ValueError: for a header that cannot be sent.
     """
     fields = pairs_of(headers)
@@ -72,10 +72,18 @@ def request_head(
 ) -> bytes:
     """The request.
 
+    The headers may have another Host, and another Authorization than the URL.
+
+    :raises TypeError: if the name or the value of a header is not a str.
     :raises ValueError: for a subprotocol or a header that cannot be sent.
     """
+    headers = list(headers)
+    hosts = [value for name, value in headers if name.lower() == "host"]
+    if len(hosts) > 1:
+        # RFC 9112 section 3.2: a server must answer 400 to "more than one Host header field line".
+        raise ValueError("the header Host is given more than once")
     fields = [
-        ("Host", target.authority),
+        ("Host", hosts[0] if hosts else target.authority),
         ("Upgrade", "websocket"),
         ("Connection", "Upgrade"),
         ("Sec-WebSocket-Key", key),
@@ -89,12 +97,13 @@ def request_head(
         fields.append(("Sec-WebSocket-Protocol", ", ".join(subprotocols)))
     if compression is not None:
         fields.append(("Sec-WebSocket-Extensions", offer(compression)))
-    if target.userinfo:
+    if target.userinfo and not any(name.lower() == "authorization" for name, _ in headers):
         fields.append(("Authorization", basic_authorization(target.userinfo)))
     for name, value in headers:
         if name.lower() in _RESERVED:
             raise ValueError(f"the header {name} belongs to the handshake")
-        fields.append((name, value))
+        if name.lower() != "host":
+            fields.append((name, value))
     return encode_head(f"GET {target.resource} HTTP/1.1", fields)
 
 
@@ -106,6 +115,7 @@ def basic_authorization(userinfo: str) -> str:
 def encode_head(first: str, fields: Iterable[tuple[str, str]]) -> bytes:
     """A request line and its headers.
 
+    :raises TypeError: if a name or a value is not a str.
     :raises ValueError: for a header that cannot be sent.
     """
     lines = [first]
