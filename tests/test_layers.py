@@ -39,6 +39,7 @@ INTEGRATED = {
     "flask": {"flask", "werkzeug"},
     "prometheus": {"prometheus_client"},
     "protocol.compression": {"isal"},
+    "protocol.urls": {"idna"},
     "server.worker": {"gunicorn"},
     "testing.broadcast": {"pytest"},
 }

@@ -227,7 +227,7 @@ def test_a_url_that_cannot_be_encoded_is_refused(url):
 )
 def test_what_cannot_be_the_name_of_a_host_is_refused(host):
     for parse, url in ((parse_url, f"ws://{host}/"), (parse_proxy, f"http://{host}/")):
-        with pytest.raises(ValueError, match="cannot be the name of a host"):
+        with pytest.raises(ValueError, match=r"cannot be the name of a host|control characters"):
             parse(url)
 
 
@@ -239,7 +239,7 @@ def test_what_cannot_be_the_name_of_a_host_is_refused(host):
         ("ws://BÜCHER.example/", "xn--"),
         ("ws://my_service/", "my_service"),
         ("ws://example.com./", "example.com."),
-        ("ws://[fe80::1%25eth0]/", "fe80::1%25eth0"),
+        ("ws://[fe80::1%25eth0]/", "fe80::1%eth0"),
         ("ws://xn--bcher-kva.example/", "xn--bcher"),
     ],
 )

@@ -213,10 +213,10 @@ def _open_socket(target: Target, proxy: Target | None, context: SSLContext | Non
     try:
         if proxy is not None:
             if proxy.secure:
-                sock = _start_tls(sock, _default_context(), proxy.host)
+                sock = _start_tls(sock, _default_context(), proxy.name)
             open_tunnel(sock, target, proxy)
         if target.secure and context is not None:
-            sock = _start_tls(sock, context, target.host)
+            sock = _start_tls(sock, context, target.name)
     except BaseException:
         sock.close()
         raise

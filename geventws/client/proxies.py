@@ -7,8 +7,7 @@ from urllib.parse import urlsplit
 
 from ..exceptions import HandshakeError
 from ..protocol.client_handshake import basic_authorization, encode_head
-from ..protocol.frames import encode_text
-from ..protocol.urls import Target, ascii_host, userinfo_of
+from ..protocol.urls import Target, check_characters, host_of, userinfo_of
 from .response import read_body, read_response
 
 if TYPE_CHECKING:
@@ -32,19 +31,18 @@ def parse_proxy(url: str) -> Target:
 
     :raises ValueError: if it is not the URL of an HTTP proxy.
     """
+    check_characters(url, "the URL of the proxy")
     parts = urlsplit(url if "://" in url else f"http://{url}")
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError(f"{url!r} is not the URL of an HTTP proxy")
-    encode_text(url, "the URL of the proxy")
     secure = parts.scheme == "https"
     port = parts.port or (443 if secure else 80)
-    return Target(secure, ascii_host(parts.hostname), port, "", userinfo_of(parts))
+    return Target(secure, host_of(parts), port, "", userinfo_of(parts))
 
 
 def connect_head(target: Target, proxy: Target) -> bytes:
     """Return the head of a CONNECT request (RFC 9110 section 9.3.6)."""
-    host = f"[{target.host}]" if ":" in target.host else target.host
-    authority = f"{host}:{target.port}"
+    authority = target.host_and_port
     fields = [("Host", authority)]
     if proxy.userinfo:
         fields.append(("Proxy-Authorization", basic_authorization(proxy.userinfo)))
