@@ -27,6 +27,9 @@ _RESERVED = {
     "transfer-encoding",
     "upgrade",
 }
+#: The value of a cookie. RFC 6265 section 4.1.1 is stricter, but servers set values with spaces,
+#: commas and backslashes, and browsers return them unchanged (section 5.4).
+_COOKIE_VALUE = re.compile(r"([!-:<-~]([ -:<-~]*[!-:<-~])?)?")
 #: The code of a response and its reason, RFC 9112 section 4.
 _STATUS = re.compile(r"[1-9][0-9]{2}( .*)?", re.DOTALL)
 
@@ -59,6 +62,27 @@ def pairs(headers: Mapping[str, str] | HeaderPairs) -> Headers:
     for name, value in fields:
         check_header(name, value)
     return fields
+
+
+def cookie_header(cookies: Mapping[str, str], headers: Headers) -> tuple[str, str]:
+    """Return the header Cookie (RFC 6265 section 4.2).
+
+    :raises TypeError: if a name or a value is not a str.
+    :raises ValueError: if one cannot be sent, or the headers have a Cookie already.
+    """
+    if not isinstance(cookies, Mapping):
+        raise TypeError(f"cookies must be a mapping of names to values, not {cookies!r}")
+    if any(name.lower() == "cookie" for name, _ in headers):
+        raise ValueError("cookies cannot be combined with a Cookie in headers")
+    for name, value in cookies.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"the cookie {name!r}: {value!r} is not of two str")
+        if not is_token(name) or not _COOKIE_VALUE.fullmatch(value):
+            raise ValueError(
+                f"the cookie {name!r}: {value!r} cannot be sent: the name must be a token, and the"
+                " value ASCII without control characters, semicolons and outer spaces"
+            )
+    return "Cookie", "; ".join(f"{name}={value}" for name, value in cookies.items())
 
 
 def request_head(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
@@ -24,7 +24,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]|\A ")
 
 
 class Target(NamedTuple):
-    """The server of a ``ws://`` or ``wss://`` URL (RFC 6455 section 3), or a proxy."""
+    """The server of a ``ws://`` or ``wss://`` URL (RFC 6455 section 3)."""
 
     secure: bool
     #: A name, or an address without brackets. An IPv6 address may have a zone: ``fe80::1%eth0``.
@@ -54,6 +54,20 @@ class Target(NamedTuple):
         """The value of the header Host."""
         default = _PORTS["wss" if self.secure else "ws"]
         return self.host_and_port.removesuffix(f":{default}")
+
+
+class Proxy(NamedTuple):
+    """The URL of a proxy."""
+
+    scheme: str
+    host: str
+    port: int
+    #: ``user:password``, if the URL has one.
+    userinfo: str
+
+    @property
+    def is_socks(self) -> bool:
+        return self.scheme.startswith("socks")
 
 
 def parse_url(url: str) -> Target:
@@ -122,6 +136,15 @@ def _ipv6_host(host: str) -> str:
     if percent and not _ZONE.fullmatch(zone):
         raise ValueError(f"[{host}] has a zone that is not the name of a network interface")
     return f"{address}{percent}{zone}"
+
+
+def is_ip_address(host: str) -> bool:
+    """Whether it is an IPv4 address, or an IPv6 address without brackets."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def ascii_host(host: str) -> str:

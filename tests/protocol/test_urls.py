@@ -86,6 +86,7 @@ def test_a_url_has_its_parts_in_ascii(url, target, authority):
         ("ws://[::1%25a/b]/", "."),
         ("ws://[::1%25a%20b]/", "."),
         ("ws://[::1%]/", "."),
+        ("ws://[::1%25a$b]/", "has a zone that is not the name"),
         ("ws://[::g]/", "."),
         ("ws://[a.example]/", "."),
         ("ws://[v1.a]/", "is not an IPv6 address"),
