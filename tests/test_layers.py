@@ -35,6 +35,7 @@ INTEGRATED = {
     "broadcast.redis_subscriber": {"redis"},
     "broadcast.redis_urls": {"redis"},
     "cli.reload": {"watchfiles"},
+    "client.socks": {"python_socks"},
     "compat.workers": {"gunicorn"},
     "flask": {"flask", "werkzeug"},
     "prometheus": {"prometheus_client"},

@@ -377,6 +377,21 @@ def test_a_token_in_the_url_is_sent_as_a_user_without_a_password(serve):
     assert base64.b64decode(credentials).decode() == "t\u00f6ken:"
 
 
+@pytest.mark.parametrize(
+    ("cookies", "sent"),
+    [
+        ({"session": "a.b-c_d=="}, "session=a.b-c_d=="),
+        ({"a": "1", "b": ""}, "a=1; b="),
+        ({"name": '"Ada\\054 Lovelace"'}, 'name="Ada\\054 Lovelace"'),
+        ({"name": "Ada, Lovelace"}, "name=Ada, Lovelace"),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_cookies_are_sent_unchanged(cookies, sent, environ_of):
+    assert environ_of(cookies=cookies).get("HTTP_COOKIE") == sent
+
+
 def test_what_is_known_of_the_connection(serve):
     with connect(at(serve(site), "/accept?x"), subprotocols=["chat.v1", "chat.v2"]) as ws:
         assert ws.subprotocol == "chat.v2"
@@ -413,8 +428,26 @@ def test_a_url_that_is_none_is_refused(url, why):
         ({"subprotocols": ["a", "a"]}, ValueError, "distinct"),
         ({"allowed_origins": "*"}, TypeError, "option of servers"),
         ({"no_such_option": 1}, TypeError, "no_such_option"),
-        ({"ssl_context": object()}, TypeError, "gevent.ssl.SSLContext"),
-        ({"proxy": "socks5://127.0.0.1:1080"}, ValueError, "HTTP proxy"),
+        ({"ssl_context": object()}, TypeError, "must be an ssl.SSLContext"),
+        ({"server_hostname": b"a"}, TypeError, "server_hostname must be a str"),
+        ({"server_hostname": "a b"}, ValueError, "cannot be the name of a host"),
+        ({"proxy": "ftp://127.0.0.1:1080"}, ValueError, "is not the URL of a proxy"),
+        ({"proxy": "socks5://a:b@"}, ValueError, "is not the URL of a proxy"),
+        ({"unix_socket": 5}, TypeError, "PathLike"),
+        ({"unix_socket": "/a", "proxy": "http://a"}, ValueError, "unix_socket and proxy cannot"),
+        ({"max_redirects": -1}, ValueError, "must not be negative"),
+        ({"max_redirects": "1"}, TypeError, "must be an integer"),
+        ({"max_redirects": True}, TypeError, "must be an integer"),
+        ({"cookies": "a=1"}, TypeError, "must be a mapping"),
+        ({"cookies": {"a": 1}}, TypeError, "is not of two str"),
+        ({"cookies": {b"a": "1"}}, TypeError, "is not of two str"),
+        ({"cookies": {"a": "1; b=2"}}, ValueError, "cannot be sent"),
+        ({"cookies": {"a": "1\r\nB: 2"}}, ValueError, "cannot be sent"),
+        ({"cookies": {"a": "grüß"}}, ValueError, "cannot be sent"),
+        ({"cookies": {"a": " 1"}}, ValueError, "cannot be sent"),
+        ({"cookies": {"a b": "1"}}, ValueError, "cannot be sent"),
+        ({"cookies": {"": "1"}}, ValueError, "cannot be sent"),
+        ({"cookies": {"a": "1"}, "headers": {"cookie": "b=2"}}, ValueError, "cannot be combined"),
     ],
 )
 def test_a_wrong_argument_is_refused_and_leaves_nothing_open(serve, options, error, why):
