@@ -231,10 +231,10 @@ def connect(
         opened = route.open(target, first_proxy)
         while redirect := ws._perform_handshake(opened, opening, redirects):
             request = redirects.follow(request, redirect)
-            route = route.after(request, redirect)
+            route, next_proxy = route.after(request, redirect)
             ws._target = request.target
             opening = ws._request(request.headers, origin)
-            opened = route.open(request.target, route.proxy_for(request.target))
+            opened = route.open(request.target, next_proxy)
     return ws
 
 

@@ -82,19 +82,21 @@ class Route:
         if target.secure and isinstance(self.sock, SSLSocket):
             raise ValueError("sock has TLS already: use a ws:// URL, or pass the socket without it")
 
-    def after(self, request: Request, redirect: Response) -> Route:
-        """Return the route for the request that follows a redirect.
+    def after(self, request: Request, redirect: Response) -> tuple[Route, Proxy | None]:
+        """Return the route and the proxy for the request that follows a redirect.
 
-        :raises HandshakeError: if a unix socket is set, and the redirect leads to another origin.
+        :raises HandshakeError: if a unix socket or the proxy cannot be used for the new URL.
         """
-        if not request.has_left_origin:
-            return self
-        if self.unix_socket is not None:
-            why = "a redirect to another origin is not followed from a unix socket"
-            raise HandshakeError(redirect.status, why, redirect.headers)
         route = copy(self)
-        route.server_hostname = None
-        return route
+        if request.has_left_origin:
+            route.server_hostname = None
+        try:
+            if request.has_left_origin and self.unix_socket is not None:
+                raise ValueError("it leads to another origin than that of the unix socket")
+            return route, route.proxy_for(request.target)
+        except ValueError as problem:
+            why = f"cannot follow the redirect: {problem}"
+            raise HandshakeError(redirect.status, why, redirect.headers) from None
 
     def open(self, target: Target, proxy: Proxy | None) -> socket:
         """Return a socket that is connected to the server, with TLS if the URL asks for it. Blocks.

@@ -30,6 +30,17 @@ class _CooperativeContext:
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
 
+    # Any: _ssl has no public types.
+    def _wrap_socket(self, sock: Any, server_side: bool, name: str | None, **others: Any) -> Any:
+        """Called by gevent's SSLSocket: create OpenSSL's object for a connection.
+
+        The owner is the argument of ``sni_callback``, which may set ``sock.context``. gevent gives
+        its inner socket, and translates it in the callbacks of its own contexts only.
+        """
+        others["owner"] = sock._sslsock()
+        # This private method is the interface between SSLSocket and its context, in Python, too.
+        return self._context._wrap_socket(sock, server_side, name, **others)  # type: ignore[attr-defined]
+
     # Any: the attributes of ssl.SSLContext.
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)

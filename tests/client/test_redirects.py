@@ -165,6 +165,25 @@ def test_the_name_for_tls_is_not_used_for_another_origin(serve, tls):
         other.stop(1)
 
 
+def test_a_proxy_is_chosen_for_each_request(first, second, monkeypatch):
+    for name in ("https_proxy", "all_proxy", "ws_proxy", "HTTPS_PROXY", "ALL_PROXY", "WS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    first.redirects["/"] = "302 Found", f"http://localhost:{second.port}/"
+    first.redirects["/tls"] = "302 Found", "https://localhost/"
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    url = f"ws://127.0.0.1:{first.port}/"
+    with plain_socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))  # nobody listens
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{sock.getsockname()[1]}")
+        with pytest.raises(ConnectionRefusedError):
+            connect(url, max_redirects=1)
+        monkeypatch.setenv("https_proxy", f"https://127.0.0.1:{sock.getsockname()[1]}")
+        with pytest.raises(HandshakeError, match="cannot follow the redirect: wss:// through"):
+            connect(f"{url}tls", max_redirects=1)
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    talk(connect(url, max_redirects=1))
+
+
 def test_the_limit_of_time_covers_all_requests(first):
     with plain_socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
@@ -188,7 +207,7 @@ def test_a_redirect_on_a_unix_socket_stays_there(tmp_path, second):
     server.start()
     try:
         talk(connect("ws://app.example/", unix_socket=path, max_redirects=1))
-        with pytest.raises(HandshakeError, match="is not followed from a unix socket"):
+        with pytest.raises(HandshakeError, match="another origin than that of the unix socket"):
             connect("ws://app.example/away", unix_socket=path, max_redirects=1)
     finally:
         server.stop(1)

@@ -74,13 +74,22 @@ def test_a_context_of_the_standard_library_remains_usable_for_its_own_sockets(se
     assert context.sslsocket_class is ssl.SSLSocket
 
 
-def test_a_callback_for_the_name_of_the_server_is_called(serve, tls):
-    names = []
-    context = server_context(SERVERS["ssl.create_default_context"], tls)
-    context.sni_callback = lambda sock, name, context: names.append(name)
+@pytest.mark.parametrize("make", SERVERS.values(), ids=SERVERS)
+def test_a_callback_for_the_name_of_the_server_may_choose_the_certificate(make, serve, tls):
+    calls = []
+    context = make()  # without a certificate
+    chosen = server_context(make, tls)
+
+    def choose(sock, name, given):
+        calls.append((type(sock), name, given is context))
+        sock.context = chosen
+
+    context.sni_callback = choose
     server = serve(echo, ssl_context=context)
-    connect(f"wss://localhost:{server.server_port}/", ssl_context=tls[2]).close()
-    assert names == ["localhost"]
+    with connect(f"wss://localhost:{server.server_port}/", ssl_context=tls[2]) as ws:
+        ws.send("hello")
+        assert ws.receive(timeout=SECONDS) == "hello"
+    assert calls == [(gevent.ssl.SSLSocket, "localhost", True)]
 
 
 class OwnSockets(ssl.SSLContext):
