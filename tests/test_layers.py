@@ -35,10 +35,12 @@ INTEGRATED = {
     "broadcast.redis_subscriber": {"redis"},
     "broadcast.redis_urls": {"redis"},
     "cli.reload": {"watchfiles"},
+    "client.socks": {"python_socks"},
     "compat.workers": {"gunicorn"},
     "flask": {"flask", "werkzeug"},
     "prometheus": {"prometheus_client"},
     "protocol.compression": {"isal"},
+    "protocol.urls": {"idna"},
     "server.worker": {"gunicorn"},
     "testing.broadcast": {"pytest"},
 }

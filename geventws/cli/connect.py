@@ -47,6 +47,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a subprotocol to offer; may be repeated",
     )
+    add(
+        "--proxy",
+        metavar="URL",
+        default=True,
+        help="a proxy, such as http://… or socks5h://… (default: from the environment)",
+    )
+    add("--unix-socket", metavar="PATH", help="connect to a unix socket, not to the host")
+    add(
+        "--max-redirects",
+        metavar="N",
+        type=int,
+        default=0,
+        help="the number of redirects that are followed (default: %(default)s)",
+    )
     add("--json", action="store_true", help="print JSON messages indented")
 
 
@@ -63,12 +77,20 @@ def open_from(options: argparse.Namespace) -> ClientWebSocket:
         headers.append((name.strip(), value.strip()))
     try:
         return open_websocket(
-            options.url, headers=headers, origin=options.origin, subprotocols=options.subprotocol
+            options.url,
+            headers=headers,
+            origin=options.origin,
+            subprotocols=options.subprotocol,
+            proxy=options.proxy,
+            unix_socket=options.unix_socket,
+            max_redirects=options.max_redirects,
         )
-    except ValueError as problem:
+    except (ValueError, ImportError) as problem:
         raise UsageError(str(problem)) from problem
     except HandshakeError as problem:
         reason = problem.status or problem.body.decode(errors="replace")
+        if 300 <= problem.status_code < 400:
+            reason = " ".join(str(problem).split())  # with the Location
         raise UsageError(f"cannot open {options.url}: {reason}") from problem
     except OSError as problem:
         reason = problem.strerror or str(problem)

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from ssl import PROTOCOL_TLS_CLIENT
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-
-from gevent.ssl import SSLContext
 
 from ..connection.connection import Connection
 from ..exceptions import HandshakeError
 from ..options import Options
 from ..protocol import client_handshake
 from ..protocol.permessage_deflate import PerMessageDeflate
+from ..protocol.redirects import Redirects, Request
 from ..protocol.urls import Target, parse_url
 from ..typing import HeaderPairs, Headers, Keywords
-from .dialling import dial, time_limit
-from .proxies import open_tunnel, parse_proxy, proxy_from_environment
+from .dialling import time_limit
 from .response import read_body, read_response
+from .route import Route
 
 if TYPE_CHECKING:
+    import os
+    import ssl
+
     from gevent.socket import socket
 
 #: Options that only servers have.
@@ -94,8 +95,12 @@ class ClientWebSocket(Connection):
             ),
         )
 
-    def _perform_handshake(self, sock: socket, opening: Opening) -> None:
+    def _perform_handshake(
+        self, sock: socket, opening: Opening, redirects: Redirects
+    ) -> client_handshake.Response | None:
         """Perform the opening handshake on a socket. The socket belongs to this object afterwards.
+
+        Return ``None``, or a redirect that can be followed; then the socket is closed.
 
         :raises HandshakeError: if the server refuses. The socket is closed.
         """
@@ -103,6 +108,9 @@ class ClientWebSocket(Connection):
         try:
             sock.sendall(opening.head)
             response, early = read_response(sock)
+            if redirects.is_redirect(response):
+                sock.close()
+                return response
             if response.code != 101:
                 raise HandshakeError(
                     response.status, read_body(sock, response, early), response.headers
@@ -116,6 +124,7 @@ class ClientWebSocket(Connection):
         self._response_headers = response.headers
         self._extensions = response.get("Sec-WebSocket-Extensions")
         self._start(sock, PerMessageDeflate.of(agreement, parameters, client=True), early)
+        return None
 
     def _open(self) -> None:
         raise AssertionError("connect() returns only open WebSockets")
@@ -149,9 +158,14 @@ def connect(
     *,
     subprotocols: Sequence[str] = (),
     headers: Mapping[str, str] | HeaderPairs = (),
+    cookies: Mapping[str, str] | None = None,
     origin: str | None = None,
-    ssl_context: SSLContext | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    server_hostname: str | None = None,
     proxy: str | bool | None = True,
+    sock: socket | None = None,
+    unix_socket: str | os.PathLike[str] | None = None,
+    max_redirects: int = 0,
     open_timeout: float | None = 10.0,
     **options: Any,
 ) -> ClientWebSocket:
@@ -162,82 +176,89 @@ def connect(
             for message in ws:
                 print(message)
 
-    Redirects are not followed: :exc:`HandshakeError` has the header ``Location``.
-
     :param url: a ``ws://`` or ``wss://`` URL. A user name and a password in it are sent with HTTP
-        Basic authentication.
+        Basic authentication, unless ``headers`` has an Authorization.
     :param subprotocols: the subprotocols to offer, the preferred one first.
-    :param headers: additional request headers, a mapping or pairs.
+    :param headers: additional request headers, a mapping or pairs. ``Host`` replaces the Host
+        header of the URL.
+    :param cookies: names and values for the Cookie header. They are sent unchanged.
     :param origin: the Origin header. Only browsers must send one.
-    :param ssl_context: a context of :mod:`gevent.ssl` for ``wss://``. By default, certificates are
-        verified with the system's certificates, and the host name is checked.
-    :param proxy: the URL of an HTTP proxy, or ``None`` for a direct connection. By default, the
-        proxy is taken from the environment (``https_proxy``, ``http_proxy``, ``no_proxy``).
-    :param open_timeout: the maximum number of seconds for everything, including the DNS lookup.
-        ``None`` waits without a limit. If the host has several addresses, an attempt to connect to
-        the next one starts after 250 ms: an unreachable address causes no longer delay.
+    :param ssl_context: an :class:`ssl.SSLContext` for ``wss://``, from :mod:`ssl` or
+        :mod:`gevent.ssl`. By default, certificates are verified with the system's certificates, and
+        the host name is checked.
+    :param server_hostname: the name for TLS: it is sent to the server (SNI) and must be in its
+        certificate. By default, the host of the URL. Needed if the URL has an address.
+    :param proxy: the URL of a proxy, or ``None`` for a direct connection. The schemes are
+        ``http://``, ``https://`` (only for ``ws://`` servers) and, with the extra ``socks``,
+        ``socks5h://``, ``socks5://``, ``socks4a://`` and ``socks4://``. With ``socks5h`` and
+        ``socks4a``, the proxy looks up the host name. By default, the proxy is taken from the
+        environment (``https_proxy``, ``http_proxy``, ``all_proxy``, ``no_proxy``).
+    :param sock: a connected gevent socket, on which the handshake is performed. TLS is started if
+        the URL is a ``wss://`` URL. No proxy is used. The WebSocket owns the socket: it closes it,
+        also if the handshake fails.
+    :param unix_socket: the path of a unix socket to connect to. No proxy is used. The URL sets the
+        request and the Host header.
+    :param max_redirects: how many redirects (301, 302, 303, 307 and 308) are followed. By default
+        none: :exc:`HandshakeError` has the header ``Location``. No redirect from ``wss://`` to
+        ``ws://`` is followed. Another origin does not get the cookies, the Authorization, the user
+        of the URL and the Host header; it gets all other ``headers``.
+    :param open_timeout: the maximum number of seconds for everything, including the DNS lookup and
+        redirects. ``None`` waits without a limit. If the host has several addresses, an attempt to
+        connect to the next one starts after 250 ms: an unreachable address causes no longer delay.
     :param options: ``max_message_size``, ``max_queued_messages``, ``max_queued_bytes``,
         ``max_send_buffer``, ``send_timeout``, ``ping_interval``, ``ping_timeout``,
         ``close_timeout``, ``message_timeout`` and ``compression``; see
         :class:`geventws.options.Options`.
-    :raises ValueError: for an invalid URL, header or subprotocol.
+    :raises TypeError: for an argument of the wrong type, such as a ``sock`` that is not gevent's.
+    :raises ValueError: for an invalid URL, header, cookie or subprotocol, and for arguments that
+        cannot be combined.
+    :raises ImportError: if a SOCKS proxy is set, and the extra ``socks`` is not installed.
     :raises HandshakeError: if the server or the proxy refuses, or its response is invalid.
     :raises TimeoutError: if the WebSocket is not open after ``open_timeout`` seconds.
     :raises OSError: if no address of the host can be connected to, or the server's certificate is
         not valid.
     """
     target = parse_url(url)
-    fields = client_handshake.pairs(headers)
-    if not any(name.lower() == "user-agent" for name, _ in fields):
-        fields.append(("User-Agent", "geventws"))
+    route = Route(proxy, ssl_context, server_hostname, sock, unix_socket)
+    redirects = Redirects(_checked_limit(max_redirects, route))
+    request = Request(target, _request_headers(headers, cookies))
     ws = ClientWebSocket(options_for(subprotocols, options), target)
-    if proxy is True:
-        proxy = proxy_from_environment(target)
-    parsed_proxy = parse_proxy(proxy) if proxy else None
-    opening = ws._request(fields, origin)
+    # Wrong arguments are reported before anything is sent.
+    route.check(target)
+    first_proxy = route.proxy_for(target)
+    opening = ws._request(request.headers, origin)
     with time_limit(open_timeout):
-        ws._perform_handshake(_open_socket(target, parsed_proxy, ssl_context), opening)
+        opened = route.open(target, first_proxy)
+        while redirect := ws._perform_handshake(opened, opening, redirects):
+            request = redirects.follow(request, redirect)
+            route, next_proxy = route.after(request, redirect)
+            ws._target = request.target
+            opening = ws._request(request.headers, origin)
+            opened = route.open(request.target, next_proxy)
     return ws
 
 
-def _open_socket(target: Target, proxy: Target | None, context: SSLContext | None) -> socket:
-    """Return a socket that is connected to the server, with TLS and through the proxy if needed."""
-    if context is None:
-        context = _default_context() if target.secure else None
-    elif not isinstance(context, SSLContext):
-        raise TypeError(
-            "ssl_context must be a gevent.ssl.SSLContext: any other context would block the thread"
-        )
-    first = proxy or target
-    sock = dial(first.host, first.port)
-    try:
-        if proxy is not None:
-            if proxy.secure:
-                sock = _start_tls(sock, _default_context(), proxy.host)
-            open_tunnel(sock, target, proxy)
-        if target.secure and context is not None:
-            sock = _start_tls(sock, context, target.host)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+def _request_headers(
+    headers: Mapping[str, str] | HeaderPairs, cookies: Mapping[str, str] | None
+) -> Headers:
+    """Return the headers of the caller and the cookies; add a User-Agent if there is none."""
+    fields = client_handshake.pairs(headers)
+    if cookies is not None:
+        cookie = client_handshake.cookie_header(cookies, fields)
+        fields += [cookie] if cookies else []
+    if not any(name.lower() == "user-agent" for name, _ in fields):
+        fields.append(("User-Agent", "geventws"))
+    return fields
 
 
-def _start_tls(sock: socket, context: SSLContext, host: str) -> socket:
-    secure = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
-    try:
-        secure.do_handshake()
-    except BaseException:
-        secure.close()  # wrap_socket() has moved the descriptor to the new socket
-        raise
-    return secure
-
-
-def _default_context() -> SSLContext:
-    """Return gevent's equivalent of ``ssl.create_default_context()``: it verifies certificates."""
-    context = SSLContext(PROTOCOL_TLS_CLIENT)
-    context.load_default_certs()
-    return context
+def _checked_limit(max_redirects: int, route: Route) -> int:
+    if not isinstance(max_redirects, int) or isinstance(max_redirects, bool):
+        raise TypeError(f"max_redirects must be an integer, not {max_redirects!r}")
+    if max_redirects < 0:
+        raise ValueError(f"max_redirects must not be negative, but is {max_redirects}")
+    if max_redirects and route.sock is not None:
+        raise ValueError("sock and max_redirects cannot be combined: a redirect needs a new socket")
+    return max_redirects
 
 
 def open_on(
@@ -257,7 +278,7 @@ def open_on(
         sock.close()
         raise
     with time_limit(timeout):
-        ws._perform_handshake(sock, opening)
+        ws._perform_handshake(sock, opening, Redirects(0))
     return ws
 
 

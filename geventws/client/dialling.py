@@ -10,7 +10,7 @@ from errno import EAGAIN, EINPROGRESS, EWOULDBLOCK
 from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from gevent import get_hub
+from gevent import get_hub, sleep
 from gevent.queue import Empty, Queue
 from gevent.socket import getaddrinfo
 from gevent.socket import socket as gevent_socket
@@ -25,6 +25,8 @@ _Info: TypeAlias = "tuple[int, int, int, str, tuple[Any, ...]]"
 
 #: Seconds between two attempts, the "Connection Attempt Delay" of RFC 8305 section 5.
 _DELAY = 0.25
+#: Seconds between two attempts to enter the full queue of a unix socket.
+_RETRY = 0.02
 #: The maximum number of addresses that are tried. A hostile DNS server could send thousands.
 _MAX_ADDRESSES = 32
 #: The event of libev and libuv for a writable socket.
@@ -77,6 +79,25 @@ def dial(host: str, port: int) -> gevent_socket:
         raise attempts.error(host, port)
     finally:
         attempts.close()
+
+
+def dial_unix(path: str) -> gevent_socket:
+    """Return a gevent socket that is connected to a unix socket. Blocks while its queue is full.
+
+    :raises OSError: if nobody listens there.
+    """
+    sock = gevent_socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        while error := sock.connect_ex(path):
+            if error not in _IN_PROGRESS:
+                raise OSError(error, f"cannot connect to {path}: {os.strerror(error)}")
+            sleep(_RETRY)  # a unix socket never reports that the queue has a place again
+        sock.settimeout(None)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _sort_addresses(infos: Iterable[_Info]) -> Iterator[_Info]:

@@ -19,7 +19,6 @@ from .urls import Target
 _RESERVED = {
     "connection",
     "content-length",
-    "host",
     "origin",
     "sec-websocket-extensions",
     "sec-websocket-key",
@@ -28,6 +27,9 @@ _RESERVED = {
     "transfer-encoding",
     "upgrade",
 }
+#: The value of a cookie. RFC 6265 section 4.1.1 is stricter, but servers set values with spaces,
+#: commas and backslashes, and browsers return them unchanged (section 5.4).
+_COOKIE_VALUE = re.compile(r"([!-:<-~]([ -:<-~]*[!-:<-~])?)?")
 #: The code of a response and its reason, RFC 9112 section 4.
 _STATUS = re.compile(r"[1-9][0-9]{2}( .*)?", re.DOTALL)
 
@@ -53,12 +55,34 @@ def new_key() -> str:
 def pairs(headers: Mapping[str, str] | HeaderPairs) -> Headers:
     """Convert headers, a mapping or pairs, to pairs.
 
+    :raises TypeError: if a name or a value is not a str.
     :raises ValueError: for a header that cannot be sent.
     """
     fields = pairs_of(headers)
     for name, value in fields:
         check_header(name, value)
     return fields
+
+
+def cookie_header(cookies: Mapping[str, str], headers: Headers) -> tuple[str, str]:
+    """Return the header Cookie (RFC 6265 section 4.2).
+
+    :raises TypeError: if a name or a value is not a str.
+    :raises ValueError: if one cannot be sent, or the headers have a Cookie already.
+    """
+    if not isinstance(cookies, Mapping):
+        raise TypeError(f"cookies must be a mapping of names to values, not {cookies!r}")
+    if any(name.lower() == "cookie" for name, _ in headers):
+        raise ValueError("cookies cannot be combined with a Cookie in headers")
+    for name, value in cookies.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"the cookie {name!r}: {value!r} is not of two str")
+        if not is_token(name) or not _COOKIE_VALUE.fullmatch(value):
+            raise ValueError(
+                f"the cookie {name!r}: {value!r} cannot be sent: the name must be a token, and the"
+                " value ASCII without control characters, semicolons and outer spaces"
+            )
+    return "Cookie", "; ".join(f"{name}={value}" for name, value in cookies.items())
 
 
 def request_head(
@@ -72,10 +96,18 @@ def request_head(
 ) -> bytes:
     """The request.
 
+    The headers may have another Host, and another Authorization than the URL.
+
+    :raises TypeError: if the name or the value of a header is not a str.
     :raises ValueError: for a subprotocol or a header that cannot be sent.
     """
+    headers = list(headers)
+    hosts = [value for name, value in headers if name.lower() == "host"]
+    if len(hosts) > 1:
+        # RFC 9112 section 3.2: a server must answer 400 to "more than one Host header field line".
+        raise ValueError("the header Host is given more than once")
     fields = [
-        ("Host", target.authority),
+        ("Host", hosts[0] if hosts else target.authority),
         ("Upgrade", "websocket"),
         ("Connection", "Upgrade"),
         ("Sec-WebSocket-Key", key),
@@ -89,12 +121,13 @@ def request_head(
         fields.append(("Sec-WebSocket-Protocol", ", ".join(subprotocols)))
     if compression is not None:
         fields.append(("Sec-WebSocket-Extensions", offer(compression)))
-    if target.userinfo:
+    if target.userinfo and not any(name.lower() == "authorization" for name, _ in headers):
         fields.append(("Authorization", basic_authorization(target.userinfo)))
     for name, value in headers:
         if name.lower() in _RESERVED:
             raise ValueError(f"the header {name} belongs to the handshake")
-        fields.append((name, value))
+        if name.lower() != "host":
+            fields.append((name, value))
     return encode_head(f"GET {target.resource} HTTP/1.1", fields)
 
 
@@ -106,6 +139,7 @@ def basic_authorization(userinfo: str) -> str:
 def encode_head(first: str, fields: Iterable[tuple[str, str]]) -> bytes:
     """A request line and its headers.
 
+    :raises TypeError: if a name or a value is not a str.
     :raises ValueError: for a header that cannot be sent.
     """
     lines = [first]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -38,20 +38,37 @@ def is_value(text: str) -> bool:
 def check_header(name: str, value: str) -> None:
     """Check that a header can be sent.
 
-    :raises ValueError: if it cannot.
+    :raises TypeError: if its name or its value is not a str.
+    :raises ValueError: if it has forbidden characters.
     """
-    if not isinstance(name, str) or not is_token(name):
+    for part, text in (("name", name), ("value", value)):
+        if not isinstance(text, str):
+            raise TypeError(
+                f"{name!r}: {value!r} cannot be a header: its {part} is not a str, but"
+                f" {type(text).__name__}"
+            )
+    if not is_token(name):
         raise ValueError(f"{name!r}: {value!r} cannot be a header: its name is not a token")
-    if not isinstance(value, str) or not is_value(value):
+    if not is_value(value):
         raise ValueError(
-            f"{name!r}: {value!r} cannot be a header: its value is not a str of one line in"
-            " ISO 8859-1"
+            f"{name!r}: {value!r} cannot be a header: its value is not one line in ISO 8859-1"
         )
 
 
 def pairs_of(headers: Mapping[str, str] | HeaderPairs) -> Headers:
-    """Convert headers, a mapping or pairs, to pairs."""
-    return list(headers.items() if isinstance(headers, Mapping) else headers)
+    """Convert headers, a mapping or pairs, to pairs.
+
+    :raises TypeError: if they are neither.
+    """
+    if isinstance(headers, Mapping):
+        return list(headers.items())
+    if not isinstance(headers, Iterable):
+        raise TypeError(f"headers must be a mapping or pairs, not {headers!r}")
+    fields = list(headers)
+    for field in fields:
+        if not isinstance(field, (tuple, list)) or len(field) != 2:
+            raise TypeError(f"headers must be a mapping or pairs: {field!r} is not a pair")
+    return fields
 
 
 def split_list(value: str) -> list[str]:

@@ -166,6 +166,7 @@ def response_headers(
 ) -> Headers:
     """The headers of the ``101``, RFC 6455 section 4.2.2.
 
+    :raises TypeError: if the name or the value of an extra header is not a str.
     :raises ValueError: for an extra header that belongs to the handshake or cannot be sent.
     """
     headers = [

@@ -16,6 +16,7 @@ from gevent.ssl import SSLContext
 from gevent.timeout import Timeout
 
 from ..connection.logs import peers, printable
+from ..connection.tls import cooperative_context
 from ..typing import Application, Environ
 from .configuration import combine_options, take_options
 from .handler import WebSocketHandler
@@ -84,9 +85,10 @@ class WebSocketServer(WSGIServer):
     :param application: a WSGI application. For WebSocket requests, its environ has a
         :class:`~geventws.WebSocket` in ``environ["wsgi.websocket"]``.
     :param options: the options of :class:`geventws.options.Options`, and gevent's options for TLS
-        (``certfile``, ``keyfile``, ``ssl_context``, ...).
+        (``certfile``, ``keyfile``, ``ssl_context``, ...). ``ssl_context`` may be a context of
+        :mod:`ssl` or of :mod:`gevent.ssl`, in a patched program and in others.
     :raises TypeError: for an unknown option, or an option of the wrong type.
-    :raises ValueError: for an option out of range.
+    :raises ValueError: for an option out of range, or an ``ssl_context`` for clients.
     """
 
     _start_accepting_if_started: Callable[[], None]  # a private method of gevent's BaseServer
@@ -113,6 +115,8 @@ class WebSocketServer(WSGIServer):
             context = SSLContext(PROTOCOL_TLS_SERVER)
             context.load_cert_chain(options.pop("certfile"), options.pop("keyfile", None))
             options["ssl_context"] = context
+        elif "ssl_context" in options:
+            options["ssl_context"] = cooperative_context(options["ssl_context"], server_side=True)
         #: Whether requests are logged. If not, the handler does not format lines for the log.
         self.logs_requests = log is not None
         if spawn == "default":

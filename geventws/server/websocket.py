@@ -105,6 +105,7 @@ class WebSocket(Connection):
         :param headers: more headers for the ``101``, a mapping or pairs such as
             ``[("Set-Cookie", "seen=1")]``.
         :param compression: overrides the ``compression`` option for this connection.
+        :raises TypeError: if the name or the value of a header is not a str.
         :raises ValueError: for a subprotocol that was not offered or a header that cannot be sent.
         :raises WebSocketError: if the view has already accepted, or has answered with HTTP.
         :raises ConnectionClosed: if the client has disconnected.

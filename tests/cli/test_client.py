@@ -9,7 +9,9 @@ import termios
 
 import gevent
 import pytest
+from gevent import socket
 
+from geventws import WebSocketServer
 from tests.support.apps import echo, site
 from tests.support.servers import ROOT, wait_until
 
@@ -158,6 +160,58 @@ def test_connect_says_in_a_sentence_why_it_cannot(serve, start):
         session = start("connect", url)
         assert session.end() == 2
         assert re.match(rf"geventws: .*{sentence}.*\n\Z", session.output), session.output
+
+
+def test_connect_follows_redirects_on_request(serve, start):
+    def app(environ, start_response):
+        if environ["PATH_INFO"] == "/echo":
+            return echo(environ, start_response)
+        start_response("302 Found", [("Location", "/echo")])
+        return []
+
+    url = url_of(serve(app), "/moved")
+    refused = start("connect", url)
+    assert refused.end() == 2
+    assert refused.output == f"geventws: cannot open {url}: 302 Found: /echo\n"
+    session = start("connect", url, "--max-redirects", "1")
+    session.type("hello")
+    session.wait_for("< hello")
+    session.process.stdin.close()
+    assert session.end() == 0
+
+
+def test_connect_and_bench_take_a_unix_socket(start, tmp_path):
+    path = str(tmp_path / "socket")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    server = WebSocketServer(listener, echo, log=None)
+    server.start()
+    try:
+        session = start("connect", "ws://localhost/echo", "--unix-socket", path)
+        session.type("hello")
+        session.wait_for("< hello")
+        session.process.stdin.close()
+        assert session.end() == 0
+        arguments = ("--unix-socket", path, "-c", "2", "--duration", "0.1")
+        assert start("bench", "ws://localhost/echo", *arguments).end() == 0
+    finally:
+        server.stop(1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--proxy", "ftp://a"], "is not the URL of a proxy"),
+        (["--proxy", "socks5h://127.0.0.1:1"], "cannot open .*Connection refused"),
+        (["--unix-socket", "/nowhere/socket"], "cannot connect to /nowhere/socket: No such file"),
+        (["--max-redirects", "-1"], "max_redirects must not be negative"),
+    ],
+)
+def test_connect_says_in_a_sentence_which_way_is_wrong(arguments, sentence, start):
+    session = start("connect", "ws://a.example/", *arguments)
+    assert session.end() == 2
+    assert re.match(rf"geventws: .*{sentence}.*\n\Z", session.output), session.output
 
 
 def test_bench_tells_rate_and_latency(serve, start):

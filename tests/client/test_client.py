@@ -321,6 +321,77 @@ def test_ipv6(serve):
             server.stop(1)
 
 
+def link_local():
+    """A link-local address of this machine, with its zone; skips the test without one."""
+    for name, addresses in psutil.net_if_addrs().items():
+        for each in addresses:
+            if each.family == socket.AF_INET6 and each.address.startswith("fe80:"):
+                return each.address.partition("%")[0], name
+    pytest.skip("there is no link-local IPv6 address here")
+
+
+def test_an_address_with_a_zone_is_dialled_with_it_and_sent_without(serve):
+    address, zone = link_local()
+    seen = AsyncResult()
+
+    def app(environ, start_response):
+        seen.set(environ["HTTP_HOST"])
+        return echo(environ, start_response)
+
+    with socket.socket(socket.AF_INET6) as sock:
+        sock.bind(socket.getaddrinfo(f"{address}%{zone}", 0, 0, socket.SOCK_STREAM)[0][4])
+        sock.listen()
+        server = StreamServer(sock, serve(app).handle)
+        server.start()
+        try:
+            port = sock.getsockname()[1]
+            with connect(f"ws://[{address}%25{zone}]:{port}/echo") as ws:
+                ws.send("x")
+                assert ws.receive() == "x"
+        finally:
+            server.stop(1)
+    assert seen.get(timeout=SECONDS) == f"[{address}]:{port}"
+
+
+def test_a_host_among_the_headers_is_the_only_one_that_is_sent(lie):
+    heads = AsyncResult()
+
+    def answer(sock, head):
+        heads.set(head)
+        sock.sendall(accepting(head))
+
+    connect(lie(answer), headers={"Host": "virtual.example"}, close_timeout=0.1).close()
+    lines = heads.get(timeout=SECONDS).lower().split(b"\r\n")
+    assert [line for line in lines if line.startswith(b"host:")] == [b"host: virtual.example"]
+
+
+def test_a_token_in_the_url_is_sent_as_a_user_without_a_password(serve):
+    seen = AsyncResult()
+
+    def app(environ, start_response):
+        seen.set(environ["HTTP_AUTHORIZATION"])
+        return []
+
+    list(connect(at(serve(app), "/", host="t%C3%B6ken@127.0.0.1")))
+    credentials = seen.get(timeout=SECONDS).removeprefix("Basic ")
+    assert base64.b64decode(credentials).decode() == "t\u00f6ken:"
+
+
+@pytest.mark.parametrize(
+    ("cookies", "sent"),
+    [
+        ({"session": "a.b-c_d=="}, "session=a.b-c_d=="),
+        ({"a": "1", "b": ""}, "a=1; b="),
+        ({"name": '"Ada\\054 Lovelace"'}, 'name="Ada\\054 Lovelace"'),
+        ({"name": "Ada, Lovelace"}, "name=Ada, Lovelace"),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_cookies_are_sent_unchanged(cookies, sent, environ_of):
+    assert environ_of(cookies=cookies).get("HTTP_COOKIE") == sent
+
+
 def test_what_is_known_of_the_connection(serve):
     with connect(at(serve(site), "/accept?x"), subprotocols=["chat.v1", "chat.v2"]) as ws:
         assert ws.subprotocol == "chat.v2"
@@ -357,8 +428,26 @@ def test_a_url_that_is_none_is_refused(url, why):
         ({"subprotocols": ["a", "a"]}, ValueError, "distinct"),
         ({"allowed_origins": "*"}, TypeError, "option of servers"),
         ({"no_such_option": 1}, TypeError, "no_such_option"),
-        ({"ssl_context": object()}, TypeError, "gevent.ssl.SSLContext"),
-        ({"proxy": "socks5://127.0.0.1:1080"}, ValueError, "HTTP proxy"),
+        ({"ssl_context": object()}, TypeError, "must be an ssl.SSLContext"),
+        ({"server_hostname": b"a"}, TypeError, "server_hostname must be a str"),
+        ({"server_hostname": "a b"}, ValueError, "cannot be the name of a host"),
+        ({"proxy": "ftp://127.0.0.1:1080"}, ValueError, "is not the URL of a proxy"),
+        ({"proxy": "socks5://a:b@"}, ValueError, "is not the URL of a proxy"),
+        ({"unix_socket": 5}, TypeError, "PathLike"),
+        ({"unix_socket": "/a", "proxy": "http://a"}, ValueError, "unix_socket and proxy cannot"),
+        ({"max_redirects": -1}, ValueError, "must not be negative"),
+        ({"max_redirects": "1"}, TypeError, "must be an integer"),
+        ({"max_redirects": True}, TypeError, "must be an integer"),
+        ({"cookies": "a=1"}, TypeError, "must be a mapping"),
+        ({"cookies": {"a": 1}}, TypeError, "is not of two str"),
+        ({"cookies": {b"a": "1"}}, TypeError, "is not of two str"),
+        ({"cookies": {"a": "1; b=2"}}, ValueError, "cannot be sent"),
+        ({"cookies": {"a": "1\r\nB: 2"}}, ValueError, "cannot be sent"),
+        ({"cookies": {"a": "grüß"}}, ValueError, "cannot be sent"),
+        ({"cookies": {"a": " 1"}}, ValueError, "cannot be sent"),
+        ({"cookies": {"a b": "1"}}, ValueError, "cannot be sent"),
+        ({"cookies": {"": "1"}}, ValueError, "cannot be sent"),
+        ({"cookies": {"a": "1"}, "headers": {"cookie": "b=2"}}, ValueError, "cannot be combined"),
     ],
 )
 def test_a_wrong_argument_is_refused_and_leaves_nothing_open(serve, options, error, why):
@@ -733,6 +822,14 @@ def test_the_environment_says_which_proxy(serve, proxy, monkeypatch):
     monkeypatch.delenv("no_proxy")
     connect(at(server), proxy=None).close()
     assert len(asked) == 1
+
+
+def test_a_token_in_the_url_of_a_proxy_is_sent_as_a_user_without_a_password(serve, proxy):
+    url, asked = proxy
+    with pytest.raises(HandshakeError, match="407"):
+        connect(at(serve(echo)), proxy=url.replace("ada:secret", "token"))
+    assert "Proxy-Authorization: Basic dG9rZW46" in asked[0]
+    assert base64.b64decode("dG9rZW46") == b"token:"
 
 
 def test_a_proxy_that_refuses(serve, proxy):

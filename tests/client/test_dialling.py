@@ -214,13 +214,23 @@ def silent_server():
         server.stop(1)
 
 
-@pytest.mark.parametrize("scheme", ["ws", "wss"])
-@pytest.mark.parametrize("proxy", [None, "http", "https"])
+@pytest.mark.parametrize(
+    ("scheme", "proxy"),
+    [
+        *((scheme, proxy) for scheme in ("ws", "wss") for proxy in (None, "http", "socks5h")),
+        ("ws", "https"),
+    ],
+)
 def test_the_limit_holds_for_proxies_tls_and_the_handshake(scheme, proxy):
     with silent_server() as server:
         where = f"127.0.0.1:{server.server_port}"
         with pytest.raises(TimeoutError, match=r"not open after 0\.1 seconds"):
             connect(f"{scheme}://{where}/", proxy=proxy and f"{proxy}://{where}", open_timeout=0.1)
+
+
+def test_tls_within_tls_is_refused_at_once(resolve):
+    with pytest.raises(ValueError, match="TLS within TLS"):
+        connect("wss://test.example/", proxy="https://proxy.example")
 
 
 def test_a_proxy_whose_refusal_does_not_end_is_left_in_time():

@@ -82,7 +82,7 @@ def test_subprotocols_must_be_distinct_tokens(subprotocols):
         request_head(TARGET, KEY, subprotocols=subprotocols)
 
 
-@pytest.mark.parametrize("name", ["Host", "upgrade", "SEC-WEBSOCKET-KEY", "Content-Length"])
+@pytest.mark.parametrize("name", ["Connection", "upgrade", "SEC-WEBSOCKET-KEY", "Content-Length"])
 def test_the_headers_of_the_handshake_belong_to_it(name):
     with pytest.raises(ValueError, match=f"the header {name} belongs to the handshake"):
         request_head(TARGET, KEY, headers=[(name, "x")])
@@ -93,12 +93,48 @@ def test_headers_are_given_as_a_mapping_or_as_pairs(given):
     assert pairs(given) == [("a", "1"), ("b", "2")]
 
 
-@pytest.mark.parametrize("header", [("a b", "1"), ("a", "1\r\nb: 2"), ("a", 1), (b"a", "1")])
+@pytest.mark.parametrize("header", [("a b", "1"), ("a", "1\r\nb: 2"), ("Host", "a\r\nb: 2")])
 def test_a_header_that_cannot_be_sent_is_refused(header):
     with pytest.raises(ValueError, match="cannot be a header"):
         pairs([header])
     with pytest.raises(ValueError, match="cannot be a header"):
         request_head(TARGET, KEY, headers=[header])
+
+
+@pytest.mark.parametrize(
+    ("header", "why"),
+    [
+        (("a", 1), "its value is not a str, but int"),
+        (("a", None), "its value is not a str, but NoneType"),
+        (("a", b"1"), "its value is not a str, but bytes"),
+        ((b"a", "1"), "its name is not a str, but bytes"),
+        ((None, "1"), "its name is not a str, but NoneType"),
+    ],
+)
+def test_a_header_of_another_type_than_str_is_a_type_error(header, why):
+    with pytest.raises(TypeError, match=f"cannot be a header: {why}"):
+        pairs([header])
+
+
+def test_a_host_among_the_headers_takes_the_place_of_the_host_of_the_url():
+    head = request_head(TARGET, KEY, headers=[("A", "1"), ("host", "virtual.example"), ("B", "2")])
+    lines = head.split(b"\r\n")
+    assert lines[1] == b"Host: virtual.example"
+    assert sum(line.lower().startswith(b"host:") for line in lines) == 1
+    assert lines[6:] == [b"A: 1", b"B: 2", b"", b""]
+
+
+def test_two_hosts_are_refused():
+    with pytest.raises(ValueError, match="Host is given more than once"):
+        request_head(TARGET, KEY, headers=[("Host", "a"), ("host", "b")])
+
+
+def test_an_authorization_among_the_headers_takes_precedence_over_the_user_in_the_url():
+    head = request_head(
+        parse_url("ws://ada@example.com/"), KEY, headers=[("authorization", "Bearer x")]
+    )
+    lines = [line for line in head.split(b"\r\n") if line.lower().startswith(b"authorization:")]
+    assert lines == [b"authorization: Bearer x"]
 
 
 # ---------------------------------------------------------------- the response
