@@ -333,6 +333,12 @@ def test_a_message_over_the_limit_closes_with_1009_before_it_is_buffered(data):
     assert server.take_output()[2:4] == b"\x03\xf1"
 
 
+def test_the_limit_may_be_raised_after_the_opening_handshake(server):
+    message = frame(TEXT, "x" * ((1 << 20) + 1))
+    server.allow_messages_of(1 << 21)
+    assert [len(text) for text in feed(server, message)] == [(1 << 20) + 1]
+
+
 def test_the_limit_holds_for_short_messages_too():
     server = Endpoint(max_message_size=10)
     assert feed(server, frame(TEXT, "0123456789"), frame(TEXT, "0123456789a")) == ["0123456789"]
