@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 from weakref import WeakSet
 
 from gevent import Timeout, get_hub, joinall, killall, sleep, spawn
@@ -17,7 +17,7 @@ from gevent.monkey import get_original
 
 from ..connection.logs import Throttle
 from ..connection.threads import call_in_hub
-from ..connection.transport import SharedMessage, Transport, bytes_of
+from ..connection.transport import SharedMessage, Transport, bytes_of, fan_out
 from ..exceptions import BroadcastError, ConnectionClosed
 from ..options import MAX_SECONDS
 from ..protocol.frames import encode_text
@@ -25,7 +25,7 @@ from ..protocol.state import State
 from .backend import Backend, Message, Refusal, check_channel, log_dropped
 from .queues import ThreadSafeQueue
 from .registry import backend_for
-from .sending import SlicedSender
+from .sending import SlicedSender, is_large
 from .subscribers import Channel, Listener, Subscription, Subscriptions
 
 if TYPE_CHECKING:
@@ -569,8 +569,12 @@ class Broadcast:
             shared = SharedMessage(data)
         except Exception:  # noqa: BLE001 - raised by the application's envelope; it is logged
             log_dropped(message.channel)
-        else:
+            return
+        if subscribers.sending or is_large(len(subscribers.sockets), len(data)):
             self._sender.send(message.channel, subscribers, shared, len(data), before)
+            return
+        for ws in cast("list[Connection]", fan_out(subscribers.sockets, shared)):
+            self._handle_undelivered(message.channel, ws)
 
     def _payload_of(self, message: Message) -> str | bytes:
         """Return the message for the sockets."""

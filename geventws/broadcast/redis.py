@@ -229,7 +229,7 @@ class RedisBackend(Backend):
                 subscriber.remove(channel)
 
     def history(self, channel: str, since: str | None) -> History:
-        with self._handling_failures():
+        try:
             if since is None or channel not in self.channels:
                 read = self._read_alone(channel)
             else:
@@ -237,6 +237,10 @@ class RedisBackend(Backend):
                 read = self._reader.read(channel, start)
                 if not read.is_whole and not _is_complete(read, since):
                     read = self._reader.read(channel, "")
+        except BroadcastError:
+            raise
+        except FAILURES as problem:
+            raise self._error_of(problem) from problem
         return _history_since(read, since)
 
     def position(self, channel: str) -> str | None:
@@ -321,35 +325,30 @@ class RedisBackend(Backend):
                 " max_connections in the URL allows more"
             )
         try:
-            with self._handling_failures():
-                yield self.client()
-        finally:
-            free_connections.release()
-        self._commands_work = True
-        self._note_success()
-
-    @contextmanager
-    def _handling_failures(self) -> Iterator[None]:
-        """Raise the errors of this package for those of redis-py.
-
-        :raises BroadcastError: if a command fails.
-        """
-        try:
-            yield
+            yield self.client()
         except BroadcastError:
             raise
         except FAILURES as problem:
-            if is_refusal(problem):
-                raise Refusal(f"{self.name} refuses: {problem}") from problem
-            self._commands_work = False
-            self.note_down(problem)
-            raise BroadcastError(f"{self.name} does not answer: {problem}") from problem
+            raise self._error_of(problem) from problem
+        finally:
+            free_connections.release()
+        self._commands_work = True
+        if not self.is_up:
+            self._note_success()
+
+    def _error_of(self, problem: BaseException) -> BroadcastError:
+        """Return the error of this package for one of redis-py; note what it says about Redis."""
+        if is_refusal(problem):
+            return Refusal(f"{self.name} refuses: {problem}")
+        self._commands_work = False
+        self.note_down(problem)
+        return BroadcastError(f"{self.name} does not answer: {problem}")
 
     def is_watched(self) -> bool:
         return self._commands_work and bool(self._subscribers)
 
     def ping(self) -> None:
-        with self._handling_failures():
+        try:
             if self.is_cluster:
                 self.client().ping()
             else:
@@ -361,6 +360,10 @@ class RedisBackend(Backend):
                     connection.read_response(disconnect_on_error=False)
                 finally:
                     connection.disconnect()
+        except BroadcastError:
+            raise
+        except FAILURES as problem:
+            raise self._error_of(problem) from problem
         self._commands_work = True
         self._note_success()
 

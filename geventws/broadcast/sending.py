@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, cast
 
@@ -29,6 +29,11 @@ _SLICE, _PAUSE = 0.002, 1e-6
 #: Bytes of memory that messages may take which wait for their turn. Above it, the oldest ones are
 #: sent at once.
 _MAX_SIZE = 16 << 20
+
+
+def is_large(sockets: int, length: int) -> bool:
+    """Whether sending a message of this length to so many sockets takes too long at once."""
+    return sockets * (length + _COST) > MAX_COST_AT_ONCE
 
 
 class _Sending:
@@ -89,7 +94,7 @@ class SlicedSender:
         length: int,
         before: str | None,
     ) -> None:
-        """Send a message to all sockets of a channel, now or in slices. Never blocks.
+        """Send a message to all sockets of a channel, in slices. Never blocks.
 
         Messages of one channel keep their order. A socket that leaves meanwhile does not get the
         rest, and a socket that joins does not get older messages.
@@ -97,9 +102,6 @@ class SlicedSender:
         :param length: the length of the message, roughly in bytes.
         :param before: the id of the message before, the position of those who have not got it.
         """
-        if not entry.sending and len(entry.sockets) * (length + _COST) <= MAX_COST_AT_ONCE:
-            self._handle(channel, fan_out(entry.sockets, message))
-            return
         sending = _Sending(channel, entry, message, length, before)
         self._queue.append(sending)
         self._size += sending.size
@@ -139,8 +141,5 @@ class SlicedSender:
             if subscription.is_live:
                 subscription.reached = sending.number
                 sockets.append(subscription.ws)
-        self._handle(sending.channel, fan_out(sockets, sending.message))
-
-    def _handle(self, channel: str, undelivered: Sequence[object]) -> None:
-        for ws in cast("Sequence[Connection]", undelivered):
-            self._handle_undelivered(channel, ws)
+        for ws in cast("list[Connection]", fan_out(sockets, sending.message)):
+            self._handle_undelivered(sending.channel, ws)

@@ -11,10 +11,17 @@ from gevent.ssl import SSLContext, SSLSocket
 if TYPE_CHECKING:
     from gevent.socket import socket
 
-#: The class of the standard library. In a patched program, ``ssl.SSLContext`` is gevent's.
-_StandardContext: type[ssl.SSLContext] = get_original("ssl", "SSLContext")
 #: A plain ``type``: types-gevent takes both classes for the same.
 _GeventContext: type = SSLContext
+
+
+def _standard_context() -> type[ssl.SSLContext]:
+    """Return the class of the standard library. In a patched program, ``ssl`` has gevent's.
+
+    A module must not have it as an attribute: ``gevent.monkey.patch_all()`` would warn about that.
+    """
+    context: type[ssl.SSLContext] = get_original("ssl", "SSLContext")
+    return context
 
 
 class _CooperativeContext:
@@ -53,7 +60,7 @@ def cooperative_context(context: object, *, server_side: bool) -> Any:
     :raises TypeError: if it is not an ``ssl.SSLContext``, or a subclass with its own sockets.
     :raises ValueError: if it is for the other side of a connection.
     """
-    if not isinstance(context, _StandardContext):
+    if not isinstance(context, _standard_context()):
         raise TypeError(f"ssl_context must be an ssl.SSLContext, not {type(context).__name__}")
     if server_side and context.protocol == ssl.PROTOCOL_TLS_CLIENT:
         raise ValueError(
@@ -64,7 +71,7 @@ def cooperative_context(context: object, *, server_side: bool) -> Any:
         raise ValueError("ssl_context is for servers. A client needs ssl.create_default_context()")
     if isinstance(context, _GeventContext):
         return context
-    if type(context).wrap_socket is not _StandardContext.wrap_socket:
+    if type(context).wrap_socket is not _standard_context().wrap_socket:
         # Such as truststore's, which verifies certificates there. Its settings alone might accept
         # every certificate.
         raise TypeError(
