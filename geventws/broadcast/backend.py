@@ -31,6 +31,19 @@ PING_INTERVAL = 1.0
 _dropped = Throttle(target=logger)
 
 
+def require_patched_sockets(service: str) -> None:
+    """Check that a connection for subscriptions would not block the whole process.
+
+    :raises RuntimeError: if ``gevent.monkey.patch_all()`` was not called.
+    """
+    if not is_module_patched("socket"):
+        raise RuntimeError(
+            f"a subscription through {service} would block the whole process: call"
+            " gevent.monkey.patch_all() at the beginning of the program, as gunicorn's gevent"
+            " workers and python -m geventws do"
+        )
+
+
 def log_dropped(channel: str) -> None:
     """Log that a message was dropped, with the exception that is being handled."""
     _dropped.log(

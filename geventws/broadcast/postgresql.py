@@ -21,7 +21,7 @@ import gevent
 from gevent.monkey import get_original, is_module_patched
 
 from ..exceptions import BroadcastError
-from .backend import Backend, History, Message, Receiver, Refusal, parse_id
+from .backend import Backend, History, Message, Receiver, Refusal, parse_id, require_patched_sockets
 from .postgresql_channels import ChannelState, Stored
 from .postgresql_connections import (
     FAILURES,
@@ -115,12 +115,7 @@ class PostgreSQLBackend(Backend):
         self.subscribe_all([channel])
 
     def subscribe_all(self, channels: Sequence[str]) -> None:
-        if not is_module_patched("socket"):
-            raise RuntimeError(
-                "a subscription through PostgreSQL would block the whole process: call"
-                " gevent.monkey.patch_all() at the beginning of the program, as gunicorn's gevent"
-                " workers and python -m geventws do"
-            )
+        require_patched_sockets("PostgreSQL")
         new = {
             name: ChannelState(name, self.history_size_of(name) > 0, self.receiver)
             for name in channels

@@ -22,10 +22,19 @@ from typing import Any
 
 from gevent import spawn
 from gevent.lock import BoundedSemaphore
-from gevent.monkey import get_original, is_module_patched
+from gevent.monkey import get_original
 
 from ..exceptions import BroadcastError
-from .backend import PING_INTERVAL, Backend, History, Message, Receiver, Refusal, parse_id
+from .backend import (
+    PING_INTERVAL,
+    Backend,
+    History,
+    Message,
+    Receiver,
+    Refusal,
+    parse_id,
+    require_patched_sockets,
+)
 
 try:
     import redis  # noqa: F401 - the first import of redis-py, with an instruction if it is missing
@@ -187,12 +196,7 @@ class RedisBackend(Backend):
         self.subscribe_all([channel])
 
     def subscribe_all(self, channels: Sequence[str]) -> None:
-        if not is_module_patched("socket"):
-            raise RuntimeError(
-                "a subscription through Redis would block the whole process: call"
-                " gevent.monkey.patch_all() at the beginning of the program, as gunicorn's gevent"
-                " workers and python -m geventws do"
-            )
+        require_patched_sockets("Redis")
         for channel in channels:
             channel.encode()  # raises here, and not in the greenlet, for a lone surrogate
             if channel not in self.channels:

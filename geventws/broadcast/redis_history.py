@@ -70,6 +70,9 @@ class _Reading:
         self.entries: list[Entry] = []
         #: Where the next page begins; ``None`` after the last one.
         self.next: str | None = start or "-"
+        #: The latest id when the first page was read. Later messages are not waited for: others may
+        #: publish faster than this reads.
+        self._end: tuple[int, int] | None = None
         self.problem: Exception | None = None
 
     def request(self, pipeline: Any) -> None:
@@ -95,8 +98,12 @@ class _Reading:
         self.entries += entries
         text = (latest or b"").decode("latin-1")
         self.latest = self.entries[-1].id if self.entries else text if parse_id(text) else ""
+        if self._end is None:
+            self._end = parse_id(text)
         if len(stored) == _PAGE and self.start != LATEST:
-            self.next = f"({stored[-1][0].decode()}"
+            last = stored[-1][0].decode()
+            if self._end is None or order_of(last) < self._end:
+                self.next = f"({last}"
 
     @property
     def is_sufficient(self) -> bool:

@@ -543,6 +543,32 @@ def test_a_history_of_many_pages_is_read_as_a_whole(redis_server, serve_broadcas
         assert (person.recovered, texts(person)[0], len(person.heard)) == ("True", "10", 321)
 
 
+def test_a_history_that_grows_faster_than_it_is_read_is_read_nevertheless(
+    redis_server, serve_broadcast
+):
+    channel = f"growing-{time.time_ns()}"
+    with (
+        closing(Broadcast(redis_server.url, history=100_000)) as broadcast,
+        Gateway(redis_server) as gateway,
+        serve_broadcast(gateway.url, history=100_000) as process,
+    ):
+        ids = [broadcast.publish(channel, str(number)) for number in range(200)]
+        Person(process, channel)
+        gateway.latency = 0.05  # a page of 50 messages takes 100 ms
+
+        def publish():
+            while True:
+                for _ in range(40):
+                    broadcast.publish(channel, "more")
+                gevent.sleep(0.05)
+
+        publishing = gevent.spawn(publish)
+        person = Person(process, channel, ids[0])
+        publishing.kill()
+        assert person.recovered == "True"
+        assert texts(person)[:199] == [str(number) for number in range(1, 200)]
+
+
 def test_native_threads_publish_without_harm_while_others_subscribe(redis_server, serve_broadcast):
     channel = f"threads-{time.time_ns()}"
     with (
