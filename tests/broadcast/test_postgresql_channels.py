@@ -294,7 +294,7 @@ def test_to_wait_for_what_was_sent_is_bounded(receiver):
 
 
 def test_a_subscription_that_is_not_active_in_time_is_unhealthy_until_it_is(monkeypatch):
-    monkeypatch.setattr(postgresql, "is_module_patched", lambda _: True)
+    monkeypatch.setattr(postgresql, "require_patched_sockets", lambda _: None)
     backend = PostgreSQLBackend("postgresql://host?timeout=0.01", Receiver(), 10, 60)
     monkeypatch.setattr(backend, "join", lambda names: dict.fromkeys(names, (7, 10)))
     monkeypatch.setattr(backend, "notify", lambda _, text: backend._listener._handle(text.encode()))
