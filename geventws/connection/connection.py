@@ -407,15 +407,8 @@ class Connection(Transport):
             return
         if self._endpoint.has_input:
             self._dispatch()
-            if self._holds_decrypted_input():
-                self._resume_later()
-        elif self._is_tls:
-            self._on_readable()
-
-    def _holds_decrypted_input(self) -> bool:
-        """Whether OpenSSL holds decrypted input, which the event loop does not report."""
-        is_closed = self._endpoint.state is _CLOSED
-        return self._is_tls and not is_closed and bool(self._sock.pending())
+        if self._is_tls and not self._paused and self._endpoint.state is not _CLOSED:
+            self._on_readable()  # the loop does not report input that OpenSSL holds
 
     # ------------------------------------------------------------------ sending
 

@@ -1134,7 +1134,21 @@ def test_accepted_tells_without_sending_the_101(serve):
     assert seen == [False, True]
 
 
-def test_what_openssl_holds_back_is_read_after_a_flood_was_interrupted(serve, tls):
+@pytest.mark.parametrize(
+    "frames",
+    [
+        # 64 KiB are read at once.
+        pytest.param(
+            [frame(PING)] * 200 + [frame(BINARY, b"b" * (65536 - 200 * 6 - 14))],
+            id="an interrupted flood",
+        ),
+        pytest.param(
+            [frame(BINARY, b"a" * (65536 - 111)), frame(BINARY, b"b" * 1000)],
+            id="a part of a header",
+        ),
+    ],
+)
+def test_what_openssl_holds_back_is_read_after_what_was_read_before(serve, tls, frames):
     certificate, key, context = tls
     server = serve(echo, certfile=certificate, keyfile=key)
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -1152,10 +1166,9 @@ def test_what_openssl_holds_back_is_read_after_a_flood_was_interrupted(serve, tl
     read_with(client.do_handshake)
     client.write(request("/"))
     assert read_with(client.read).startswith(b"HTTP/1.1 101")
-    # A small record and four full ones, in one segment: more than is read at once.
+    # A small record and larger ones, in one segment: more than is read at once.
     client.write(frame(BINARY, b"a" * 94))
-    pings = frame(PING) * 200
-    data = memoryview(pings + frame(BINARY, b"b" * (65536 - len(pings) - 14)))
+    data = memoryview(b"".join(frames))
     while data:
         data = data[client.write(data) :]
     sock.sendall(outgoing.read())
