@@ -85,8 +85,6 @@ def open_from(options: argparse.Namespace) -> ClientWebSocket:
             unix_socket=options.unix_socket,
             max_redirects=options.max_redirects,
         )
-    except (ValueError, ImportError) as problem:
-        raise UsageError(str(problem)) from problem
     except HandshakeError as problem:
         reason = problem.status or problem.body.decode(errors="replace")
         if 300 <= problem.status_code < 400:
@@ -95,6 +93,8 @@ def open_from(options: argparse.Namespace) -> ClientWebSocket:
     except OSError as problem:
         reason = problem.strerror or str(problem)
         raise UsageError(f"cannot open {options.url}: {reason}") from problem
+    except (ValueError, ImportError) as problem:  # last: SSLCertVerificationError is a ValueError
+        raise UsageError(str(problem)) from problem
 
 
 def talk(options: argparse.Namespace) -> int:

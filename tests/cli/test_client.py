@@ -12,6 +12,7 @@ import pytest
 from gevent import socket
 
 from geventws import WebSocketServer
+from geventws.cli import main
 from tests.support.apps import echo, site
 from tests.support.servers import ROOT, wait_until
 
@@ -160,6 +161,14 @@ def test_connect_says_in_a_sentence_why_it_cannot(serve, start):
         session = start("connect", url)
         assert session.end() == 2
         assert re.match(rf"geventws: .*{sentence}.*\n\Z", session.output), session.output
+
+
+def test_bench_names_the_url_whose_certificate_is_not_accepted(serve, tls, capsys):
+    server = serve(echo, certfile=tls[0], keyfile=tls[1])
+    url = f"wss://localhost:{server.server_port}/"
+    assert main(["bench", url]) == 2
+    expected = rf"geventws: cannot open {url}: .*certificate verify failed"
+    assert re.match(expected, capsys.readouterr().err)
 
 
 def test_connect_follows_redirects_on_request(serve, start):
