@@ -9,7 +9,8 @@ comma  := ,
 # Tests of what surrounds the core, whichever it is, and of both cores at once: once is enough.
 ONCE   := broadcast/test_contract broadcast/test_faults broadcast/test_postgresql \
           broadcast/test_postgresql_channels broadcast/test_recovery broadcast/test_redis \
-          broadcast/test_redis_channel cli/test_cli cli/test_client client/test_dialling client/test_redirects client/test_socks \
+          broadcast/test_redis_channel cli/test_check cli/test_cli cli/test_client cli/test_diagnosis \
+          client/test_dialling client/test_redirects client/test_socks \
           protocol/test_properties server/test_gevents_own server/test_http_handler \
           server/test_smuggling test_bottle test_browsers test_deploy test_docs test_engineio \
           test_flask test_frameworks test_prometheus test_recipes test_sites

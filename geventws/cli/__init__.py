@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from .. import __core__, __version__
-from . import bench, connect, settings
+from . import bench, check, connect, settings
 from .errors import UsageError
 from .serve import serve
 
@@ -20,7 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     :param arguments: the arguments without the name of the program; by default ``sys.argv``.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    command = {"connect": _connect, "bench": _bench}.get(arguments[0] if arguments else "")
+    commands = {"connect": _connect, "check": _check, "bench": _bench}
+    command = commands.get(arguments[0] if arguments else "")
     try:
         return command(arguments[1:]) if command else _serve(arguments)
     except UsageError as problem:
@@ -35,7 +36,8 @@ def _serve(arguments: list[str]) -> int:
         prog="geventws",
         description="Serve a WSGI application with WebSockets. Ctrl-C closes them and stops.",
         epilog="Other commands: 'geventws connect URL' opens an interactive WebSocket,"
-        " 'geventws bench URL' measures a server.",
+        " 'geventws check URL' finds out why a WebSocket does not open, 'geventws bench URL'"
+        " measures a server.",
     )
     parser.add_argument(
         "--version", action="version", version=f"geventws {__version__} ({__core__} core)"
@@ -50,6 +52,15 @@ def _connect(arguments: list[str]) -> int:
         description="Open an interactive WebSocket. /help lists the commands.",
     )
     return _run(parser, arguments, connect.talk, connect.add_arguments)
+
+
+def _check(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="geventws check",
+        description="Open a WebSocket as browsers do, and say in a sentence what is wrong. The exit"
+        " status is 0 if it works, 1 if not, and 2 for wrong arguments.",
+    )
+    return _run(parser, arguments, check.check, connect.add_request_arguments, check.add_arguments)
 
 
 def _bench(arguments: list[str]) -> int:

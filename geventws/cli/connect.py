@@ -16,7 +16,7 @@ from gevent import get_hub, sleep
 from ..client.client import ClientWebSocket
 from ..client.client import connect as open_websocket
 from ..exceptions import ConnectionClosed, HandshakeError
-from ..typing import Message
+from ..typing import Headers, Message
 from .errors import UsageError
 
 _HISTORY = "~/.geventws_history"
@@ -27,8 +27,8 @@ _INTERVAL = 0.05
 _HELP = "/ping [DATA], /close [CODE [REASON]], /help; other lines are sent as text messages"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command."""
+def add_request_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the request and of the way to the server."""
     add = parser.add_argument
     add("url", metavar="URL", help="ws://… or wss://…")
     add(
@@ -54,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a proxy, such as http://… or socks5h://… (default: from the environment)",
     )
     add("--unix-socket", metavar="PATH", help="connect to a unix socket, not to the host")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    add_request_arguments(parser)
+    add = parser.add_argument
     add(
         "--max-redirects",
         metavar="N",
@@ -64,10 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print JSON messages indented")
 
 
-def open_from(options: argparse.Namespace) -> ClientWebSocket:
-    """Open the WebSocket of the command line.
+def headers_from(options: argparse.Namespace) -> Headers:
+    """Return the headers of the command line.
 
-    :raises UsageError: if it cannot be opened.
+    :raises UsageError: if one has no colon.
     """
     headers = []
     for header in options.header:
@@ -75,6 +81,15 @@ def open_from(options: argparse.Namespace) -> ClientWebSocket:
         if not colon:
             raise UsageError(f"{header!r} is not of the form NAME: VALUE")
         headers.append((name.strip(), value.strip()))
+    return headers
+
+
+def open_from(options: argparse.Namespace) -> ClientWebSocket:
+    """Open the WebSocket of the command line.
+
+    :raises UsageError: if it cannot be opened.
+    """
+    headers = headers_from(options)
     try:
         return open_websocket(
             options.url,
