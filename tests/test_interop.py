@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import aiohttp
 import pytest
+import tornado.websocket
 import websocket
 import wsproto
 from websockets.asyncio.client import connect as connect_async
@@ -417,6 +418,26 @@ def test_aiohttp_agrees_on_a_subprotocol(server):
 
     protocols = ["chat.v1", "chat.v2"]
     assert in_session(server, "/accept", talk, protocols=protocols) == ("chat.v2", "chat.v2")
+
+
+# -------------------------------------------------------------------- tornado
+
+
+def test_tornado_offers_compression_and_gets_similar_messages_back_without_it(server):
+    messages = [f"message {i} " * 1000 for i in range(3)]
+
+    async def conversation():
+        ws = await tornado.websocket.websocket_connect(at(server), compression_options={})
+        try:
+            for message in messages:
+                await ws.write_message(message)
+                assert await ws.read_message() == message
+            return ws.headers.get("Sec-WebSocket-Extensions")
+        finally:
+            ws.close()
+            assert await ws.read_message() is None
+
+    assert run(conversation()) is None
 
 
 # -------------------------------------------------------------------- wsproto

@@ -45,7 +45,7 @@ def request_origin(environ: Environ, trusted_proxies: Sequence[str]) -> str:
     if _is_trusted(environ.get("REMOTE_ADDR", ""), trusted_proxies):
         # The proxy next to this server has set the last value.
         for proto in split_list(environ.get("HTTP_X_FORWARDED_PROTO", ""))[-1:]:
-            scheme = {"ws": "http", "wss": "https"}.get(proto.lower(), proto)
+            scheme = proto
         for forwarded in split_list(environ.get("HTTP_X_FORWARDED_HOST", ""))[-1:]:
             host = forwarded
     return _normal_origin(f"{scheme}://{host}")
@@ -75,7 +75,8 @@ def _is_trusted(address: str, trusted_proxies: Sequence[str]) -> bool:
 def _normal_origin(origin: str) -> str:
     """The origin in lower case and without the default port, RFC 6454 section 6.2.
 
-    Empty if the text is not an origin, or is too long.
+    A page has no origin with the scheme ``ws`` or ``wss``, but some clients and proxies name the
+    scheme of the WebSocket. Empty if the text is not an origin, or is too long.
     """
     return "" if len(origin) > _MAX_ORIGIN else _normalize(origin)
 
@@ -89,10 +90,11 @@ def _normalize(origin: str) -> str:
         return ""
     if not parts.scheme or not parts.hostname:
         return origin.strip().lower()
+    scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    if port is None or port == {"http": 80, "https": 443}.get(parts.scheme):
-        return f"{parts.scheme}://{host}"
-    return f"{parts.scheme}://{host}:{port}"
+    if port is None or port == {"http": 80, "https": 443}.get(scheme):
+        return f"{scheme}://{host}"
+    return f"{scheme}://{host}:{port}"
 
 
 def _matches(origin: str, allowed: str) -> bool:

@@ -153,9 +153,19 @@ def choose_subprotocol(offered: Sequence[str], spoken: Sequence[str]) -> str | N
 def choose_extension(environ: Environ, compression: Deflate | None) -> tuple[str, Agreement | None]:
     """The answer to the extensions that the client offers, and the agreed parameters."""
     offers = environ.get("HTTP_SEC_WEBSOCKET_EXTENSIONS")
-    if compression is None or offers is None:
+    if compression is None or offers is None or _keeps_its_context(environ, compression):
         return "", None
     return accept_offer(parse_extensions(offers), compression) or ("", None)
+
+
+def _keeps_its_context(environ: Environ, compression: Deflate) -> bool:
+    """Whether the client would ignore ``client_no_context_takeover`` in the answer.
+
+    Tornado's client drops parameters without a value. Chromium sends the same offer, so only
+    User-Agent tells them apart.
+    """
+    is_tornado = environ.get("HTTP_USER_AGENT", "").startswith("Tornado/")
+    return is_tornado and not compression.client_context_takeover
 
 
 def response_headers(

@@ -171,6 +171,8 @@ def test_another_version_is_a_426_that_names_ours(version):
         ("https://example.com", {"wsgi.url_scheme": "https"}),
         ("https://example.com", {"wsgi.url_scheme": "https", "HTTP_HOST": "example.com:443"}),
         ("http://[::1]:8000", {"HTTP_HOST": "[::1]:8000"}),
+        ("ws://example.com:8080", {"HTTP_HOST": "example.com:8080"}),  # ws4py's client
+        ("wss://example.com", {"wsgi.url_scheme": "https"}),
         (None, {}),
     ],
 )
@@ -182,6 +184,7 @@ def test_the_servers_own_pages_may_connect(origin, changes):
     ("origin", "changes"),
     [
         ("https://example.com", {}),
+        ("wss://example.com", {}),
         ("http://example.com:8080", {}),
         ("http://evil.example", {}),
         ("http://example.com.evil.example", {}),
@@ -308,6 +311,30 @@ def test_an_extension_needs_both_sides(compression, offers, answer):
     assert (agreement is not None) == bool(answer)
     headers = dict(response_headers(environ(), extensions=chosen))
     assert headers.get("Sec-WebSocket-Extensions", "") == answer
+
+
+@pytest.mark.parametrize(
+    ("client", "compression", "answer"),
+    [
+        ("Tornado/6.6.1", Deflate(), ""),
+        (
+            "Tornado/6.6.1",
+            Deflate(client_context_takeover=True, server_context_takeover=True),
+            "permessage-deflate",
+        ),
+        (
+            "Mozilla/5.0",
+            Deflate(),
+            "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+        ),
+    ],
+)
+def test_compression_with_tornado_needs_context_takeover(client, compression, answer):
+    request = environ(
+        HTTP_USER_AGENT=client,
+        HTTP_SEC_WEBSOCKET_EXTENSIONS="permessage-deflate; client_max_window_bits",
+    )
+    assert choose_extension(request, compression)[0] == answer
 
 
 @pytest.mark.parametrize(
