@@ -21,6 +21,8 @@ from urllib.parse import unquote, urlsplit
 from gevent.event import Event
 from gevent.monkey import get_original
 
+if not hasattr(select, "poll"):
+    raise ImportError("a broadcast on PostgreSQL does not work on Windows")
 try:
     import psycopg
 except ImportError as problem:

@@ -24,6 +24,8 @@ _HISTORY = "~/.geventws_history"
 _LAST_ANSWERS = 0.5
 #: Seconds between two signals to the main thread, or two checks whether it has ended.
 _INTERVAL = 0.05
+#: Interrupts ``input()`` in the main thread. Windows has no such signal.
+_INTERRUPT: int | None = getattr(signal, "SIGUSR1", None)
 _HELP = "/ping [DATA], /close [CODE [REASON]], /help; other lines are sent as text messages"
 
 
@@ -138,7 +140,8 @@ class _Session:
         self._prompt = "> " if sys.stdin.isatty() else ""
 
     def run(self) -> int:
-        signal.signal(signal.SIGUSR1, self._on_end)
+        if _INTERRUPT is not None:
+            signal.signal(_INTERRUPT, self._on_end)
         listener = threading.Thread(target=self._listen, daemon=True)
         listener.start()
         try:
@@ -242,10 +245,14 @@ class _Session:
         for message in self._ws:
             self._print(f"< {self._format(message)}")
         self._ended.set()
+        if _INTERRUPT is None:
+            if self._prompt:
+                self._print("The connection has ended. Press Enter.")
+            return
         # The main thread is in input(). A signal that arrives just before input() has no effect
         # until a key is pressed. Therefore the signal is repeated.
         while not self._input_ended:
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+            signal.pthread_kill(threading.main_thread().ident or 0, _INTERRUPT)
             sleep(_INTERVAL)
 
     def _format(self, message: Message) -> str:

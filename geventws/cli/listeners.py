@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 
+from ..connection.tcp import HAS_UNIX_SOCKETS, NO_UNIX_SOCKETS, describe_error
 from .errors import UsageError
 
 #: The maximum number of connections in the kernel's queue.
@@ -27,9 +28,9 @@ def open_listener(address: str) -> socket.socket:
             return _inherited_socket(address.removeprefix("fd://"))
         return _listen_tcp(*_parse(address))
     except OSError as problem:
-        number = problem.errno or 0
-        # Python may add the address to strerror. Errors of getaddrinfo() have negative numbers.
-        reason = os.strerror(number) if number > 0 else problem.strerror
+        # Python may add the address to strerror. getaddrinfo() has numbers of its own.
+        number = 0 if isinstance(problem, socket.gaierror) else problem.errno
+        reason = describe_error(number) if number else problem.strerror
         raise UsageError(f"cannot listen on {address}: {reason}") from problem
 
 
@@ -88,6 +89,8 @@ def _listen_tcp(host: str, port: int) -> socket.socket:
 
 
 def _listen_unix(path: str) -> socket.socket:
+    if not HAS_UNIX_SOCKETS:
+        raise UsageError(f"cannot listen on unix:{path}: {NO_UNIX_SOCKETS}")
     _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX)
     try:

@@ -37,6 +37,8 @@ def serve(settings: Settings) -> int:
     """
     if settings.keyfile is not None and settings.certfile is None:
         raise UsageError("--keyfile needs --certfile")
+    if sys.platform == "win32" and (settings.reload or settings.workers > 1):
+        raise UsageError("--reload and --workers do not work on Windows")
     if settings.workers > 1:
         exec_gunicorn(settings)
     if settings.reload:

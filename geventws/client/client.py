@@ -196,8 +196,8 @@ def connect(
     :param sock: a connected gevent socket, on which the handshake is performed. TLS is started if
         the URL is a ``wss://`` URL. No proxy is used. The WebSocket owns the socket: it closes it,
         also if the handshake fails.
-    :param unix_socket: the path of a unix socket to connect to. No proxy is used. The URL sets the
-        request and the Host header.
+    :param unix_socket: the path of a unix socket to connect to; not on Windows. No proxy is used.
+        The URL sets the request and the Host header.
     :param max_redirects: how many redirects (301, 302, 303, 307 and 308) are followed. By default
         none: :exc:`HandshakeError` has the header ``Location``. No redirect from ``wss://`` to
         ``ws://`` is followed. Another origin does not get the cookies, the Authorization, the user

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from errno import EAGAIN, EINPROGRESS, EWOULDBLOCK
+from errno import EAFNOSUPPORT, EAGAIN, EINPROGRESS, EWOULDBLOCK
 from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,6 +14,8 @@ from gevent.queue import Empty, Queue
 from gevent.socket import getaddrinfo
 from gevent.socket import socket as gevent_socket
 from gevent.timeout import Timeout
+
+from ..connection.tcp import HAS_UNIX_SOCKETS, NO_UNIX_SOCKETS, describe_error
 
 if TYPE_CHECKING:
     from gevent._types import _IoWatcher
@@ -84,14 +85,16 @@ def dial(host: str, port: int) -> gevent_socket:
 def dial_unix(path: str) -> gevent_socket:
     """Return a gevent socket that is connected to a unix socket. Blocks while its queue is full.
 
-    :raises OSError: if nobody listens there.
+    :raises OSError: if nobody listens there, or there are no unix sockets.
     """
+    if not HAS_UNIX_SOCKETS:
+        raise OSError(EAFNOSUPPORT, f"cannot connect to {path}: {NO_UNIX_SOCKETS}")
     sock = gevent_socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         while error := sock.connect_ex(path):
             if error not in _IN_PROGRESS:
-                raise OSError(error, f"cannot connect to {path}: {os.strerror(error)}")
+                raise OSError(error, f"cannot connect to {path}: {describe_error(error)}")
             sleep(_RETRY)  # a unix socket never reports that the queue has a place again
         sock.settimeout(None)
     except BaseException:
@@ -168,7 +171,7 @@ class _Attempts:
         """Return an exception with the reason for each address."""
         if not self._failures:
             return OSError(f"cannot connect to {host} port {port}: it has no address")
-        reasons = [f"{address}: {os.strerror(error)}" for address, error in self._failures]
+        reasons = [f"{address}: {describe_error(error)}" for address, error in self._failures]
         _, error = self._failures[0]
         return OSError(error, f"cannot connect to {host} port {port}: {'; '.join(reasons)}")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gevent.event import Event
 
-from .tcp import MAX_RECORD
+from .tcp import HAS_SENDMSG, MAX_RECORD
 
 if TYPE_CHECKING:
     from gevent._types import _IoWatcher
@@ -94,7 +94,7 @@ class SendBuffer:
         :raises OSError: as the socket does, also when it would block.
         """
         while self._pieces:
-            if is_tls:
+            if is_tls or not HAS_SENDMSG:
                 # After a refusal, OpenSSL must get the same bytes again. For more than one
                 # record, it does not report how many bytes it has sent.
                 sent = raw.send(memoryview(self._pieces[0])[:MAX_RECORD])

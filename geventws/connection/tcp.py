@@ -1,7 +1,8 @@
-"""TCP: sent and unacknowledged bytes, Nagle's algorithm, reset, and hang-up."""
+"""Sockets: what systems lack, sent and unacknowledged bytes, Nagle's algorithm, reset, hang-up."""
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import struct
@@ -14,6 +15,18 @@ from gevent.monkey import get_original
 #: The payload of a TLS record in bytes, at most (RFC 8446 section 5.1).
 MAX_RECORD = 16 << 10
 _INT = struct.Struct("i")
+
+#: Whether a socket can send several buffers at once. Python on Windows has no ``sendmsg()``.
+HAS_SENDMSG = hasattr(socket.socket, "sendmsg")
+#: Whether there are unix sockets. Python on Windows has none.
+HAS_UNIX_SOCKETS = hasattr(socket, "AF_UNIX")
+NO_UNIX_SOCKETS = "Python has no unix sockets on this system"
+
+
+def describe_error(number: int) -> str:
+    """The text for an ``errno``. On Windows, ``os.strerror()`` has no texts for sockets."""
+    errors: dict[int, str] = getattr(socket, "errorTab", {})
+    return errors.get(number) or os.strerror(number)
 
 
 def _by_ioctl() -> Callable[[Any], int]:
