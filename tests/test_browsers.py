@@ -4,15 +4,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.servers import Process, serving
+from tests.support.servers import ROOT, Process, serving
 
 MIB = 1 << 20
+#: The checks that a page makes; returns the problem of each, or "".
+CHECKS = (ROOT / "tests/support/browser_checks.js").read_text()
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Iterator[Process]:
+def site(tls, tmp_path_factory) -> Iterator[Process]:
     log = tmp_path_factory.mktemp("browsers") / "log"
-    with serving(["-m", "tests.support.browser_site"], log) as process:
+    with serving(["-m", "tests.support.browser_site", *tls[:2]], log) as process:
         yield process
     assert "Traceback" not in process.output
 
@@ -63,44 +65,22 @@ def test_messages_of_16_mebibytes_come_back_as_text_blob_and_buffer(window):
     ) == [True, 16 * MIB, 16 * MIB]
 
 
-@pytest.mark.parametrize(("code", "reason"), [(1000, "done"), (3000, ""), (4999, "over")])
-def test_codes_and_reasons_of_the_server_and_of_the_page_arrive(window, code, reason):
-    assert run(
-        window,
-        f"""
-        const closing = ws => new Promise(closed => ws.onclose =
-            ({{code, reason, wasClean}}) => closed([code, reason, wasClean]));
-        const theirs = await closing(new WebSocket(at("/close?{code}-{reason}")));
-        const ws = new WebSocket(at("/echo"));
-        ws.onopen = () => ws.close({code}, "{reason}");
-        const [code, , wasClean] = await closing(ws);
-        return [theirs, code, wasClean];
-    """,
-    ) == [[code, reason, True], code, True]
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_page_finds_nothing_that_the_specifications_forbid(scheme, site, open_window):
+    origin = site.wait_for(rf"{scheme}://127\.0\.0\.1:\d+")[0]
+    window = open_window(f"{origin}/")
+    problems = window.execute_async_script(CHECKS)
+    assert problems
+    assert {name: problem for name, problem in problems.items() if problem} == {}
 
 
-def test_cookies_travel_with_the_request_and_with_the_101(window):
-    assert run(
-        window,
-        """
-        const ws = new WebSocket(at("/cookies"));
-        const sent = await new Promise(heard => ws.onmessage = event => heard(event.data));
-        return [sent, document.cookie.split("; ").sort()];
-    """,
-    ) == ["page=1", ["page=1", "socket=2"]]
-
-
-def test_a_refusal_is_an_error_event_and_1006(window):
-    assert run(
-        window,
-        """
-        const ws = new WebSocket(at("/nowhere"));
-        const told = [];
-        ws.onerror = () => told.push("error");
-        return new Promise(closed => ws.onclose =
-            ({code, wasClean}) => closed([...told, code, wasClean]));
-    """,
-    ) == ["error", 1006, False]
+def test_a_page_that_is_kept_for_the_back_button_ends_its_websocket(site, open_window):
+    origin = f"http://127.0.0.1:{site.address[1]}"
+    window = open_window(f"{origin}/frame?id=kept")
+    window.execute_async_script("ws.readyState ? arguments[0]() : ws.onopen = arguments[0];")
+    window.get(f"{origin}/")
+    window.back()
+    assert run(window, 'return (await fetch("/end?id=kept")).json();') == [1001, ""]
 
 
 def test_a_page_may_hold_many_sockets_and_leaving_it_closes_them_with_1001(site, window):

@@ -42,6 +42,7 @@ def windows() -> Iterator[OpenWindow]:
             stack.enter_context(profile)
             options = webdriver.ChromeOptions()
             options.binary_location = chromium
+            options.accept_insecure_certs = True  # the certificates of tests are self-signed
             own = f"--user-data-dir={profile.name}", f"--window-size={width},{height}"
             for argument in (*QUIET, *own):
                 options.add_argument(argument)

@@ -4,6 +4,7 @@ import json
 import sys
 
 from geventws import WebSocketServer
+from tests.support import browser_views
 
 #: What the views that tell it count.
 COUNTS = {"sent": 0, "open": 0, "left": []}
@@ -32,21 +33,6 @@ def echo(environ, start_response):
     return []
 
 
-def cookies(environ, start_response):
-    """Sets a cookie with the 101, and tells which the browser has sent."""
-    ws = environ["wsgi.websocket"]
-    ws.accept(headers=[("Set-Cookie", "socket=2; Path=/")])
-    ws.send(environ.get("HTTP_COOKIE", ""))
-    return []
-
-
-def close(environ, start_response):
-    """Closes with what the query says."""
-    code, _, reason = environ["QUERY_STRING"].partition("-")
-    environ["wsgi.websocket"].close(int(code), reason)
-    return []
-
-
 def pour(environ, start_response):
     """Sends more than any buffer holds, as fast as the browser takes it."""
     ws = environ["wsgi.websocket"]
@@ -58,16 +44,16 @@ def pour(environ, start_response):
 
 
 VIEWS = {
+    **browser_views.VIEWS,
     "/": page,
     "/counts": counts,
     "/echo": echo,
-    "/cookies": cookies,
-    "/close": close,
     "/pour": pour,
 }
 
 
 def site(environ, start_response):
+    browser_views.REQUESTS[environ["PATH_INFO"]] += 1
     view = VIEWS.get(environ["PATH_INFO"])
     if view is None:
         start_response("404 Not Found", [])
@@ -76,7 +62,14 @@ def site(environ, start_response):
 
 
 if __name__ == "__main__":
-    server = WebSocketServer(("127.0.0.1", 0), site, max_message_size=32 << 20, send_timeout=60)
-    server.start()
-    print(f"listening on http://127.0.0.1:{server.server_port}", file=sys.stderr, flush=True)
+    certificate, key = sys.argv[1:]
+    for tls in {}, {"certfile": certificate, "keyfile": key}:
+        server = WebSocketServer(
+            ("127.0.0.1", 0), site, max_message_size=32 << 20, send_timeout=60, **tls
+        )
+        server.start()
+        scheme = "https" if tls else "http"
+        print(
+            f"listening on {scheme}://127.0.0.1:{server.server_port}", file=sys.stderr, flush=True
+        )
     server.serve_forever()
