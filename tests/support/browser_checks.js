@@ -131,9 +131,14 @@ const checks = {
         frame.remove();
     },
 
-    async urls() {
-        const ws = new WebSocket(`${base}/talk?x#fragment`.replace("#fragment", ""));
-        equal(ws.url, `${base}/talk?x`);
+    async urlsAndStates() {
+        for (const url of ["/talk?x", `${location.origin}/talk?x`]) {
+            const ws = new WebSocket(url);
+            equal(ws.url, `${base}/talk?x`);
+            await event(ws, "open");
+            ws.close();
+        }
+        const ws = new WebSocket(at("/talk"));
         equal([ws.readyState, ws.binaryType, ws.bufferedAmount, ws.protocol], [0, "blob", 0, ""]);
         await event(ws, "open");
         equal(ws.readyState, 1);
@@ -141,7 +146,7 @@ const checks = {
         equal(ws.readyState, 2);
         await event(ws, "close");
         equal(ws.readyState, 3);
-        for (const url of ["foo://a/", `${base}:port/`, base.replace(location.host, "[::1/")])
+        for (const url of ["foo://a/", `${base}/#fragment`, `${base}:port/`, base.replace(location.host, "[::1/")])
             throws("SyntaxError", () => new WebSocket(url));
     },
 
