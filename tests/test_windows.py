@@ -1,15 +1,20 @@
 """What works without the names that Python lacks on Windows. Nothing here runs on Windows."""
 
+import os
+import pty
 import signal
 import subprocess
 import sys
 from errno import EAFNOSUPPORT
 
+import gevent.subprocess
 import pytest
+from gevent.socket import wait_read
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from geventws.connection.tcp import NO_UNIX_SOCKETS
+from tests.support.apps import site
 from tests.support.servers import ROOT, serving
 
 WITHOUT_POSIX = ["-m", "tests.support.windows"]
@@ -52,6 +57,26 @@ def test_the_command_line_serves_and_connects_and_stops(tmp_path):
                 ws.recv(PATIENCE)
             assert caught.value.rcvd.code == 1001
         assert server.process.wait(PATIENCE) == 0
+
+
+def test_the_interactive_client_asks_for_enter_when_the_server_has_closed(serve):
+    url = f"ws://127.0.0.1:{serve(site).server_port}/close"
+    ours, theirs = pty.openpty()
+    command = [sys.executable, *WITHOUT_POSIX, "geventws", "connect", url]
+    with gevent.subprocess.Popen(
+        command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        output = b""
+        while b"Press Enter." not in output:
+            wait_read(ours, PATIENCE)
+            output += os.read(ours, 1024)
+        os.write(ours, b"\n")
+        while b"closed with 4001 not you" not in output:
+            wait_read(ours, PATIENCE)
+            output += os.read(ours, 1024)
+        assert process.wait(PATIENCE) == 1
+    os.close(ours)
 
 
 def test_the_command_line_says_that_one_process_must_do():

@@ -246,7 +246,7 @@ class _Session:
             self._print(f"< {self._format(message)}")
         self._ended.set()
         if _INTERRUPT is None:
-            if self._prompt:
+            if self._prompt and not self._input_ended:
                 self._print("The connection has ended. Press Enter.")
             return
         # The main thread is in input(). A signal that arrives just before input() has no effect
