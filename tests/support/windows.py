@@ -1,8 +1,8 @@
 """``python -m tests.support.windows MODULE …``: run a module without what Windows lacks.
 
-Names of POSIX are removed from the standard library before anything else is imported. gevent uses
-libuv, as it does on Windows. All else is the system at hand: this shows only that geventws does not
-need the names.
+Names of POSIX are removed from the standard library before geventws is imported. gevent uses libuv,
+as it does on Windows. All else is the system at hand: this shows only that geventws does not need
+the names.
 """
 
 import _signal
