@@ -34,11 +34,12 @@ _TEXT: Headers = [("Content-Type", "text/plain; charset=utf-8")]
 _RETRY_AFTER = ("Retry-After", "5")
 #: The longest value of each header that the handshake parses, in characters. A browser's
 #: subprotocols may be an access token of some kilobytes.
+_MAX_OPTIONS = 1024
 _MAX_SIZES = {
     "Host": MAX_HOST,
     "Origin": MAX_HOST,
-    "Upgrade": 1024,
-    "Connection": 1024,
+    "Upgrade": _MAX_OPTIONS,
+    "Connection": _MAX_OPTIONS,
     "Sec-WebSocket-Extensions": MAX_EXTENSIONS,
     "Sec-WebSocket-Protocol": 16 << 10,
 }
@@ -60,13 +61,48 @@ _RESERVED = {
 
 
 def is_websocket_request(environ: Environ) -> bool:
-    """Whether the client asks for a WebSocket, with a valid request or not."""
+    """Whether the client asks for the upgrade to a WebSocket, with a valid request or not."""
+    return _names_websocket(environ) and not _reason_to_ignore(environ)
+
+
+def ignored_upgrade(environ: Environ) -> str:
+    """Why a request with ``Upgrade: websocket`` is plain HTTP; empty for all other requests."""
+    return _reason_to_ignore(environ) if _names_websocket(environ) else ""
+
+
+def _names_websocket(environ: Environ) -> bool:
     upgrade = environ.get("HTTP_UPGRADE")
-    if upgrade is None:
-        return False
-    if len(upgrade) > _MAX_SIZES["Upgrade"]:
-        return "websocket" in upgrade.lower()  # the request will be refused
-    return has_token(upgrade, "websocket")
+    return upgrade is not None and _has_option(upgrade, "websocket")
+
+
+def _reason_to_ignore(environ: Environ) -> str:
+    """Why the header Upgrade of a request must or may be ignored, RFC 9110 section 7.8."""
+    protocol = environ.get("SERVER_PROTOCOL", "HTTP/1.1")
+    if protocol < "HTTP/1.1":
+        # "A server MUST ignore an Upgrade header field that is received in an HTTP/1.0 request."
+        return (
+            f"The request is {protocol}, and a WebSocket needs HTTP/1.1. If there is a proxy in"
+            " front of the server, configure it: for nginx, proxy_http_version 1.1."
+        )
+    if environ["REQUEST_METHOD"] != "GET":
+        # Section 4.1 of RFC 6455: "The method of the request MUST be GET".
+        return f"The request is {environ['REQUEST_METHOD']}, and a WebSocket is opened with GET."
+    if not _has_option(environ.get("HTTP_CONNECTION", ""), "upgrade"):
+        # "the sender MUST also send a Connection header field", so that no proxy forwards Upgrade
+        # by accident.
+        return (
+            "The header Connection: Upgrade is missing. If there is a proxy in front of the"
+            " server, it must pass it on: for nginx, proxy_set_header Connection"
+            " $connection_upgrade, with the map that nginx's documentation of WebSockets shows."
+        )
+    return ""
+
+
+def _has_option(value: str, option: str) -> bool:
+    """Whether the header Upgrade or Connection has an option."""
+    if len(value) > _MAX_OPTIONS:
+        return option in value.lower()  # the request will be refused
+    return has_token(value, option)
 
 
 def check_request(
@@ -74,7 +110,7 @@ def check_request(
     allowed_origins: Sequence[str] = ("self",),
     trusted_proxies: Sequence[str] = (),
 ) -> None:
-    """Refuse a request that RFC 6455 section 4.2.1 or the origin policy forbids.
+    """Refuse a WebSocket request that RFC 6455 section 4.2.1 or the origin policy forbids.
 
     :raises HandshakeError: 400 for a malformed request, 426 for another version of the protocol,
         403 for an Origin that is not allowed. Lists are parsed only after the Origin is checked.
@@ -109,21 +145,7 @@ def _check_sizes(environ: Environ) -> None:
 
 
 def _check_request_itself(environ: Environ) -> None:
-    """Refuse a request that is not an opening handshake."""
-    protocol = environ.get("SERVER_PROTOCOL", "HTTP/1.1")
-    if protocol < "HTTP/1.1":
-        raise _bad_request(
-            f"A WebSocket needs HTTP/1.1, and this request is {protocol}. If there is a proxy in"
-            " front of the server, configure it: for nginx, proxy_http_version 1.1."
-        )
-    if environ["REQUEST_METHOD"] != "GET":
-        raise _bad_request("A WebSocket is opened with GET.")
-    if not has_token(environ.get("HTTP_CONNECTION", ""), "upgrade"):
-        raise _bad_request(
-            "The header Connection: Upgrade is missing. If there is a proxy in front of the"
-            " server, it must pass it on: for nginx, proxy_set_header Connection"
-            " $connection_upgrade, with the map that nginx's documentation of WebSockets shows."
-        )
+    """Refuse a malformed opening handshake."""
     if not environ.get("HTTP_HOST"):
         raise _bad_request("The header Host is missing.")
     if environ.get("CONTENT_LENGTH", "0") != "0" or "HTTP_TRANSFER_ENCODING" in environ:

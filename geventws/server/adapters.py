@@ -141,10 +141,7 @@ class GunicornAdapter(Adapter):
     def start_response(
         self, status: str, headers: Headers, exc_info: ExcInfo | None = None
     ) -> Write:
-        response = getattr(self._start_response, "__self__", None)
-        if response is not None and hasattr(response, "force_close"):
-            # gunicorn removes the header Connection: close, and would announce keep-alive.
-            response.force_close()
+        _force_close(self._start_response)
         return super().start_response(status, headers, exc_info)
 
     def send_101(self, write: Write) -> None:
@@ -152,6 +149,23 @@ class GunicornAdapter(Adapter):
         if response is not None and getattr(response, "chunked", False):
             response.chunked = False  # gunicorn before 26.1 uses chunks even for a 101
         write(b"")
+
+
+def closing(start_response: StartResponse) -> StartResponse:
+    """Return a ``start_response()`` that ends the connection after its response."""
+
+    def start(status: str, headers: Headers, exc_info: ExcInfo | None = None) -> Write:
+        _force_close(start_response)
+        return start_response(status, [*headers, ("Connection", "close")], exc_info)
+
+    return start
+
+
+def _force_close(start_response: StartResponse) -> None:
+    """Make gunicorn end the connection: it removes the header ``Connection: close``."""
+    response = getattr(start_response, "__self__", None)
+    if response is not None and hasattr(response, "force_close"):
+        response.force_close()
 
 
 def _read_into_nothing(buffer: object) -> int:

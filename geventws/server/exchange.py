@@ -11,8 +11,8 @@ from ..options import Options
 from ..protocol import server_handshake as handshake
 from ..protocol.frames import CloseCode
 from ..protocol.origin import request_origin
-from ..typing import Application, Environ, ExcInfo, HeaderPairs, Headers, Write
-from .adapters import Adapter
+from ..typing import Application, Environ, ExcInfo, HeaderPairs, Headers, StartResponse, Write
+from .adapters import Adapter, closing
 from .engineio_driver import use_if_imported
 from .registry import OpenWebSockets
 from .websocket import WebSocket
@@ -20,6 +20,8 @@ from .websocket import WebSocket
 #: Keys of the environ. They are only set for WebSocket requests.
 WEBSOCKET = "wsgi.websocket"
 WEBSOCKET_VERSION = "wsgi.websocket_version"
+#: Set for a plain HTTP request whose header Upgrade was ignored, and logged.
+_IGNORED = "geventws.ignored_upgrade"
 
 
 def serve(
@@ -58,6 +60,27 @@ def serve(
         finally:
             # The server closes the descriptor: from now on, the WebSocket must not use it.
             ws._drop()
+
+
+def serve_plain(
+    application: Application, environ: Environ, start_response: StartResponse
+) -> Iterable[bytes]:
+    """Serve a request that asks for no WebSocket.
+
+    If it has ``Upgrade: websocket`` nevertheless, this is logged, and the response is the last one
+    of the connection: a proxy may forward all that follows, because of this header.
+    """
+    reason = handshake.ignored_upgrade(environ)
+    if reason and _IGNORED not in environ:
+        environ[_IGNORED] = True
+        peers.log(
+            logging.WARNING,
+            "Ignored the header Upgrade: websocket of a request from %s: %s",
+            _peer(environ),
+            printable(reason, limit=400),
+        )
+        start_response = closing(start_response)
+    return application(environ, start_response)
 
 
 def _check_capacity(websockets: OpenWebSockets, options: Options) -> None:

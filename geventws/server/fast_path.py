@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
+from ..protocol.server_handshake import is_websocket_request
 from .request_head import HEADER_LINE, HOST, MAX_FIELDS
 
 _END = b"\r\n\r\n"
@@ -64,7 +65,12 @@ def parse_request(data: bytes) -> Request | None:
     path, _, query = target.partition("?")
     if "%" in path:
         path = unquote_to_bytes(path).decode("latin-1")
-    variables = {"PATH_INFO": path, "QUERY_STRING": query}
+    variables = {
+        "REQUEST_METHOD": "GET",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "PATH_INFO": path,
+        "QUERY_STRING": query,
+    }
     for line in lines[1:]:
         is_cached = line.partition(b":")[0].lower() in _CACHED and len(line) <= _MAX_CACHED_LINE
         field = _parse_cached(line) if is_cached else _parse_line(line)
@@ -77,7 +83,7 @@ def parse_request(data: bytes) -> Request | None:
             separator = "; " if "COOKIE" in name else ","
             value = f"{variables[name]}{separator}{value}"
         variables[name] = value
-    if not _UNSUPPORTED.isdisjoint(variables):
+    if not _UNSUPPORTED.isdisjoint(variables) or not is_websocket_request(variables):
         return None
     # A header with an underscore would get the variable of another header (X_Y and X-Y). gevent's
     # handler ignores such headers, too.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Iterator
+from functools import partial
 from io import BufferedReader, BytesIO
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +14,7 @@ from ..protocol import server_handshake as handshake
 from ..typing import Application, Environ, Headers, StartResponse
 from .adapters import SWITCHING, PywsgiAdapter
 from .configuration import combine_options
-from .exchange import serve
+from .exchange import serve, serve_plain
 from .fast_path import Request, parse_request
 from .http_handler import HTTPHandler
 from .registry import OpenWebSockets
@@ -103,8 +104,6 @@ class WebSocketHandler(HTTPHandler):
         if isinstance(self.client_address, tuple):
             environ["REMOTE_ADDR"] = str(self.client_address[0])
             environ["REMOTE_PORT"] = str(self.client_address[1])
-        environ["REQUEST_METHOD"] = "GET"
-        environ["SERVER_PROTOCOL"] = "HTTP/1.1"
         environ["SCRIPT_NAME"] = ""
         environ["wsgi.input"] = _EmptyInput(self.socket)
         environ["wsgi.input_terminated"] = True
@@ -118,6 +117,8 @@ class WebSocketHandler(HTTPHandler):
     def run_application(self) -> None:
         if self.end_with_websocket_request():
             self.application = self._serve_websocket
+        elif handshake.ignored_upgrade(self.environ or {}):
+            self.application = partial(serve_plain, self.server.application)
         super().run_application()
 
     def end_with_websocket_request(self) -> bool:

@@ -216,7 +216,7 @@ class HTTPHandler(WSGIHandler):
             expects,
         )
         has_body = chunked or self.content_length
-        if has_body or self.command != "GET" or not is_websocket_request(environ):
+        if has_body or not is_websocket_request(environ):
             # For Connection: upgrade, gevent sets the file of the connection. Some nginx
             # configurations always send this header, and reading would consume the next request.
             environ["wsgi.input"] = body

@@ -10,7 +10,7 @@ from ..protocol.server_handshake import is_websocket_request
 from ..typing import Application, Environ, Keywords, StartResponse
 from .adapters import find_adapter, restore_body
 from .configuration import application_options, combine_options
-from .exchange import WEBSOCKET, serve
+from .exchange import WEBSOCKET, serve, serve_plain
 from .registry import OpenWebSockets
 from .stats import Stats
 from .websocket import WebSocket
@@ -59,7 +59,7 @@ class WebSocketMiddleware:
             return self.application(environ, start_response)
         if not is_websocket_request(environ):
             restore_body(environ, start_response)
-            return self.application(environ, start_response)
+            return serve_plain(self.application, environ, start_response)
         adapter = find_adapter(environ, start_response)
         return serve(self.application, environ, adapter, self.options, self.websockets)
 

@@ -12,6 +12,7 @@ from geventws.protocol.server_handshake import (
     check_request,
     choose_extension,
     choose_subprotocol,
+    ignored_upgrade,
     is_websocket_request,
     response_headers,
     unavailable,
@@ -57,7 +58,27 @@ def test_a_websocket_request_is_recognised(upgrade):
 
 @pytest.mark.parametrize("upgrade", [None, "h2c", "websockets", ""])
 def test_other_requests_are_none_of_ours(upgrade):
-    assert not is_websocket_request(environ(HTTP_UPGRADE=upgrade))
+    other = environ(HTTP_UPGRADE=upgrade)
+    assert not is_websocket_request(other)
+    assert not ignored_upgrade(other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"SERVER_PROTOCOL": "HTTP/1.0"}, "proxy_http_version 1.1"),
+        ({"SERVER_PROTOCOL": "HTTP/0.9"}, "HTTP/0.9"),
+        ({"REQUEST_METHOD": "POST"}, "GET"),
+        ({"HTTP_CONNECTION": None}, "Connection: Upgrade"),
+        ({"HTTP_CONNECTION": "close"}, "Connection: Upgrade"),
+        ({"HTTP_CONNECTION": "upgrades" + ",a" * 508}, "Connection: Upgrade"),
+    ],
+)
+def test_a_request_that_cannot_be_upgraded_is_a_plain_one_and_it_is_known_why(changes, word):
+    plain = environ(**changes)
+    assert not is_websocket_request(plain)
+    assert word in ignored_upgrade(plain)
+    assert not ignored_upgrade(environ())
 
 
 @pytest.mark.parametrize(
@@ -78,11 +99,6 @@ def test_a_good_request_passes(changes):
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"SERVER_PROTOCOL": "HTTP/1.0"}, "proxy_http_version 1.1"),
-        ({"SERVER_PROTOCOL": "HTTP/0.9"}, "HTTP/0.9"),
-        ({"REQUEST_METHOD": "POST"}, "GET"),
-        ({"HTTP_CONNECTION": None}, "Connection: Upgrade"),
-        ({"HTTP_CONNECTION": "close"}, "Connection: Upgrade"),
         ({"HTTP_HOST": None}, "Host"),
         ({"CONTENT_LENGTH": "5"}, "no body"),
         ({"HTTP_TRANSFER_ENCODING": "chunked"}, "no body"),

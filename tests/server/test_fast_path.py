@@ -15,6 +15,8 @@ def test_a_plain_request_is_taken_and_what_follows_is_not():
     assert taken.target == "/chat%20room?name=%41"
     assert taken.size == len(head)
     assert taken.variables == {
+        "REQUEST_METHOD": "GET",
+        "SERVER_PROTOCOL": "HTTP/1.1",
         "PATH_INFO": "/chat room",
         "QUERY_STRING": "name=%41",
         "HTTP_HOST": "test.example",
@@ -32,6 +34,7 @@ def test_a_plain_request_is_taken_and_what_follows_is_not():
         pytest.param(request()[:-1], id="not whole"),
         pytest.param(request(without="Upgrade"), id="not for a WebSocket"),
         pytest.param(request(headers=[("Upgrade", "h2c")]), id="for something else"),
+        pytest.param(request(without="Connection"), id="not for an upgrade"),
         pytest.param(request(method="POST"), id="not GET"),
         pytest.param(request(http="HTTP/1.0"), id="not HTTP/1.1"),
         pytest.param(request("http://test.example/echo"), id="for a proxy"),

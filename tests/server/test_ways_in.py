@@ -187,6 +187,26 @@ def test_another_upgrade_is_left_to_the_application(way_in):
         assert client.read_response() == ("200", b"plain")
 
 
+@pytest.mark.parametrize(
+    ("changes", "hint"),
+    [
+        ({"http": "HTTP/1.0"}, r"HTTP/1\.0, .* proxy_http_version 1\.1"),
+        ({"without": "Connection"}, "Connection: Upgrade is missing"),
+        ({"method": "POST"}, "The request is POST"),
+    ],
+)
+def test_an_upgrade_that_http_ignores_is_left_to_the_application_with_its_body(
+    way_in, changes, hint
+):
+    with way_in.client() as client:
+        head = request("/upload", [("Content-Length", "5")], **changes)
+        client.send(head + b"hello" + request("/plain", without="Upgrade"))
+        assert client.read_response() == ("200", b"5")
+        assert client.headers["connection"] == "close"
+        assert client.read_to_end() == b""
+    way_in.wait_for(rf"Ignored the header Upgrade: websocket of a request from 127\S+: .*{hint}")
+
+
 def test_plain_requests_keep_the_connection_open(way_in):
     with way_in.client() as client:
         for _ in range(3):
