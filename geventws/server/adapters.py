@@ -66,7 +66,14 @@ class Adapter:
 
     def switch_protocols(self, headers: Headers) -> tuple[gevent_socket, bytes]:
         """Send the ``101``; return the socket, and the bytes that were read after the request."""
-        self.send_101(self._start_response(SWITCHING, headers))
+        write = self._start_response(SWITCHING, headers)
+        server = getattr(write, "__self__", None)
+        if isinstance(server, WSGIHandler) or hasattr(server, "force_close"):
+            self.send_101(write)
+        else:
+            # write() of other middleware, such as WebOb and profilers, may keep its data. They pass
+            # the 101 to the server after the WebSocket, when nothing can be sent any more.
+            self.sock.sendall(head_of_101(headers))
         return self.sock, self.take_early()
 
     def take_early(self) -> bytes:
@@ -91,6 +98,12 @@ class Adapter:
         """
         discard_queued(self.sock)
         return body
+
+
+def head_of_101(headers: Headers) -> bytes:
+    """Return the head of the ``101``."""
+    lines = [f"HTTP/1.1 {SWITCHING}", *(f"{name}: {value}" for name, value in headers), "\r\n"]
+    return "\r\n".join(lines).encode("latin-1")
 
 
 class PywsgiAdapter(Adapter):
@@ -220,13 +233,19 @@ def restore_body(environ: Environ, start_response: StartResponse) -> None:
 def find_adapter(environ: Environ, start_response: StartResponse) -> Adapter:
     """Return the adapter for a WebSocket request. The server reads nothing more afterwards.
 
-    :raises RuntimeError: if the server does not run on gevent.
+    :raises RuntimeError: if the server does not run on gevent, or other middleware hides the
+        connection.
     """
     adapter = None
     # gunicorn's sync worker has gevent's sockets, too, if the application's module is patched. But
     # it calls the application in the main greenlet, and serves nobody else until that returns.
     if getcurrent().parent is not None:
         adapter = _find_gunicorn(environ, start_response) or _find_pywsgi(environ, start_response)
+        if adapter is None and _is_on_gevent(environ):
+            raise RuntimeError(
+                "geventws cannot find the connection: other middleware around WebSocketMiddleware"
+                " has replaced wsgi.input and start_response. Put it inside WebSocketMiddleware"
+            )
     if adapter is None:
         raise RuntimeError(
             "geventws needs a WSGI server on gevent: geventws.WebSocketServer, gevent.pywsgi,"
@@ -236,16 +255,30 @@ def find_adapter(environ: Environ, start_response: StartResponse) -> Adapter:
     return adapter
 
 
+def _is_on_gevent(environ: Environ) -> bool:
+    is_pywsgi = str(environ.get("SERVER_SOFTWARE", "")).startswith("gevent/")
+    return is_pywsgi or isinstance(environ.get("gunicorn.socket"), gevent_socket)
+
+
+def _input_of(environ: Environ) -> Any:  # Any: the object of a server, or of middleware
+    """Return ``wsgi.input``, without the wrappers of validators."""
+    body = environ.get("wsgi.input")
+    # The attributes of werkzeug's LintMiddleware and of wsgiref.validate.
+    while (inner := getattr(body, "_stream", None) or getattr(body, "input", None)) is not None:
+        body = inner
+    return body
+
+
 def _find_gunicorn(environ: Environ, start_response: StartResponse) -> Adapter | None:
     sock = environ.get("gunicorn.socket")
-    unreader = _find_unreader(environ.get("wsgi.input"), start_response)
+    unreader = _find_unreader(_input_of(environ), start_response)
     if isinstance(sock, gevent_socket) and unreader is not None:
         return GunicornAdapter(sock, unreader, start_response)
     return None
 
 
 def _find_pywsgi(environ: Environ, start_response: StartResponse) -> Adapter | None:
-    body = environ.get("wsgi.input")
+    body = _input_of(environ)
     if not hasattr(body, "raw") and not hasattr(body, "rfile"):
         body = pywsgi_input(start_response)  # a middleware has replaced wsgi.input
     rfile = getattr(body, "rfile", body)  # the file of the connection is in pywsgi's Input

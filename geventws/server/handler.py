@@ -12,7 +12,7 @@ from gevent.ssl import SSLSocket
 
 from ..protocol import server_handshake as handshake
 from ..typing import Application, Environ, Headers, StartResponse
-from .adapters import SWITCHING, PywsgiAdapter
+from .adapters import SWITCHING, PywsgiAdapter, head_of_101
 from .configuration import combine_options
 from .exchange import serve, serve_plain
 from .fast_path import Request, parse_request
@@ -187,8 +187,7 @@ class _Adapter(PywsgiAdapter):
 
     def switch_protocols(self, headers: Headers) -> tuple[socket.socket, bytes]:
         handler = self.handler
-        lines = [f"HTTP/1.1 {SWITCHING}", *(f"{name}: {value}" for name, value in headers), "\r\n"]
-        head = "\r\n".join(lines).encode("latin-1")
+        head = head_of_101(headers)
         sent = self.sock.send(head)  # sendall() first reads the size of the kernel's buffer
         if sent < len(head):
             self.sock.sendall(head[sent:])

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..connection.logs import logger
 from ..protocol.server_handshake import is_websocket_request
-from ..typing import Application, Environ, Keywords, StartResponse
+from ..typing import Application, Environ, ExcInfo, Headers, Keywords, StartResponse, Write
 from .adapters import find_adapter, restore_body
 from .configuration import application_options, combine_options
 from .exchange import WEBSOCKET, serve, serve_plain
@@ -25,9 +25,13 @@ class WebSocketMiddleware:
     Plain HTTP requests are passed to the application unchanged. Under a server of geventws, or
     inside another ``WebSocketMiddleware``, the middleware only holds the application's options.
 
+    Other middleware may be inside or outside. Outside, :mod:`wsgiref.validate` does not work: it
+    raises an exception for every ``101``.
+
     :param options: see :class:`geventws.options.Options`. They take precedence over the server's
         options, unless other middleware hides them from the server. Ignored options are logged.
-    :raises RuntimeError: on a WebSocket request under a server without gevent.
+    :raises RuntimeError: on a WebSocket request under a server without gevent, or if other
+        middleware has replaced both ``wsgi.input`` and ``start_response``.
     """
 
     def __init__(self, application: Application, **options: Any) -> None:
@@ -56,12 +60,28 @@ class WebSocketMiddleware:
             if not self._has_checked:
                 self._has_checked = True
                 self._check_options(environ[WEBSOCKET])
-            return self.application(environ, start_response)
+            return self._serve_inside(environ, start_response)
         if not is_websocket_request(environ):
             restore_body(environ, start_response)
             return serve_plain(self.application, environ, start_response)
         adapter = find_adapter(environ, start_response)
         return serve(self.application, environ, adapter, self.options, self.websockets)
+
+    def _serve_inside(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve a WebSocket of the server, or of the outer ``WebSocketMiddleware``."""
+        ws: WebSocket = environ[WEBSOCKET]
+        has_started = False
+
+        def start(status: str, headers: Headers, exc_info: ExcInfo | None = None) -> Write:
+            nonlocal has_started
+            has_started = True
+            return start_response(status, headers, exc_info)
+
+        result = self.application(environ, start)
+        if getattr(ws, "accepted", False) and not has_started:
+            # WebOb fails without this call. After the 101, the server drops the response.
+            start_response("200 OK", [("Content-Type", "text/plain")])
+        return result
 
     def _check_options(self, ws: WebSocket) -> None:
         """Log the options that the server has not used."""

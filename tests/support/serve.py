@@ -5,6 +5,7 @@ import sys
 
 from gevent.pywsgi import WSGIServer
 from gevent.ssl import SSLContext
+from werkzeug.middleware.profiler import ProfilerMiddleware
 
 from geventws import WebSocketHandler, WebSocketMiddleware, WebSocketServer
 from tests.support.apps import site
@@ -18,6 +19,9 @@ SERVERS = {
 }
 
 application = WebSocketMiddleware(site, subprotocols=["own"])
+
+
+profiled = ProfilerMiddleware(application, stream=None)
 
 
 class Unclosed:
