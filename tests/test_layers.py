@@ -171,6 +171,7 @@ def test_other_modules_use_only_the_internal_interface_of_a_connection(module):
             "_expect_answer",
             "_fault_of_peer",
             "_note_response",
+            "_sock",
             "_stop_expecting_answer",
             "_view",
             "_wait_while_accepting",

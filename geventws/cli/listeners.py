@@ -85,7 +85,13 @@ def _listen_tcp(host: str, port: int) -> socket.socket:
         flags=socket.AI_PASSIVE,
     )
     family, _, _, _, name = found[0]
-    return socket.create_server((str(name[0]), port), family=family, backlog=_BACKLOG)
+    return socket.create_server(
+        (str(name[0]), port),
+        family=family,
+        backlog=_BACKLOG,
+        # As with gunicorn, [::] accepts IPv4, too.
+        dualstack_ipv6=family == socket.AF_INET6 and socket.has_dualstack_ipv6(),
+    )
 
 
 def _listen_unix(path: str) -> socket.socket:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from time import monotonic
+from typing import Any
 
 logger = logging.getLogger("geventws")
 
@@ -17,6 +19,22 @@ def printable(text: str, limit: int = 200) -> str:
     """The text on one line, without control characters, truncated to a length."""
     cut = text if len(text) <= limit else f"{text[:limit]}..."
     return cut if cut.isprintable() else cut.encode("unicode_escape").decode("ascii")
+
+
+def name_of_peer(address: object, sock: Any = None) -> str:
+    """The address of a peer; for the peer of a unix socket, which has none, the path of the socket.
+
+    :param address: the IP address, or the address that ``accept()`` has returned.
+    :param sock: the socket of the connection, if it is at hand.
+    """
+    if isinstance(address, tuple):
+        address = address[0]
+    if not address and sock is not None:
+        try:
+            address = f"unix:{os.fsdecode(sock.getsockname())}"
+        except (OSError, TypeError):
+            pass  # the socket is closed, or is none of a file
+    return printable(str(address or "a unix socket"))
 
 
 class Throttle:

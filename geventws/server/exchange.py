@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 
-from ..connection.logs import logger, peers, printable
+from gevent.socket import socket as gevent_socket
+
+from ..connection.logs import logger, name_of_peer, peers, printable
 from ..exceptions import ConnectionClosed, HandshakeError
 from ..options import Options
 from ..protocol import server_handshake as handshake
@@ -37,7 +39,7 @@ def serve(
         _check_capacity(websockets, options)
     except HandshakeError as refusal:
         websockets.totals.refused[refusal.status_code] += 1
-        _log_refusal(environ, refusal, options)
+        _log_refusal(_peer(environ, adapter.sock), environ, refusal, options)
         length = ("Content-Length", str(len(refusal.body)))
         adapter.start_response(refusal.status, [*refusal.headers, length, ("Connection", "close")])
         return adapter.refusal([refusal.body])
@@ -209,7 +211,7 @@ class _Exchange:
             peers.log(
                 logging.INFO,
                 "%s %s [%s]",
-                _peer(ws.environ),
+                _peer(ws.environ, ws._sock),
                 fault,
                 ws.id,
                 extra={"connection_id": ws.id},
@@ -255,8 +257,7 @@ def _close(result: Iterable[bytes]) -> None:
         result.close()
 
 
-def _log_refusal(environ: Environ, refusal: HandshakeError, options: Options) -> None:
-    peer = _peer(environ)
+def _log_refusal(peer: str, environ: Environ, refusal: HandshakeError, options: Options) -> None:
     if refusal.status.startswith("403"):
         peers.log(
             logging.WARNING,
@@ -273,5 +274,5 @@ def _log_refusal(environ: Environ, refusal: HandshakeError, options: Options) ->
         peers.log(level, "Refused a WebSocket from %s: %s", peer, refusal)
 
 
-def _peer(environ: Environ) -> str:
-    return printable(environ.get("REMOTE_ADDR") or "peer")
+def _peer(environ: Environ, sock: gevent_socket | None = None) -> str:
+    return name_of_peer(environ.get("REMOTE_ADDR"), sock)

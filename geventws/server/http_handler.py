@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gevent.pywsgi import WSGIHandler
 
 from ..connection.hub import hub_state
-from ..connection.logs import peers, printable
+from ..connection.logs import name_of_peer, peers, printable
 from ..connection.tcp import reset_at_close, unacknowledged
 from ..options import Options
 from ..protocol.headers import has_token
@@ -304,7 +304,7 @@ class HTTPHandler(WSGIHandler):
 
     @property
     def _peer(self) -> str:
-        return printable(str(self.client_address[0])) if self.client_address else "peer"
+        return name_of_peer(self.client_address, self.socket)
 
     def format_request(self) -> str:
         return printable(super().format_request(), limit=16 << 10)

@@ -15,7 +15,7 @@ from gevent.pywsgi import WSGIServer
 from gevent.ssl import SSLContext
 from gevent.timeout import Timeout
 
-from ..connection.logs import peers, printable
+from ..connection.logs import name_of_peer, peers, printable
 from ..connection.tls import cooperative_context
 from ..typing import Application, Environ
 from .configuration import combine_options, take_options
@@ -180,7 +180,7 @@ class WebSocketServer(WSGIServer):
                 client_socket.getpeername()
                 sock = wrap_socket(client_socket, **(self.ssl_args or {}))
         except OSError as problem:
-            peer = address[0] if address else "peer"
+            peer = name_of_peer(address, client_socket)
             peers.log(logging.INFO, "No TLS with %s: %s", peer, printable(str(problem)))
             return None
         with closing(sock):

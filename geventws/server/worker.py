@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gevent import sleep, spawn
 from gunicorn.workers.ggevent import GeventWorker
 
-from .configuration import combine_options
+from .configuration import application_options, combine_options
 from .engineio import install_if_present
 from .middleware import WebSocketMiddleware
 
@@ -44,7 +44,8 @@ class Worker(GeventWorker):
 
         worker_class = Worker
 
-    The options of the application take precedence: the options of a
+    The default of ``trusted_proxies`` is gunicorn's ``forwarded_allow_ips``. The options of the
+    application take precedence: the options of a
     :class:`~geventws.WebSocketMiddleware` around it, or of Flask's configuration.
     """
 
@@ -62,10 +63,13 @@ class Worker(GeventWorker):
     def load_wsgi(self) -> None:
         install_if_present()
         super().load_wsgi()
+        options = dict(self.websocket_options)
+        if "trusted_proxies" not in application_options(self.wsgi):
+            options.setdefault("trusted_proxies", self.cfg.forwarded_allow_ips)
         if isinstance(self.wsgi, WebSocketMiddleware):
-            self.wsgi.use_defaults(self.websocket_options)
+            self.wsgi.use_defaults(options)
         else:
-            self.wsgi = WebSocketMiddleware(self.wsgi, **self.websocket_options)
+            self.wsgi = WebSocketMiddleware(self.wsgi, **options)
 
     def run(self) -> None:
         spawn(self._drain_before_exit)

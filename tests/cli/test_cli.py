@@ -226,11 +226,20 @@ def test_the_console_script_is_the_same():
 
 def test_several_addresses_are_served_at_once(tmp_path):
     path = tmp_path / "socket"
-    binds = ["--bind", "127.0.0.1:0", "--bind", "[::1]:0", "--bind", f"unix:{path}"]
-    with serving([*CLI, SITE, *binds], tmp_path / "log") as process:
-        ports = re.search(r"http://127\.0\.0\.1:(\d+), http://\[::1\]:(\d+), unix:", process.output)
-        for address in ("127.0.0.1", int(ports[1])), ("::1", int(ports[2])), str(path):
+    binds = ["--bind", "127.0.0.1:0", "--bind", "[::]:0", "--bind", f"unix:{path}"]
+    trusted = ["--forwarded-allow-ips", "192.0.2.1"]
+    with serving([*CLI, SITE, *binds, *trusted], tmp_path / "log") as process:
+        ports = re.search(r"http://127\.0\.0\.1:(\d+), http://\[::\]:(\d+), unix:", process.output)
+        second = int(ports[2])
+        for address in ("127.0.0.1", int(ports[1])), ("::1", second), ("127.0.0.1", second):
             echo(RawClient(address))
+        forwarded = [("Origin", "https://test.example"), ("X-Forwarded-Proto", "https")]
+        with RawClient(str(path)).open(headers=forwarded) as client:
+            client.finish()
+        with RawClient(str(path)) as client:
+            client.send(request(headers=[("Origin", "http://evil.example")]))
+            assert client.read_head() == "403"
+        process.wait_for(f"Refused a WebSocket from unix:{path}: its Origin")
         assert process.stop() == 0
     assert not path.exists()
 

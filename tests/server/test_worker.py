@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests.support.client import TEXT, are_sent_away, close_frame, frame, request
+from tests.support.client import TEXT, RawClient, are_sent_away, close_frame, frame, request
 from tests.support.servers import arguments_of, serving
 
 SITE = "tests.support.apps:site"
@@ -95,14 +95,24 @@ def test_tls(gunicorn, tls):
             assert client.read_response() == ("200", b"plain")
 
 
-def test_a_unix_socket(gunicorn, tmp_path):
-    with gunicorn("-b", f"unix:{tmp_path}/socket") as process:
-        process.wait_for(r"unix:\S+socket")
-        process.address = f"{tmp_path}/socket"
-        with process.client().open() as client:
-            echo(client)
-            client.finish()
-        process.wait_for(r'"GET /echo HTTP/1.1" 101')
+def test_a_proxy_is_trusted_on_a_unix_socket_and_with_ipv4_on_an_ipv6_socket(gunicorn, tmp_path):
+    path = f"{tmp_path}/socket"
+    binds = ["-b", f"unix:{path}", "-b", "[::]:0"]
+    with gunicorn(*binds, "--forwarded-allow-ips", "127.0.0.1") as process:
+        port = int(process.wait_for(rf"unix:{path},http://\[::\]:(\d+)")[1])
+        forwarded = [("Origin", "https://test.example"), ("X-Forwarded-Proto", "https")]
+        for address in path, ("127.0.0.1", port):
+            with RawClient(address).open(headers=forwarded) as client:
+                echo(client)
+                client.finish()
+        process.wait_for(r'(?s)("GET /echo HTTP/1.1" 101.*){2}')
+        with RawClient(path) as client:
+            client.send(request(headers=[("Origin", "http://evil.example")]))
+            assert client.read_head() == "403"
+        process.wait_for(f"Refused a WebSocket from unix:{path}: its Origin")
+        with RawClient(("::1", port)) as client:
+            client.send(request(headers=forwarded))
+            assert client.read_head() == "403"
 
 
 def test_the_access_log_has_the_real_duration(gunicorn):
