@@ -86,7 +86,7 @@ class Options:
     #: connection is closed with 1008. ``None`` waits without a limit.
     message_timeout: float | None = 60.0
     #: Seconds that a new connection may take for the TLS handshake, and then for the head of its
-    #: request. ``None`` waits without a limit. With gunicorn's parser, ``--keep-alive`` is used.
+    #: request. ``None`` waits without a limit. With gunicorn, ``--keep-alive`` limits the head.
     handshake_timeout: float | None = 10.0
     #: Seconds that an idle connection stays open for the next plain HTTP request. ``None`` sets no
     #: limit. It should be longer than the keep-alive time of the proxies in front of the server.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-from contextlib import closing
 from math import inf
 from ssl import PROTOCOL_TLS_SERVER
 from time import monotonic
@@ -13,11 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from gevent import Greenlet
 from gevent.pywsgi import WSGIServer
 from gevent.ssl import SSLContext
-from gevent.timeout import Timeout
 
-from ..connection.logs import name_of_peer, peers, printable
 from ..connection.tls import cooperative_context
 from ..typing import Application, Environ
+from .accepting import AcceptingServer, Address
 from .configuration import combine_options, take_options
 from .handler import WebSocketHandler
 from .registry import OpenWebSockets
@@ -43,9 +40,6 @@ _TLS_OPTIONS = _OTHER_TLS_OPTIONS | {
     "server_side",
 }
 
-#: Errors of accept() for too many descriptors or too little memory.
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-
 
 class _Greenlet(Greenlet):  # type: ignore[type-arg] # generic for the type checker only
     """A greenlet that does not store the stack of its creation, which is always the same."""
@@ -53,19 +47,17 @@ class _Greenlet(Greenlet):  # type: ignore[type-arg] # generic for the type chec
     spawning_stack_limit = 0
 
 
-# Any: an address is a tuple, or a string for a unix socket.
-_Address: TypeAlias = Any
-_Callback: TypeAlias = "Callable[[socket, _Address], object]"
+_Callback: TypeAlias = "Callable[[socket, Address], object]"
 
 
 def _spawn(
-    _run: object, handle: _Callback, close: _Callback, arguments: tuple[socket, _Address]
+    _run: object, handle: _Callback, close: _Callback, arguments: tuple[socket, Address]
 ) -> _Greenlet:
     """Spawn the handler of a connection. It takes 1 KiB less than gevent's default."""
     return _Greenlet.spawn(_handle, handle, close, *arguments)
 
 
-def _handle(handle: _Callback, close: _Callback, sock: socket, address: _Address) -> None:
+def _handle(handle: _Callback, close: _Callback, sock: socket, address: Address) -> None:
     # gevent calls handle(*arguments), which uses the C stack. A waiting greenlet stores a copy of
     # its part of the C stack.
     try:
@@ -74,7 +66,7 @@ def _handle(handle: _Callback, close: _Callback, sock: socket, address: _Address
         close(sock, address)
 
 
-class WebSocketServer(WSGIServer):
+class WebSocketServer(AcceptingServer, WSGIServer):
     """A :class:`gevent.pywsgi.WSGIServer` with WebSockets::
 
         WebSocketServer(("127.0.0.1", 8000), application).serve_forever()
@@ -90,8 +82,6 @@ class WebSocketServer(WSGIServer):
     :raises TypeError: for an unknown option, or an option of the wrong type.
     :raises ValueError: for an option out of range, or an ``ssl_context`` for clients.
     """
-
-    _start_accepting_if_started: Callable[[], None]  # a private method of gevent's BaseServer
 
     handler_class = WebSocketHandler
 
@@ -157,32 +147,3 @@ class WebSocketServer(WSGIServer):
     def start(self) -> None:
         self.websockets.reopen()
         super().start()
-
-    def do_read(self) -> tuple[socket, _Address] | None:  # type: ignore[override] # as BaseServer
-        try:
-            return super().do_read()
-        except OSError as problem:
-            if problem.errno not in _EXHAUSTED:
-                raise
-            peers.log(logging.WARNING, "Cannot accept connections for now: %s", problem.strerror)
-            self.stop_accepting()
-            self._timer = self.loop.timer(self.max_delay)
-            self._timer.start(self._start_accepting_if_started)
-            return None
-
-    def wrap_socket_and_handle(self, client_socket: socket, address: _Address) -> object:
-        """Perform the TLS handshake within ``handshake_timeout``, and serve the requests."""
-        wrap_socket: Callable[..., socket] = self.wrap_socket  # type: ignore[misc] # a function
-        try:
-            with Timeout(self.options.handshake_timeout, TimeoutError("too slow")):
-                # Raises an OSError if the client has disconnected. Otherwise wrap_socket() would
-                # raise one, and gevent would not close the socket.
-                client_socket.getpeername()
-                sock = wrap_socket(client_socket, **(self.ssl_args or {}))
-        except OSError as problem:
-            peer = name_of_peer(address, client_socket)
-            peers.log(logging.INFO, "No TLS with %s: %s", peer, printable(str(problem)))
-            return None
-        with closing(sock):
-            self.handle(sock, address)
-        return None

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from gevent import sleep, spawn
 from gunicorn.workers.ggevent import GeventWorker
 
+from .accepting import AcceptingServer
 from .configuration import application_options, combine_options
 from .engineio import install_if_present
 from .middleware import WebSocketMiddleware
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
     from types import FrameType
 
+    from gevent.pool import Pool
     from gevent.socket import socket
 
     from ..typing import Keywords
 
+#: Options of our server and its parser.
+_UNUSED = {"stop_timeout", "keep_alive_timeout", "body_timeout", "max_header_size"}
 #: Seconds between two checks whether gunicorn stops the worker.
 _POLL = 0.1
 #: Seconds before the end of graceful_timeout when the worker stops waiting. gunicorn's master then
@@ -63,13 +69,34 @@ class Worker(GeventWorker):
     def load_wsgi(self) -> None:
         install_if_present()
         super().load_wsgi()
+        own = application_options(self.wsgi)
+        unused = _UNUSED & {*self.websocket_options, *own}
+        if unused:
+            self.log.warning(
+                "gunicorn does not use the option %s of geventws: it has settings of its own, such"
+                " as --graceful-timeout, --keep-alive and --limit-request-field_size",
+                " and ".join(sorted(unused)),
+            )
         options = dict(self.websocket_options)
-        if "trusted_proxies" not in application_options(self.wsgi):
+        if "trusted_proxies" not in own:
             options.setdefault("trusted_proxies", self.cfg.forwarded_allow_ips)
         if isinstance(self.wsgi, WebSocketMiddleware):
             self.wsgi.use_defaults(options)
         else:
             self.wsgi = WebSocketMiddleware(self.wsgi, **options)
+
+    # GeventWorker calls it to create the server of a listening socket. The arguments that are not
+    # used are for a server like gevent.pywsgi.
+    def server_class(  # type: ignore[override]
+        self, listener: socket, *, spawn: Pool, ssl_context: SSLContext | None = None, **_: object
+    ) -> AcceptingServer:
+        """Return a server whose log has one limited line for faults of peers."""
+        tls: Keywords = {} if ssl_context is None else {"ssl_context": ssl_context}
+        server = AcceptingServer(listener, partial(self.handle, listener), spawn=spawn, **tls)
+        server.options = self.wsgi.options
+        if self.cfg.workers > 1:
+            server.max_accept = 1  # as GeventWorker does
+        return server
 
     def run(self) -> None:
         spawn(self._drain_before_exit)
@@ -81,8 +108,12 @@ class Worker(GeventWorker):
         if self._is_quitting:
             return
         self._is_quitting = True
-        # SIGINT and SIGQUIT: send Close frames, but do not wait for the answers.
-        spawn(self.wsgi.websockets.drain, 0)
+        spawn(self._quit, sig, frame)
+
+    def _quit(self, sig: int, frame: FrameType | None) -> None:
+        """Send Close frames, but do not wait for the answers (SIGINT and SIGQUIT)."""
+        self.wsgi.websockets.drain(0)
+        self.wsgi.websockets.kill()  # the access log gets its lines
         super().handle_quit(sig, frame)
 
     def _drain_before_exit(self) -> None:

@@ -1,9 +1,11 @@
 """``gunicorn -k geventws.Worker``, and the other ways into gunicorn where they differ."""
 
+import contextlib
 import os
 import signal
 
 import pytest
+from gevent import socket
 
 from tests.support.client import TEXT, RawClient, are_sent_away, close_frame, frame, request
 from tests.support.servers import arguments_of, serving
@@ -85,6 +87,11 @@ def test_several_workers_and_a_preloaded_application(gunicorn):
 def test_tls(gunicorn, tls):
     certificate, key, context = tls
     with gunicorn("--certfile", certificate, "--keyfile", key) as process:
+        for data in b"", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x05hello":
+            with process.client() as scanner, contextlib.suppress(OSError):
+                scanner.send(data)
+                scanner.sock.shutdown(socket.SHUT_WR)
+                scanner.read_to_end()
         with process.client(context=context) as client:
             client.open(early=frame(TEXT, "early"))
             assert client.read_frame() == (TEXT, b"early")
@@ -93,6 +100,7 @@ def test_tls(gunicorn, tls):
         with process.client(context=context) as client:
             client.send(request("/plain", without="Upgrade"))
             assert client.read_response() == ("200", b"plain")
+        assert "Traceback" not in process.output
 
 
 def test_a_proxy_is_trusted_on_a_unix_socket_and_with_ipv4_on_an_ipv6_socket(gunicorn, tmp_path):
@@ -157,7 +165,9 @@ def test_an_application_that_is_wrapped_already_keeps_its_options(tmp_path):
     settings.write_text(
         "import geventws\n"
         "class Worker(geventws.Worker):\n"
-        "    websocket_options = {'max_message_size': 10, 'subprotocols': ['own', 'other']}\n"
+        "    websocket_options = {\n"
+        "        'max_message_size': 10, 'subprotocols': ['own', 'other'], 'stop_timeout': 5\n"
+        "    }\n"
         "worker_class = Worker\n"
     )
     arguments = ["-m", "gunicorn", "-c", str(settings), "-b", "127.0.0.1:0", WRAPPED]
@@ -166,6 +176,7 @@ def test_an_application_that_is_wrapped_already_keeps_its_options(tmp_path):
         assert client.headers["sec-websocket-protocol"] == "own"
         client.send(frame(TEXT, "0123456789a"))
         assert client.read_close()[0] == 1009
+        process.wait_for("gunicorn does not use the option stop_timeout of geventws")
         process.wait_for(r"sets subprotocols=\('own',\), the server sets \('own', 'other'\)")
 
 

@@ -1,0 +1,62 @@
+"""Accept connections. Faults of peers cost one limited line in the log, instead of a traceback."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from gevent.server import StreamServer
+from gevent.timeout import Timeout
+
+from ..connection.logs import name_of_peer, peers, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gevent.socket import socket
+
+    from ..options import Options
+
+#: Errors of accept() for too many descriptors or too little memory.
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+# Any: an address is a tuple, or a string for a unix socket.
+Address: TypeAlias = Any
+
+
+class AcceptingServer(StreamServer):
+    """gevent's server with limited log lines, and with a time limit for TLS handshakes."""
+
+    options: Options
+    _start_accepting_if_started: Callable[[], None]  # a private method of gevent's BaseServer
+
+    def do_read(self) -> tuple[socket, Address] | None:  # type: ignore[override] # as BaseServer
+        try:
+            return super().do_read()
+        except OSError as problem:
+            if problem.errno not in _EXHAUSTED:
+                raise
+            peers.log(logging.WARNING, "Cannot accept connections for now: %s", problem.strerror)
+            self.stop_accepting()
+            self._timer = self.loop.timer(self.max_delay)
+            self._timer.start(self._start_accepting_if_started)
+            return None
+
+    def wrap_socket_and_handle(self, client_socket: socket, address: Address) -> object:
+        """Perform the TLS handshake within ``handshake_timeout``, and serve the requests."""
+        wrap_socket: Callable[..., socket] = self.wrap_socket  # type: ignore[misc] # a function
+        try:
+            with Timeout(self.options.handshake_timeout, TimeoutError("too slow")):
+                # Raises an OSError if the client has disconnected. Otherwise wrap_socket() would
+                # raise one, and gevent would not close the socket.
+                client_socket.getpeername()
+                sock = wrap_socket(client_socket, **(self.ssl_args or {}))
+        except OSError as problem:
+            peer = name_of_peer(address, client_socket)
+            peers.log(logging.INFO, "No TLS with %s: %s", peer, printable(str(problem)))
+            return None
+        with closing(sock):
+            self.handle(sock, address)
+        return None
