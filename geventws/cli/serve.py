@@ -91,18 +91,20 @@ def _create_server(
 
 
 def _run(servers: list[WebSocketServer], stop_timeout: float) -> None:
-    """Serve until SIGINT or SIGTERM arrives. A second signal kills the remaining views."""
+    """Serve until SIGINT or SIGTERM arrives. A second signal, or SIGQUIT, kills the views."""
     finished = Event()
-    signals = 0
+    received = []
 
-    def stop() -> None:
-        nonlocal signals
-        signals += 1
-        timeout = stop_timeout if signals == 1 else 0
+    def stop(signum: int) -> None:
+        received.append(signum)
+        timeout = stop_timeout if received in ([signal.SIGINT], [signal.SIGTERM]) else 0
         gevent.joinall([gevent.spawn(server.stop, timeout) for server in servers])
         finished.set()
 
-    watchers = [gevent.signal_handler(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM)]
+    signums = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGQUIT"):  # not on Windows
+        signums.append(signal.SIGQUIT)
+    watchers = [gevent.signal_handler(signum, stop, signum) for signum in signums]
     for server in servers:
         server.start()
     finished.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 
+from gevent import GreenletExit
 from gevent.socket import socket as gevent_socket
 
 from ..connection.logs import logger, name_of_peer, peers, printable
@@ -52,6 +53,10 @@ def serve(
     ws._expect_answer()
     try:
         return _Exchange(ws).run(application)
+    except GreenletExit:
+        if not ws.accepted:
+            raise
+        return []  # the view was killed; gunicorn logs only requests whose application returns
     finally:
         ws._view = None
         # The environ and the WebSocket refer to each other. Without this, their memory is only

@@ -375,17 +375,19 @@ def test_an_origin_behind_a_proxy_is_right_only_if_the_proxy_is_named(tmp_path):
             assert client.read_head() == status
 
 
-def test_a_second_ctrl_c_waits_for_nobody(tmp_path):
+@pytest.mark.parametrize("signums", [(signal.SIGINT, signal.SIGINT), (signal.SIGQUIT,)])
+def test_a_second_ctrl_c_and_sigquit_wait_for_nobody(tmp_path, signums):
     arguments = arguments_of("cli")
     arguments[arguments.index(SITE)] = "tests.server.test_drain:stuck"
     with serving(arguments, tmp_path / "log") as process, process.client().open() as client:
-        process.process.send_signal(signal.SIGINT)
+        process.process.send_signal(signums[0])
         assert client.read_close() == (1001, "")
-        process.process.send_signal(signal.SIGINT)
+        process.process.send_signal(signums[-1])
         assert client.read_to_end() == b""
         # It is about to exit; SIGTERM could meet it without a handler.
         assert process.stop(signal.SIGCONT, seconds=5) == 0
         assert "Traceback" not in process.output
+        assert process.output.count('"GET /echo HTTP/1.1" 101') == 1
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

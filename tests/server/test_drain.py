@@ -172,6 +172,7 @@ def test_ctrl_c_at_a_gunicorn_waits_for_nobody_and_tells_everybody(gunicorn, kee
             assert client.read_close() == (1001, "")
         assert process.stop(signal.SIGINT, seconds=5) == 0
         assert "Traceback" not in process.output
+        assert process.output.count('"GET /echo HTTP/1.1" 101') == 5
 
 
 def test_a_view_that_stays_does_not_keep_a_gunicorn_for_longer_than_its_graceful_timeout(tmp_path):
@@ -184,6 +185,7 @@ def test_a_view_that_stays_does_not_keep_a_gunicorn_for_longer_than_its_graceful
         assert client.read_to_end() == b""
         assert process.stop(seconds=10) == 0
         assert "Traceback" not in process.output
+        assert process.output.count('"GET /echo HTTP/1.1" 101') == 1
 
 
 def test_a_worker_that_is_killed_is_replaced_and_the_others_clients_notice_nothing(gunicorn, keep):
