@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler
+from typing import Any
 
+from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler, PyWSGIServer
+
+from ..server.accepting import AcceptingServer
+from ..server.configuration import combine_options
 from ..typing import Environ
 from .handler import WebSocketHandler
 
@@ -26,7 +30,16 @@ class _Handler(WebSocketHandler, PyWSGIHandler):
         super().log_request()
 
 
+class _Server(AcceptingServer, PyWSGIServer):
+    """gunicorn's server, with limited log lines for faults of peers."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.options = combine_options(self.handler_class, {}, self.application)
+
+
 class GeventWebSocketWorker(GeventPyWSGIWorker):
     """gunicorn's gevent_pywsgi worker with WebSockets. ``geventws.Worker`` has more features."""
 
+    server_class = _Server
     wsgi_handler = _Handler

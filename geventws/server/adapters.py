@@ -21,6 +21,8 @@ from ..typing import Environ, ExcInfo, Headers, StartResponse, Write
 SWITCHING = "101 Switching Protocols"
 #: The maximum number of bytes that are read and discarded when a request is refused.
 _MAX_DISCARD = 1 << 20
+#: The maximum number of validators around a middleware.
+_MAX_WRAPPERS = 4
 
 
 class Adapter:
@@ -263,9 +265,9 @@ def _is_on_gevent(environ: Environ) -> bool:
 def _input_of(environ: Environ) -> Any:  # Any: the object of a server, or of middleware
     """Return ``wsgi.input``, without the wrappers of validators."""
     body = environ.get("wsgi.input")
-    # The attributes of werkzeug's LintMiddleware and of wsgiref.validate.
-    while (inner := getattr(body, "_stream", None) or getattr(body, "input", None)) is not None:
-        body = inner
+    for _ in range(_MAX_WRAPPERS):
+        # The attributes of werkzeug's LintMiddleware and of wsgiref.validate.
+        body = getattr(body, "_stream", None) or getattr(body, "input", None) or body
     return body
 
 
