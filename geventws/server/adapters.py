@@ -25,6 +25,10 @@ _MAX_DISCARD = 1 << 20
 _MAX_WRAPPERS = 4
 
 
+class MiddlewareError(RuntimeError):
+    """Middleware around ``WebSocketMiddleware`` makes WebSockets impossible."""
+
+
 class Adapter:
     """The base class: one WebSocket request of one server.
 
@@ -67,10 +71,20 @@ class Adapter:
         raise NotImplementedError
 
     def switch_protocols(self, headers: Headers) -> tuple[gevent_socket, bytes]:
-        """Send the ``101``; return the socket, and the bytes that were read after the request."""
-        write = self._start_response(SWITCHING, headers)
-        server = getattr(write, "__self__", None)
-        if isinstance(server, WSGIHandler) or hasattr(server, "force_close"):
+        """Send the ``101``; return the socket, and the bytes that were read after the request.
+
+        :raises MiddlewareError: if other middleware refuses the ``101``. Nothing was sent.
+        """
+        try:
+            write = self._start_response(SWITCHING, headers)
+        except Exception as problem:
+            if _is_of_server(self._start_response):
+                raise
+            raise MiddlewareError(
+                "other middleware around WebSocketMiddleware refuses the 101. Put it inside"
+                " WebSocketMiddleware"
+            ) from problem
+        if _is_of_server(write):
             self.send_101(write)
         else:
             # write() of other middleware, such as WebOb and profilers, may keep its data. They pass
@@ -166,6 +180,12 @@ class GunicornAdapter(Adapter):
         write(b"")
 
 
+def _is_of_server(method: Write | StartResponse) -> bool:
+    """Whether ``start_response()`` or ``write()`` is a server's method, and not of middleware."""
+    owner = getattr(method, "__self__", None)
+    return isinstance(owner, WSGIHandler) or hasattr(owner, "force_close")
+
+
 def closing(start_response: StartResponse) -> StartResponse:
     """Return a ``start_response()`` that ends the connection after its response."""
 
@@ -235,8 +255,8 @@ def restore_body(environ: Environ, start_response: StartResponse) -> None:
 def find_adapter(environ: Environ, start_response: StartResponse) -> Adapter:
     """Return the adapter for a WebSocket request. The server reads nothing more afterwards.
 
-    :raises RuntimeError: if the server does not run on gevent, or other middleware hides the
-        connection.
+    :raises MiddlewareError: if other middleware hides the connection.
+    :raises RuntimeError: if the server does not run on gevent.
     """
     adapter = None
     # gunicorn's sync worker has gevent's sockets, too, if the application's module is patched. But
@@ -244,7 +264,7 @@ def find_adapter(environ: Environ, start_response: StartResponse) -> Adapter:
     if getcurrent().parent is not None:
         adapter = _find_gunicorn(environ, start_response) or _find_pywsgi(environ, start_response)
         if adapter is None and _is_on_gevent(environ):
-            raise RuntimeError(
+            raise MiddlewareError(
                 "geventws cannot find the connection: other middleware around WebSocketMiddleware"
                 " has replaced wsgi.input and start_response. Put it inside WebSocketMiddleware"
             )

@@ -21,6 +21,7 @@ from ..protocol.frames import CloseCode
 from ..protocol.headers import pairs_of
 from ..protocol.permessage_deflate import Deflate, PerMessageDeflate
 from ..protocol.state import State
+from .adapters import MiddlewareError
 
 if TYPE_CHECKING:
     from ..connection.counters import Totals
@@ -164,6 +165,8 @@ class WebSocket(Connection):
         try:
             sock, early = self._adapter.switch_protocols(answer)
             self._start(sock, extension, early)
+        except MiddlewareError:
+            raise  # nothing was sent: the server may answer 500
         except BaseException as problem:
             # A part of the 101 may have been sent: the connection is unusable.
             is_lost = isinstance(problem, OSError)

@@ -3,6 +3,7 @@
 import io
 import warnings
 from ssl import PROTOCOL_TLS_SERVER
+from wsgiref.validate import validator
 
 import pytest
 from gevent import socket
@@ -128,6 +129,16 @@ def test_middleware_that_hides_the_whole_connection_is_named_in_the_error(serve_
         client.send(request())
         assert client.read_head() == "500"
     assert "other middleware around WebSocketMiddleware has replaced" in capfd.readouterr().err
+
+
+def test_middleware_that_refuses_every_101_is_named_in_the_error(serve_wsgi, capfd):
+    server = serve_wsgi(validator(WebSocketMiddleware(echo)))
+    with RawClient(("127.0.0.1", server.server_port)) as client:
+        client.send(request())
+        assert client.read_head() == "500"
+    output = capfd.readouterr().err
+    assert "other middleware around WebSocketMiddleware refuses the 101" in output
+    assert "AssertionError: No Content-Type header found" in output
 
 
 def test_an_upgrade_that_http_ignores_is_logged_once_however_many_middlewares_there_are(
