@@ -24,6 +24,7 @@ _COUNTS = (
     "max_send_buffer",
     "max_header_size",
     "max_connections",
+    "max_callbacks",
 )
 _TIMES = (
     "send_timeout",
@@ -108,6 +109,9 @@ class Options:
     #: The maximum number of open WebSockets. Further requests get a 503 with Retry-After. ``None``
     #: sets no limit.
     max_connections: int | None = 20_000
+    #: The number of callbacks of detached WebSockets that may run at the same time, each in a
+    #: greenlet. Above it, messages wait, within the other limits.
+    max_callbacks: int = 1_000
     #: The origins of pages that browsers may connect from. A list such as
     #: ``["https://example.com", "https://*.example.com"]``; by default the server's own origin.
     #: ``"*"`` allows every origin. This is dangerous: every web page can then use the cookies of a

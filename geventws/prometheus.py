@@ -47,6 +47,8 @@ _MAX_PRIVATE_CODES = 100
 #: The description, and the way to combine the values of several processes.
 _GAUGES: dict[str, tuple[str, Literal["livesum", "livemax"]]] = {
     "connections": ("Open WebSockets", "livesum"),
+    "callbacks_running": ("Detached WebSockets whose callback is running", "livesum"),
+    "callbacks_waiting": ("Detached WebSockets that wait for a greenlet", "livesum"),
     "receive_queue": ("Received messages that wait for the view", "livesum"),
     "receive_queue_size": ("Bytes of memory of received messages that wait", "livesum"),
     "send_buffer_size": ("Bytes in all send buffers", "livesum"),

@@ -54,9 +54,12 @@ INTERNAL_INTERFACE = {
     "_was_accepted_late",
     "_allow_messages_of",
     "_buffered",
+    "_close_at_end",
+    "_do_not_close_at_end",
     "_drop",
     "_drop_incomplete",
     "_drop_slow_consumer",
+    "_is_detached",
     "_is_ending",
     "_is_over",
     "_note_gap",
@@ -169,14 +172,17 @@ def test_other_modules_use_only_the_internal_interface_of_a_connection(module):
             "_adapter",
             "_client_left",
             "_expect_answer",
-            "_fault_of_peer",
+            "_leave_view",
+            "_log_fault",
             "_note_response",
             "_sock",
             "_stop_expecting_answer",
             "_view",
+            "_waits_for_greenlet",
+            "_worker",
             "_wait_while_accepting",
             "_warn",
         }
     elif module in {"integration", "compat.handler", "broadcast.broadcast"}:
-        allowed = allowed | {"_headers_hook", "_sock", "_endpoint"}
+        allowed = allowed | {"_around", "_headers_hook", "_sock", "_endpoint"}
     assert used & private_names_of_connections() <= allowed

@@ -120,6 +120,6 @@ def test_the_open_connections_of_a_worker_that_was_killed_are_not_open(tmp_path)
         worker = int(process.wait_for(r"Booting worker with pid: (\d+)")[1])
         with process.client().open() as client:
             talk(client, 1)
-            wait_for(process, connections=1)
+            wait_for(process, connections=1, messages_received_total=1)
             os.kill(worker, signal.SIGKILL)
             assert wait_for(process, connections=0)["messages_received_total"] == 1

@@ -51,8 +51,6 @@ class ClientWebSocket(Connection):
     ``with`` block closes it. The socket stays open until one of the two sides closes the WebSocket.
     """
 
-    _owns_socket = True
-
     __slots__ = (
         "_requested",
         "_response_headers",
@@ -61,6 +59,7 @@ class ClientWebSocket(Connection):
 
     def __init__(self, options: Options, target: Target) -> None:
         super().__init__(options, client=True)
+        self._owns_socket = True
         self._target = target
         self._requested = list(options.subprotocols)
         self._response_headers: Headers = []

@@ -17,6 +17,7 @@ cdef class Watched:
     cdef bint is_watched
 
     cdef int on_readable(self) except -1
+    cdef bint is_detached(self) noexcept
     cdef void prefetch(self) noexcept
     cdef int restart(self) except -1
     cdef int descriptor_lost(self) except -1
@@ -33,9 +34,13 @@ cdef class WatchSet:
     # The label of a connection in the epoll set is its descriptor and its ticket. A ticket comes
     # again only after four billion connections.
     cdef uint32_t tickets
+    # The labels of the connections that are ready, their number, and the next one to be read.
     cdef uint64_t ready[MAX_READY]
+    cdef int count
+    cdef int next
     # The latest label that was reported for no connection.
     cdef uint64_t stale
+    cdef bint is_out_of_date
 
     cdef bint is_usable(self) noexcept
     cdef int attach(self, Watched connection) except -1
@@ -44,6 +49,8 @@ cdef class WatchSet:
     cdef int watch(self, Watched connection) except -1
     cdef int forget(self, Watched connection) except -1
     cdef int close_set(self) except -1
+    cdef bint next_is_detached(self) noexcept
+    cdef int read_next(self) except -1
     cdef void report(self, Watched connection) noexcept
     cdef int renew(self) except -1
     cdef list unwatch_all(self)

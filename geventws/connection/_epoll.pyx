@@ -31,6 +31,10 @@ cdef class Watched:
     cdef int on_readable(self) except -1:
         raise NotImplementedError
 
+    cdef bint is_detached(self) noexcept:
+        """Whether a callback gets the messages, so that no other greenlet must run."""
+        return False
+
     cdef void prefetch(self) noexcept:
         """Fetch the memory of the next dispatch into the CPU cache."""
 
@@ -134,30 +138,47 @@ cdef class WatchSet:
         return 0
 
     def read(self):
-        """Call the connections that have something to read; in the hub."""
-        cdef Watched connection
-        cdef PyObject* owner
-        cdef int i, count = poll_ready(self.set, self.ready)
-        cdef bint is_out_of_date = False
-        for i in range(count):
-            if i + 1 < count:
-                owner = self.owner_of(self.ready[i + 1])
-                if owner != NULL:
-                    (<Watched>owner).prefetch()
-            owner = self.owner_of(self.ready[i])
-            if owner == NULL:
-                # Either one connection has ended another just now, or the kernel will report it
-                # again.
-                is_out_of_date |= self.ready[i] == self.stale
-                self.stale = self.ready[i]
-                continue
-            connection = <Watched>owner
-            try:
-                connection.on_readable()
-            except BaseException:
-                self.report(connection)
-        if is_out_of_date:
+        """Read from the connections that have something to read; in the hub.
+
+        A greenlet that calls callbacks may do a part of it, see ``HubBuffers.lead()``.
+        """
+        self.next, self.count = 0, poll_ready(self.set, self.ready)
+        self.is_out_of_date = False
+        while self.next < self.count:
+            self.read_next()
+        if self.is_out_of_date:
             self.renew()
+
+    cdef bint next_is_detached(self) noexcept:
+        """Whether the next connection has no greenlet of its own to which the hub must switch."""
+        cdef PyObject* owner
+        if self.next >= self.count:
+            return False
+        owner = self.owner_of(self.ready[self.next])
+        return owner != NULL and (<Watched>owner).is_detached()
+
+    cdef int read_next(self) except -1:
+        """Read from the next connection that is ready."""
+        cdef uint64_t label = self.ready[self.next]
+        cdef PyObject* owner
+        cdef Watched connection
+        self.next += 1
+        if self.next < self.count:
+            owner = self.owner_of(self.ready[self.next])
+            if owner != NULL:
+                (<Watched>owner).prefetch()
+        owner = self.owner_of(label)
+        if owner == NULL:
+            # Either one connection has ended another just now, or the kernel will report it again.
+            self.is_out_of_date |= label == self.stale
+            self.stale = label
+            return 0
+        connection = <Watched>owner
+        try:
+            connection.on_readable()
+        except BaseException:
+            self.report(connection)
+        return 0
 
     cdef void report(self, Watched connection) noexcept:
         """Report the handled exception as gevent does; never raises.

@@ -30,6 +30,8 @@ from geventws.connection._epoll cimport Watched, WatchSet
 from geventws.protocol._frames cimport MAX_HEAD, put_head
 from geventws.protocol._reader cimport FrameReader
 
+import sys
+from collections import deque
 from functools import partial
 
 from gevent import get_hub
@@ -42,6 +44,7 @@ from geventws.connection.threads import call_in_hub, is_running
 from geventws.connection.transport_py import (
     NOT_HERE,
     WOULD_BLOCK,
+    _Greenlet,
     _message,
     close_watchers,
     receive_within,
@@ -53,6 +56,7 @@ from geventws.protocol.state import State
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object, Py_ssize_t*) noexcept
     void PyErr_Clear()
+    Py_ssize_t Py_REFCNT(PyObject*)
     object PyMemoryView_FromMemory(char*, Py_ssize_t, int)
     int PyBUF_WRITE
     unsigned long PyThread_get_thread_ident()
@@ -78,6 +82,8 @@ cdef extern from "system.h" nogil:
     uint64_t now_us()
     int descriptor_of(PyObject*)
     void fetch_line(void*)
+    void* weak_references(PyObject*)
+    bint has_context()
 
 
 PyGreenlet_Import()
@@ -113,9 +119,11 @@ cdef class HubBuffers:
     cdef uint8_t* buffer
     cdef uint8_t* cork
     cdef Py_ssize_t cork_size
-    cdef Transport dispatched
+    cdef readonly Transport dispatched
     cdef uint64_t deadline
     cdef WatchSet watches
+    cdef public object leader
+    cdef public Workers pool
 
     def __cinit__(self):
         self.watches = WatchSet()
@@ -128,9 +136,118 @@ cdef class HubBuffers:
         PyMem_Free(self.buffer)
         PyMem_Free(self.cork)
 
+    cdef int lead(self) except -1:
+        """Read from the next connections in the place of the hub, as long as nothing blocks."""
+        cdef object leader = self.leader
+        while leader is not None and self.leader is leader and self.watches.next_is_detached():
+            self.watches.read_next()
+        return 0
+
     def abandon(self):
         """Forget the connections, in a child process: they belong to the parent."""
         self.watches.abandon()
+
+
+cdef class Workers:
+    """The greenlets of a hub that call callbacks; see the twin."""
+
+    cdef readonly object _hub
+    cdef HubBuffers buffers
+    cdef Transport job
+    cdef readonly list _idle
+    cdef Py_ssize_t references
+    cdef readonly set _leaving
+    cdef readonly Py_ssize_t running
+    cdef readonly object waiting
+    cdef public bint ends_idle
+    cdef public Py_ssize_t _unused
+
+    def __init__(self, hub, HubBuffers buffers not None):
+        self._hub = hub
+        self.buffers = buffers
+        self._idle = []
+        self._leaving = set()
+        self.waiting = deque()
+
+    def run(self, Transport connection):
+        """Call the callbacks of a connection for what is at hand; in the hub.
+
+        Returns false if too many callbacks are running: then the connection waits.
+        """
+        return self.switch_to_worker(connection)
+
+    cdef bint switch_to_worker(self, Transport connection) except -1:
+        cdef HubBuffers buffers = self.buffers
+        if self.running >= <Py_ssize_t>connection._options.max_callbacks:
+            self._let_wait(connection)
+            return False
+        worker = self.take()
+        self.job = connection
+        self.running += 1
+        buffers.leader = worker
+        try:
+            PyGreenlet_Switch(<PyGreenlet*>worker, NULL, NULL)
+        finally:
+            buffers.leader = None
+            if buffers.dispatched is not None:
+                buffers.dispatched.suspend_dispatch()
+        return True
+
+    cdef object take(self):
+        """A greenlet that nothing else refers to."""
+        cdef list idle = self._idle
+        while idle:
+            worker = idle.pop()
+            if len(idle) < self._unused:
+                self._unused = len(idle)
+            if (
+                Py_REFCNT(<PyObject*>worker) == self.references
+                and weak_references(<PyObject*>worker) == NULL
+            ):
+                return worker
+            PyGreenlet_Switch(<PyGreenlet*>worker, NULL, NULL)  # without a job: it ends
+        worker = _Greenlet(self._work)
+        PyGreenlet_Switch(<PyGreenlet*>worker, NULL, NULL)
+        self.references = Py_REFCNT(<PyObject*>worker)
+        return worker
+
+    def _work(self):
+        """Call callbacks, in a greenlet of the pool."""
+        cdef PyObject* switched
+        cdef Transport connection
+        while True:
+            switched = try_switch(<PyGreenlet*>self._hub, NULL, NULL)
+            if switched == NULL:
+                PyErr_Clear()  # an exception of an earlier callback, such as a Timeout
+                self.job = None
+            else:
+                Py_DECREF(<object>switched)
+            if self.job is None:
+                self._forget(current_greenlet())
+                return
+            try:
+                connection, self.job = self.job, None
+                connection.deliver()
+                connection = None  # its memory may be released meanwhile
+                self.buffers.lead()
+            except BaseException:
+                self._hub.handle_error(self, *sys.exc_info())
+            self.running -= 1
+            if self._leaving and current_greenlet() in self._leaving:
+                self._leaving.remove(current_greenlet())
+                return
+            self._idle.append(current_greenlet())
+            if self.waiting or not self.ends_idle:
+                self._note_idle()
+
+    def leave(self, worker):
+        """Let a greenlet end after its callback: it was killed."""
+        self._leaving.add(worker)
+
+    def _forget(self, worker):
+        """A greenlet ends, perhaps because other code has switched to it."""
+        if worker in self._idle:
+            self._idle.remove(worker)
 
 
 cdef class LargeText:
@@ -169,6 +286,9 @@ cdef class Transport(Watched):
     cdef public object _received
     cdef object ready
     cdef public object _waiter
+    cdef public object _on_message
+    cdef public object _worker
+    cdef public bint _busy
     cdef public bint _receives
     cdef public bint _end_reported
     cdef public bint _resuming
@@ -207,6 +327,10 @@ cdef class Transport(Watched):
         self.buffers.watches.attach(self)
         self._start_reading()
 
+    def _replace_socket(self, sock):
+        """Use another object for the descriptor: a socket of the operating system."""
+        self._sock = self._raw = sock
+
     def _start_reading(self):
         if self.fd >= 0 and self.buffers.watches.is_usable():
             self.buffers.watches.watch(self)
@@ -244,6 +368,9 @@ cdef class Transport(Watched):
     cdef bint has_socket(self) noexcept:
         """Whether the socket still has the descriptor: other code may have closed it."""
         return descriptor_of(<PyObject*>self._raw) == self.fd
+
+    cdef bint is_detached(self) noexcept:
+        return self._on_message is not None and self._waiter is None
 
     cdef void prefetch(self) noexcept:
         """Fetch the memory of the next dispatch into the CPU cache."""
@@ -663,7 +790,7 @@ cdef class Transport(Watched):
         return size
 
     def _dispatch(self):
-        """Pass the input to the greenlet that waits for it, else to the queue."""
+        """Pass the input to the greenlet that waits for it, to the callback, or to the queue."""
         self.dispatch()
 
     cdef int dispatch(self) except -1:
@@ -690,6 +817,84 @@ cdef class Transport(Watched):
                         # The greenlet was dead.
                         message, self.ready = self.ready, None
                         self._parse_ahead(message)
+        elif self._on_message is not None and not self._busy:
+            if buffers.leader is not None:
+                return self.deliver()
+            if buffers.pool.switch_to_worker(self):
+                return 0
+        if self._waiter is None and endpoint.at < endpoint.end:
+            self._parse_ahead()
+        endpoint.keep_rest()
+        if endpoint.has_news:
+            self._input_parsed()
+        return 0
+
+    cdef int deliver(self) except -1:
+        """Call the callback for each message at hand; in the leader."""
+        cdef HubBuffers buffers = self.buffers
+        cdef FrameReader endpoint = self._endpoint
+        cdef object message, leader = buffers.leader
+        cdef bint is_interrupted = False
+        cdef Py_ssize_t count
+        cdef void* weak
+        self._worker = leader
+        self._busy = True
+        if self._received is None:
+            buffers.deadline = now_us() + SLICE_US
+            buffers.dispatched = self
+        count = Py_REFCNT(<PyObject*>leader)
+        weak = weak_references(<PyObject*>leader)
+        try:
+            while self._on_message is not None and not is_interrupted:
+                message = self.message_at_hand()
+                if message is None:
+                    break
+                try:
+                    self._on_message(self, message)
+                except BaseException as problem:
+                    self._callback_failed(problem)
+                message = None
+                if has_context():
+                    leader.gr_context = None
+                if buffers.leader is leader and (
+                    Py_REFCNT(<PyObject*>leader) != count
+                    or weak_references(<PyObject*>leader) != weak
+                ):
+                    buffers.leader = None  # something refers to this greenlet
+                is_interrupted = buffers.leader is not leader
+        except BaseException:
+            is_interrupted = True
+            raise
+        finally:
+            if buffers.dispatched is self:
+                self.end_dispatch()
+            if endpoint.state is CLOSED and not is_interrupted:
+                self._finish()
+            elif is_interrupted and (
+                self._received is not None or endpoint.at < endpoint.end
+                or endpoint.state is CLOSED
+            ):
+                self._resume_later()
+            self._busy = False
+            self._worker = None
+        return 0
+
+    cdef int end_dispatch(self) except -1:
+        cdef FrameReader endpoint = self._endpoint
+        self.buffers.dispatched = None
+        if self.buffers.cork_size:
+            self.flush_cork()
+        endpoint.keep_rest()
+        if endpoint.has_news:
+            self._input_parsed()
+        return 0
+
+    cdef int suspend_dispatch(self) except -1:
+        """The callback blocks: queue the messages behind its own; in the hub."""
+        cdef FrameReader endpoint = self._endpoint
+        self.buffers.dispatched = None
+        if self.buffers.cork_size:
+            self.flush_cork()
         if self._waiter is None and endpoint.at < endpoint.end:
             self._parse_ahead()
         endpoint.keep_rest()

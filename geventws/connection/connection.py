@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import functools
 import socket
+import sys
+from _socket import socket as _new_socket  # not the one that gevent replaces
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from gevent import getcurrent
 from gevent.event import Event
@@ -72,6 +74,13 @@ def _ends_connection(method: Callable[[Connection], Result]) -> Callable[[Connec
     return guarded
 
 
+class Closeable(Protocol):
+    """An object that ends with a connection, such as a subscription."""
+
+    def close(self) -> None:
+        """Never blocks."""
+
+
 class Buffered(NamedTuple):
     """The messages and bytes that a connection buffers."""
 
@@ -90,14 +99,18 @@ class Connection(Transport):
     """
 
     __slots__ = (
+        "_at_end",
         "_done",
         "_due",
         "_extensions",
         "_fault",
         "_hangup_timer",
         "_hung_up",
+        "_is_detached",
         "_keepalive",
+        "_on_close",
         "_options",
+        "_owns_socket",
         "_paused",
         "_progress",
         "_send_buffer",
@@ -107,8 +120,6 @@ class Connection(Transport):
     )
 
     _totals: Totals
-    #: Whether the socket is closed when the connection has ended. A server closes its own.
-    _owns_socket = False
 
     def __init__(self, options: Options, *, client: bool, totals: Totals = CLIENTS) -> None:
         hub = hub_state()
@@ -132,6 +143,13 @@ class Connection(Transport):
         #: The time at which a greenlet that receives outside a dispatch must let others run.
         self._slice_end = 0.0
         self._send_buffer: SendBuffer | None = None
+        #: Whether the socket is closed when the connection has ended. A server closes its own.
+        self._owns_socket = False
+        #: Whether callbacks get the messages and the end, and the callback for the end.
+        self._is_detached = False
+        self._on_close: Callable[[Any], object] | None = None
+        #: Objects to close when the connection has ended; ``None`` without any.
+        self._at_end: list[Closeable] | None = None
         self._subprotocol: str | None = None
         self._extensions = ""
 
@@ -261,6 +279,30 @@ class Connection(Transport):
         """Close with 1013, without waiting: messages of a Broadcast were missed."""
         self._start_close(CloseCode.TRY_AGAIN_LATER, "messages missed")
 
+    def _close_at_end(self, dependent: Closeable) -> None:
+        """Close an object when the connection has ended, in the hub: ``close()`` must not block."""
+        if self._at_end is None:
+            self._at_end = [dependent]
+        else:
+            self._at_end.append(dependent)
+        if self._endpoint.state is _CLOSED:
+            self._hub.loop.run_callback(self._close_dependents)
+
+    def _do_not_close_at_end(self, dependent: Closeable) -> None:
+        """Undo :meth:`_close_at_end`."""
+        if self._at_end is not None and dependent in self._at_end:
+            self._at_end.remove(dependent)
+            if not self._at_end:
+                self._at_end = None
+
+    def _close_dependents(self) -> None:
+        dependents, self._at_end = self._at_end, None
+        for dependent in dependents or ():
+            try:
+                dependent.close()
+            except Exception:  # noqa: BLE001 - the next one must still be closed
+                self._hub.handle_error(dependent, *sys.exc_info())
+
     @property
     def _buffered(self) -> Buffered:
         received = self._received
@@ -321,6 +363,10 @@ class Connection(Transport):
         return self._endpoint.next_message()
 
     def _parse_ahead(self, message: str | bytes | None = None) -> None:
+        if self._is_detached and self._on_message is None and not self._busy:
+            while self._next_message() is not None:
+                self._totals.messages_received += 1
+            return
         if message is not None:
             self._queue(message)
         if self._endpoint.state is not _OPEN:
@@ -403,12 +449,35 @@ class Connection(Transport):
     @_ends_connection
     def _resume(self) -> None:
         self._resuming = False
-        if self._endpoint.state is _CLOSED or self._paused:
-            return
-        if self._endpoint.has_input:
+        endpoint = self._endpoint
+        if self._is_detached and not self._busy and self._waiter is None:
+            self._resume_callbacks()
+        elif endpoint.has_input and not self._paused and endpoint.state is not _CLOSED:
             self._dispatch()
         if self._is_tls and not self._paused and self._endpoint.state is not _CLOSED:
             self._on_readable()  # the loop does not report input that OpenSSL holds
+
+    # ---------------------------------------------------------------- callbacks
+
+    def _resume_callbacks(self) -> None:
+        """Call the callbacks for what is at hand: messages, or the end of the connection."""
+        is_closed = self._endpoint.state is _CLOSED
+        if self._on_message is not None or (is_closed and self._on_close is not None):
+            hub_state().buffers.pool.run(self)
+        elif is_closed:
+            self._finish()
+        elif self._endpoint.has_input:
+            self._dispatch()
+
+    def _release_from_server(self) -> None:
+        """Take the socket away from the server, which would close it."""
+        sock = self._sock
+        if self._is_tls:
+            sock._io_refs += 1  # close() has no effect before _end_tcp()
+        else:
+            family, kind, protocol = sock.family, sock.type, sock.proto
+            self._replace_socket(_new_socket(family, kind, protocol, sock.detach()))
+        self._owns_socket = True
 
     # ------------------------------------------------------------------ sending
 
@@ -697,6 +766,7 @@ class Connection(Transport):
         if self._endpoint.state is _PENDING:
             self._drop()
         else:
+            self._is_detached, self._at_end = False, None
             self._endpoint.end_transport(by_peer=False)
 
     def _release(self) -> None:
@@ -727,6 +797,9 @@ class Connection(Transport):
         self._wake_all()
         self._send_buffer = None
         endpoint.end_transport()
+        if self._at_end is not None and is_running(self._hub):
+            # Not at once: this may be called while a message is sent to many connections.
+            self._hub.loop.run_callback(self._close_dependents)
 
     def _wake_all(self) -> None:
         """Wake the greenlets in ``send()``, ``close()`` and ``receive()``."""
@@ -734,24 +807,30 @@ class Connection(Transport):
             self._send_buffer.room.set()
         if self._done is not None:
             self._done.set()
+        if self._is_detached and not self._busy and is_running(self._hub):
+            self._resume_later()
         self._wake()
 
     def _end_tcp(self, action: TCP) -> None:
         sock = self._sock
+        raw = sock._sock if self._is_tls else self._raw
         if action is TCP.DISOWNED:
-            sock._sock.detach()
+            raw.detach()
             return
         if action is TCP.RESET:
             reset_at_close(sock)
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the peer has already ended TCP
         if not self._owns_socket:
-            try:
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # the peer has already ended TCP
-        elif is_running(self._hub):
-            sock.close()
-        else:
-            sock._sock.close()  # the gevent socket would notify its loop
+            return
+        if not is_running(self._hub):
+            raw.close()  # the gevent socket would notify its loop
+            return
+        if self._is_tls:
+            sock._decref_socketios()
+        sock.close()
 
     def _wake(self) -> None:
         """Wake the greenlet in ``receive()``."""

@@ -9,6 +9,7 @@ from weakref import WeakSet
 
 from gevent import get_hub
 
+from .callbacks import CallbackPool
 from .sweeper import Sweeper, Swept
 from .threads import call_in_child, is_running
 from .transport import HubBuffers
@@ -25,11 +26,13 @@ class HubState:
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
         self.buffers = HubBuffers()
+        self.buffers.pool = CallbackPool(hub, self.buffers)
         self.sweeper = Sweeper(hub)
 
     def abandon(self) -> None:
         """Give up all connections, in a child process: they belong to the parent."""
         connections = self.sweeper.abandon()
+        self.buffers.pool.waiting.clear()
         for connection in connections:
             connection._abandon()
         call_in_child(self.hub, partial(self._release, connections))

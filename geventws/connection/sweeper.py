@@ -44,6 +44,16 @@ class Swept(Protocol):
         """Stop the watchers of the connection, after :meth:`_abandon`."""
 
 
+class _Bucket(set[Swept]):
+    """The connections that are due at one tick. They share one object for its number."""
+
+    __slots__ = ("due",)
+
+    def __init__(self, due: int) -> None:
+        super().__init__()
+        self.due = due
+
+
 class Sweeper:
     """Checks each connection when its deadline is due.
 
@@ -55,7 +65,7 @@ class Sweeper:
         self._hub = hub
         self._loop = hub.loop
         self._tick = 0
-        self._buckets: dict[int, set[Swept]] = {}
+        self._buckets: dict[int, _Bucket] = {}
         self._timer: _TimerWatcher | None = None
         #: The number of connections, and the largest number since memory was released.
         self._count = 0
@@ -93,10 +103,11 @@ class Sweeper:
 
     def add(self, connection: Swept, seconds: float) -> None:
         """Check a connection after ``seconds``, rounded up to whole ticks."""
-        due = connection._due = self._tick + max(1, ceil(seconds / TICK))
+        due = self._tick + max(1, ceil(seconds / TICK))
         bucket = self._buckets.get(due)
         if bucket is None:
-            bucket = self._buckets[due] = set()
+            bucket = self._buckets[due] = _Bucket(due)
+        connection._due = bucket.due
         bucket.add(connection)
         self._count += 1
         if self._timer is None:

@@ -62,6 +62,16 @@ static int descriptor_of(PyObject *sock)
     return *(int *)((char *)sock + sizeof(PyObject));
 }
 
+/* The weak references to an object, if there are any. */
+static void *weak_references(PyObject *object)
+{
+    Py_ssize_t offset = Py_TYPE(object)->tp_weaklistoffset;
+    return offset ? *(void **)((char *)object + offset) : NULL;
+}
+
+/* Whether the running greenlet has set a context variable. */
+static int has_context(void) { return PyThreadState_Get()->context != NULL; }
+
 /* --------------------------------------------------------- many descriptors, watched in one go */
 
 /* How many connections are read from before the loop calls its other watchers. */

@@ -12,6 +12,7 @@ from .transport_py import (
     HubBuffers,
     SharedMessage,
     Transport,
+    Workers,
     bytes_of,
     fan_out,
 )
@@ -23,9 +24,10 @@ __all__ = [
     "HubBuffers",
     "SharedMessage",
     "Transport",
+    "Workers",
     "bytes_of",
     "fan_out",
 ]
 
 if not TYPE_CHECKING and CORE == "compiled":
-    from ._transport import Counters, HubBuffers, SharedMessage, Transport, fan_out
+    from ._transport import Counters, HubBuffers, SharedMessage, Transport, Workers, fan_out

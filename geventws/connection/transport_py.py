@@ -23,13 +23,17 @@ number of greenlets may be inside ``send()``.
 
 from __future__ import annotations
 
+import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from errno import EBADF
 from functools import partial
+from sys import getrefcount
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+from weakref import getweakrefcount
 
-from gevent import get_hub, getcurrent
+from gevent import Greenlet, get_hub, getcurrent
 from gevent.exceptions import ConcurrentObjectUseError
 from gevent.ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
 from gevent.timeout import Timeout
@@ -42,6 +46,7 @@ from .tcp import MAX_RECORD
 from .threads import call_in_hub, get_ident, is_running
 
 if TYPE_CHECKING:
+    from gevent.hub import Hub
     from greenlet import greenlet
 
     from ..protocol.endpoint import Endpoint
@@ -71,7 +76,19 @@ SLICE = 0.001
 class HubBuffers:
     """Input buffer, cork and dispatch of a hub: only one connection is dispatched at a time."""
 
-    __slots__ = ("buffer", "connections", "cork", "cork_size", "deadline", "dispatched")
+    __slots__ = (
+        "buffer",
+        "connections",
+        "cork",
+        "cork_size",
+        "deadline",
+        "dispatched",
+        "leader",
+        "pool",
+    )
+
+    #: The greenlets of the hub that call callbacks.
+    pool: Workers
 
     def __init__(self) -> None:
         self.buffer = bytearray(_BUFFER_SIZE)
@@ -79,15 +96,151 @@ class HubBuffers:
         self.connections: dict[int, Transport] = {}
         #: The connection whose greenlet runs on behalf of the watcher's callback.
         self.dispatched: Transport | None = None
+        #: The greenlet of the pool that runs in the place of the hub, until it blocks.
+        self.leader: Any = None
         #: The time at which that greenlet must let the loop run.
         self.deadline = 0.0
         #: Frames of that greenlet that are written together.
         self.cork: list[bytes] = []
         self.cork_size = 0
 
+    def lead(self) -> None:
+        """Read from the next connections in the place of the hub: here, each has its watcher."""
+
     def abandon(self) -> None:
         """Forget the connections, in a child process: they belong to the parent."""
         self.connections.clear()
+
+
+class _Greenlet(Greenlet):  # type: ignore[type-arg] # generic for the type checker only
+    """A greenlet that does not store the stack of its creation, which is always the same."""
+
+    spawning_stack_limit = 0
+
+
+def references(worker: object) -> int:
+    """The number of references to a greenlet, for a comparison with that of another moment."""
+    return getrefcount(worker) + getweakrefcount(worker)
+
+
+class Workers:
+    """The greenlets of a hub that call callbacks.
+
+    The lower half of :class:`~geventws.connection.callbacks.CallbackPool`, which implements the
+    methods for what happens rarely.
+    """
+
+    __slots__ = (
+        "_buffers",
+        "_hub",
+        "_idle",
+        "_job",
+        "_leaving",
+        "_references",
+        "_unused",
+        "ends_idle",
+        "running",
+        "waiting",
+    )
+
+    def __init__(self, hub: Hub, buffers: HubBuffers) -> None:
+        self._hub = hub
+        self._buffers = buffers
+        #: The connection for the greenlet to which the hub switches.
+        self._job: Transport | None = None
+        #: Greenlets that wait, the latest one last.
+        self._idle: list[Any] = []
+        #: The number of references to a greenlet that nothing else refers to.
+        self._references = 0
+        #: Greenlets that were killed in their callback, and end after it.
+        self._leaving: set[object] = set()
+        #: The number of greenlets that are running callbacks.
+        self.running = 0
+        #: Connections that wait for a greenlet, each at most once.
+        self.waiting: deque[Any] = deque()
+        #: Whether a timer ends the greenlets that are not needed any more; their number.
+        self.ends_idle = False
+        self._unused = 0
+
+    def run(self, connection: Any) -> bool:
+        """Call the callbacks of a connection for what is at hand; in the hub.
+
+        Returns false if too many callbacks are running: then the connection waits.
+        """
+        if self.running >= connection._options.max_callbacks:
+            self._let_wait(connection)
+            return False
+        buffers = self._buffers
+        worker = self._take()
+        self._job = connection
+        self.running += 1
+        buffers.leader = worker
+        try:
+            worker.switch()
+        finally:
+            buffers.leader = None
+            if buffers.dispatched is not None:
+                buffers.dispatched._suspend_dispatch()
+        return True
+
+    def _take(self) -> _Greenlet:
+        """Return a greenlet that nothing else refers to."""
+        idle = self._idle
+        while idle:
+            worker: _Greenlet = idle.pop()
+            self._unused = min(self._unused, len(idle))
+            if references(worker) == self._references:
+                return worker
+            worker.switch()  # without a job: it ends
+        worker = _Greenlet(self._work)
+        worker.switch()
+        self._references = references(worker)
+        return worker
+
+    def _work(self) -> None:
+        """Call callbacks, in a greenlet of the pool."""
+        buffers = self._buffers
+        while True:
+            try:
+                self._hub.switch()
+            except BaseException:  # noqa: BLE001 - of an earlier callback, such as a Timeout
+                self._job = None
+            connection, self._job = self._job, None
+            if connection is None:
+                self._forget(getcurrent())
+                return
+            try:
+                connection._deliver()
+                connection = None  # its memory may be released meanwhile
+                buffers.lead()
+            except BaseException:  # noqa: BLE001 - reported as an exception in the hub
+                self._hub.handle_error(self, *sys.exc_info())
+            self.running -= 1
+            if self._leaving and getcurrent() in self._leaving:
+                self._leaving.remove(getcurrent())
+                return
+            self._idle.append(getcurrent())
+            if self.waiting or not self.ends_idle:
+                self._note_idle()
+
+    def leave(self, worker: object) -> None:
+        """Let a greenlet end after its callback: it was killed."""
+        self._leaving.add(worker)
+
+    def _forget(self, worker: Any) -> None:
+        """A greenlet ends, perhaps because other code has switched to it."""
+        if worker in self._idle:
+            self._idle.remove(worker)
+
+    # ----------------------------------------------- implemented by the pool
+
+    def _let_wait(self, connection: Any) -> None:
+        """All greenlets are running: let a connection wait."""
+        raise NotImplementedError
+
+    def _note_idle(self) -> None:
+        """A greenlet has become idle, and connections wait, or no timer would end it."""
+        raise NotImplementedError
 
 
 def close_watchers(sock: Any) -> None:
@@ -136,14 +289,17 @@ class Transport:
         "_thread",
         "_totals",
         # Input.
+        "_busy",
         "_end_reported",
         "_heard",
+        "_on_message",
         "_ready",
         "_received",
         "_receives",
         "_recv_into",
         "_resuming",
         "_waiter",
+        "_worker",
         # Output.
         "_output",
         "_send",
@@ -176,6 +332,11 @@ class Transport:
         self._end_reported = False
         #: Whether a dispatch of the kept input is scheduled.
         self._resuming = False
+        #: For a detached connection: the callback for each message; whether it is running, or
+        #: waits for a greenlet; and the greenlet that runs it.
+        self._on_message: Callable[[Any, str | bytes], object] | None = None
+        self._busy = False
+        self._worker: greenlet | None = None
         #: Whether bytes of the peer have arrived since the last reset of this flag.
         self._heard = False
         #: Output that waits for room in the kernel; None while there is none.
@@ -207,6 +368,12 @@ class Transport:
         connections[descriptor] = self
         self._reader = self._hub.loop.io(descriptor, _READ)
         self._start_reading()
+
+    def _replace_socket(self, sock: Any) -> None:
+        """Use another object for the descriptor: a socket of the operating system."""
+        self._sock = self._raw = sock
+        self._recv_into = sock.recv_into
+        self._send = sock.send
 
     def _start_reading(self) -> None:
         if self._sock.fileno() != self._descriptor:
@@ -245,6 +412,11 @@ class Transport:
         """
         if timeout is not None:
             return receive_within(self, timeout)
+        message = self._message_at_hand()
+        return self._wait() if message is None else message
+
+    def _message_at_hand(self) -> str | bytes | None:
+        """Return a message for which no wait is necessary, else ``None``."""
         if get_ident() != self._thread:
             raise RuntimeError(NOT_HERE)
         endpoint = self._endpoint
@@ -263,10 +435,8 @@ class Transport:
                 else:
                     self._resume_later()
         elif self._received is not None or endpoint.has_input:
-            message = self._receive_parsed()
-            if message is not None:
-                return message
-        return self._wait()
+            return self._receive_parsed()
+        return None
 
     def _wait(self) -> str | bytes | None:
         """Wait in the hub until a dispatch brings a message, or the end."""
@@ -470,7 +640,7 @@ class Transport:
         return size
 
     def _dispatch(self) -> None:
-        """Pass the input to the greenlet that waits for it, else to the queue."""
+        """Pass the input to the greenlet that waits for it, to the callback, or to the queue."""
         endpoint = self._endpoint
         buffers = self._buffers
         waiter = self._waiter
@@ -487,18 +657,87 @@ class Transport:
                     waiter.switch()
                 finally:
                     buffers.dispatched = None
-                    # Emptied before any call: if one raises, no other connection may send it.
-                    cork, buffers.cork, buffers.cork_size = buffers.cork, [], 0
-                    if cork:
-                        self._write(b"".join(cork))
+                    self._send_corked()
                     if self._ready is not None:
                         # The greenlet had ended, and has not taken the message.
                         message, self._ready = self._ready, None
                         self._parse_ahead(message)
+        elif self._on_message is not None and not self._busy:
+            if buffers.leader is not None:
+                self._deliver()
+                return
+            if buffers.pool.run(self):
+                return
         if self._waiter is None and endpoint.has_input:
             self._parse_ahead()
         endpoint.keep()
         if endpoint.has_news:
+            self._input_parsed()
+
+    def _send_corked(self) -> None:
+        buffers = self._buffers
+        # Emptied before any call: if one raises, no other connection may send it.
+        cork, buffers.cork, buffers.cork_size = buffers.cork, [], 0
+        if cork:
+            self._write(b"".join(cork))
+
+    def _deliver(self) -> None:
+        """Call the callback for each message at hand; in the leader."""
+        buffers = self._buffers
+        leader = self._worker = buffers.leader
+        self._busy = True
+        if self._received is None:
+            buffers.deadline = monotonic() + SLICE
+            buffers.dispatched = self
+        count = references(leader)
+        is_interrupted = False
+        try:
+            while self._on_message is not None and not is_interrupted:
+                message = self._message_at_hand()
+                if message is None:
+                    break
+                try:
+                    self._on_message(self, message)
+                except BaseException as problem:  # noqa: BLE001 - it ends this connection only
+                    self._callback_failed(problem)
+                del message
+                leader.gr_context = None
+                if buffers.leader is leader and references(leader) != count:
+                    buffers.leader = None  # something refers to this greenlet
+                is_interrupted = buffers.leader is not leader
+        except BaseException:
+            is_interrupted = True
+            raise
+        finally:
+            if buffers.dispatched is self:
+                self._end_dispatch()
+            endpoint = self._endpoint
+            if endpoint.state is _CLOSED and not is_interrupted:
+                self._finish()
+            elif is_interrupted and (
+                self._received is not None or endpoint.has_input or endpoint.state is _CLOSED
+            ):
+                self._resume_later()
+            self._busy = False
+            self._worker = None
+
+    def _end_dispatch(self) -> None:
+        buffers = self._buffers
+        endpoint = self._endpoint
+        buffers.dispatched = None
+        self._send_corked()
+        endpoint.keep()
+        if endpoint.has_news:
+            self._input_parsed()
+
+    def _suspend_dispatch(self) -> None:
+        """The callback blocks: queue the messages behind its own; in the hub."""
+        self._buffers.dispatched = None
+        self._send_corked()
+        if self._waiter is None and self._endpoint.has_input:
+            self._parse_ahead()
+        self._endpoint.keep()
+        if self._endpoint.has_news:
             self._input_parsed()
 
     # ------------------------------------------- implemented by the connection
@@ -537,6 +776,14 @@ class Transport:
 
     def _transport_ended(self, end: End) -> None:
         """The socket, or a callback of the hub, has failed."""
+        raise NotImplementedError
+
+    def _callback_failed(self, problem: BaseException) -> None:
+        """The callback of the application has raised an exception."""
+        raise NotImplementedError
+
+    def _finish(self) -> None:
+        """The connection has ended, and its messages are delivered: call the last callback."""
         raise NotImplementedError
 
 

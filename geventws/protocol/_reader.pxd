@@ -6,38 +6,39 @@ from libc.stdint cimport uint8_t, uint32_t
 from geventws.protocol._frames cimport utf8_state
 
 
+# Small fields are next to each other: every byte counts for each connection.
 cdef class FrameReader:
     cdef public object state
     cdef public bint has_news
     cdef public bint interrupted
     cdef readonly bint is_client
-    cdef readonly object extension
-    cdef Py_ssize_t min_compressed
-    cdef Py_ssize_t max_message_size
     # Input: from `at` to `end`, inside `owner`, or inside the buffer of a hub if that is None.
+    cdef bint borrowed
     cdef uint8_t* at
     cdef uint8_t* end
     cdef object owner
-    cdef bint borrowed
+    cdef readonly object extension
+    cdef Py_ssize_t min_compressed
+    cdef Py_ssize_t max_message_size
     # The incomplete message: an object with more capacity than it uses. A str as long as all of
     # it is ASCII, else bytes.
     cdef PyObject* message
     cdef uint8_t* data
-    cdef bint is_str
     cdef Py_ssize_t used
     cdef Py_ssize_t capacity
+    cdef bint is_str
     cdef int opcode
     cdef bint compressed
-    cdef object inflation
-    cdef utf8_state text_state
     # The frame whose header is parsed and whose payload is incomplete.
+    cdef bint fin
     cdef Py_ssize_t left
     cdef uint32_t mask
-    cdef bint fin
     # Numbers of the incomplete message and frame, see unfinished().
     cdef uint32_t number
     cdef uint32_t message_number
     cdef uint32_t rest_number
+    cdef object inflation
+    cdef utf8_state text_state
 
     cdef void drop_message(self) noexcept
     cdef void discard_input(self) noexcept

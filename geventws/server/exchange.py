@@ -62,11 +62,14 @@ def serve(
         # The environ and the WebSocket refer to each other. Without this, their memory is only
         # released by the garbage collector.
         environ.pop(WEBSOCKET, None)
-        try:
-            websockets.discard(ws)
-        finally:
-            # The server closes the descriptor: from now on, the WebSocket must not use it.
-            ws._drop()
+        if ws._is_detached:
+            ws._leave_view(websockets)
+        else:
+            try:
+                websockets.discard(ws)
+            finally:
+                # The server closes the descriptor: from now on, the WebSocket must not use it.
+                ws._drop()
 
 
 def serve_plain(
@@ -207,20 +210,16 @@ class _Exchange:
     def finish(self) -> None:
         """Close the WebSocket after the end of the view."""
         ws = self.ws
+        code, reason = self.close_arguments()
+        if ws._is_detached:
+            if code is not CloseCode.NORMAL_CLOSURE:
+                ws._start_close(code, reason)
+            return
         try:
-            ws.close(*self.close_arguments())
+            ws.close(code, reason)
         except ConnectionClosed:
             return  # the client disconnected before the 101
-        fault = ws._fault_of_peer
-        if fault is not None:
-            peers.log(
-                logging.INFO,
-                "%s %s [%s]",
-                _peer(ws.environ, ws._sock),
-                fault,
-                ws.id,
-                extra={"connection_id": ws.id},
-            )
+        ws._log_fault()
 
     def close_arguments(self) -> tuple[CloseCode, str]:
         """Return the close code and the reason, after the end of the view."""

@@ -26,10 +26,12 @@ _LATECOMERS = 0.1
 
 
 class OpenWebSockets(set[WebSocket]):
-    """The WebSockets whose views are running."""
+    """The WebSockets whose views are running, and those that are detached from their views."""
 
     def __init__(self) -> None:
         super().__init__()
+        self._empty = Event()
+        self._empty.set()
         #: The counters of these WebSockets, and of the WebSockets that have ended.
         self.totals = Totals()
         _alive[id(self)] = self
@@ -41,15 +43,26 @@ class OpenWebSockets(set[WebSocket]):
         """Accept new WebSockets again."""
         #: Whether the server is stopping, and refuses new WebSockets.
         self.draining = False
-        self._empty = Event()
+
+    def add(self, ws: WebSocket) -> None:
+        super().add(ws)
+        self._empty.clear()
 
     def discard(self, ws: WebSocket) -> None:  # type: ignore[override] # it contains nothing else
         if ws.accepted:
             code = ws.close_code
             self.totals.closed[CloseCode.ABNORMAL_CLOSURE if code is None else code] += 1
+        self.forget(ws)
+
+    def forget(self, ws: WebSocket) -> None:
+        """Remove a WebSocket without counting its end: it belongs to the parent process."""
         super().discard(ws)
-        if self.draining and not self:
+        if not self:
             self._empty.set()
+
+    def wait_until_empty(self, timeout: float) -> bool:
+        """Block at most ``timeout`` seconds; return whether no WebSocket is left."""
+        return self._empty.wait(timeout)
 
     def stats(self) -> Stats:
         """Statistics up to now. Takes a microsecond for each open WebSocket."""
@@ -58,6 +71,8 @@ class OpenWebSockets(set[WebSocket]):
         return dataclasses.replace(
             Stats.of(self.totals),
             connections=len(accepted),
+            callbacks_running=sum(ws._worker is not None for ws in accepted),
+            callbacks_waiting=sum(ws._waits_for_greenlet for ws in accepted),
             receive_queue=sum(each.messages for each in buffered),
             receive_queue_size=sum(each.received for each in buffered),
             send_buffer_size=sum(each.unsent for each in buffered),
@@ -74,14 +89,19 @@ class OpenWebSockets(set[WebSocket]):
         closed: set[WebSocket] = set()
         self._close_accepted(closed, timeout * _SPREAD)
         while self and monotonic() < deadline:
-            self._empty.wait(min(_LATECOMERS, deadline - monotonic()))
+            self.wait_until_empty(min(_LATECOMERS, deadline - monotonic()))
             self._close_accepted(closed)
         return not self
 
     def kill(self) -> None:
-        """End the views that are left: ``GreenletExit`` is raised in them."""
-        views = [ws._view for ws in self if ws._view is not getcurrent()]
-        gevent.killall(views, block=True, timeout=1)
+        """End the views and callbacks that are left: ``GreenletExit`` is raised in them."""
+        running = [ws._view or ws._worker for ws in self]
+        for ws in list(self):
+            if ws._is_detached:
+                ws._drop()
+        left = [each for each in running if each is not None and each is not getcurrent()]
+        gevent.killall(left, block=True, timeout=1)
+        self.wait_until_empty(1)  # on_close() is called for detached ones
 
     def _close_accepted(self, closed: set[WebSocket], seconds: float = 0.0) -> None:
         """Send Close frames to the WebSockets that are not in ``closed``, over some seconds."""

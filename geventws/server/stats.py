@@ -15,8 +15,9 @@ Value = TypeVar("Value", int, dict[int, int])
 class Stats:
     """Statistics of the WebSockets of a server, or of a process, at one moment.
 
-    ``json.dumps(dataclasses.asdict(stats))`` converts them to JSON. ``connections``, ``receive_…``
-    and ``send_…`` describe open WebSockets. All other values count events, and never decrease.
+    ``json.dumps(dataclasses.asdict(stats))`` converts them to JSON. ``connections``,
+    ``callbacks_…``, ``receive_…`` and ``send_…`` describe open WebSockets. All other values count
+    events, and never decrease.
     """
 
     #: The number of open WebSockets.
@@ -44,6 +45,10 @@ class Stats:
     #: How often a WebSocket missed messages of a :class:`~geventws.Broadcast`, since more messages
     #: were lost to this process than the history keeps.
     broadcast_gaps: int = 0
+    #: The number of detached WebSockets whose callbacks are running, and of those that wait since
+    #: too many callbacks are running (``max_callbacks``).
+    callbacks_running: int = 0
+    callbacks_waiting: int = 0
     #: The number of received messages that wait for their views, and their bytes of memory.
     receive_queue: int = 0
     receive_queue_size: int = 0

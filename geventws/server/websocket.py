@@ -7,13 +7,14 @@ import functools
 import logging
 from collections.abc import Callable, Mapping
 from os import urandom
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from gevent import getcurrent, spawn
+from gevent import GreenletExit, getcurrent, spawn
 from gevent.event import Event
 
 from ..connection.connection import Connection
-from ..connection.logs import logger, peers, printable
+from ..connection.hub import hub_state
+from ..connection.logs import logger, name_of_peer, peers, printable
 from ..connection.threads import call_in_hub, get_ident
 from ..exceptions import ConnectionClosed, WebSocketError
 from ..protocol import server_handshake as handshake
@@ -24,13 +25,45 @@ from ..protocol.state import State
 from .adapters import MiddlewareError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from ..connection.counters import Totals
     from ..options import Options
     from ..typing import Environ, HeaderPairs
     from .adapters import Adapter
-
 _PENDING = State.PENDING
 _CLOSED = State.CLOSED
+
+
+class _Request(NamedTuple):
+    """What stays of the request of a detached WebSocket."""
+
+    address: str
+    port: str
+    origin: str
+    path: str
+
+    @classmethod
+    def of(cls, environ: Environ | str) -> _Request:
+        """Read the environ, or what :meth:`pack` has returned."""
+        if isinstance(environ, str):
+            return cls(*environ.split("\n", 3))
+        names = ("REMOTE_ADDR", "REMOTE_PORT", "HTTP_ORIGIN", "PATH_INFO")
+        return cls(*(str(environ.get(name, "")) for name in names))
+
+    def pack(self) -> str:
+        """Return all in one string: separate ones would take three times the memory."""
+        return "\n".join(self)  # only the path, the last one, may have line feeds
+
+
+class Registry(Protocol):
+    """The open WebSockets of a server."""
+
+    def discard(self, ws: WebSocket, /) -> None:
+        """Remove a WebSocket that has ended."""
+
+    def forget(self, ws: WebSocket, /) -> None:
+        """Remove a WebSocket of the parent process, after a fork."""
 
 
 class WebSocket(Connection):
@@ -56,10 +89,13 @@ class WebSocket(Connection):
         "_accepted_late",
         "_accepting",
         "_adapter",
+        "_around",
         "_environ",
         "_headers_hook",
         "_id",
+        "_keeps_environ",
         "_refusal",
+        "_registry",
         "_view",
     )
 
@@ -67,7 +103,9 @@ class WebSocket(Connection):
         self, environ: Environ, adapter: Adapter, options: Options, totals: Totals
     ) -> None:
         super().__init__(options, client=False, totals=totals)
-        self._environ = environ
+        #: The environ, or a packed _Request.
+        self._environ: Environ | str = environ
+        self._keeps_environ = True
         #: The server's side of the request, until the 101.
         self._adapter: Any = adapter
         #: The HTTP status of a view that has refused.
@@ -81,6 +119,10 @@ class WebSocket(Connection):
         #: The greenlet of the view, until the view has ended.
         self._view: Any = getcurrent()
         self._headers_hook: Callable[[], HeaderPairs] | None = None
+        #: Returns a context manager for each callback.
+        self._around: Callable[[], AbstractContextManager[object]] | None = None
+        #: The WebSockets of the server; set when the view of a detached WebSocket has ended.
+        self._registry: Registry | None = None
 
     def __repr__(self) -> str:
         state = self._endpoint.state.name.lower()
@@ -155,10 +197,10 @@ class WebSocket(Connection):
         if compression is not None:
             options = dataclasses.replace(options, compression=compression)
         parameters = options.compression_parameters
-        extensions, agreement = handshake.choose_extension(self._environ, parameters)
+        extensions, agreement = handshake.choose_extension(self.environ, parameters)
         if self._headers_hook is not None:
             headers = [*headers, *self._headers_hook()]
-        answer = handshake.response_headers(self._environ, subprotocol, extensions, headers)
+        answer = handshake.response_headers(self.environ, subprotocol, extensions, headers)
         extension = PerMessageDeflate.of(agreement, parameters, client=False)
         if self._options.check_interval < (self._options.accept_after or 0):
             self._sweeper.remove(self)  # _start() asks for an earlier check
@@ -201,6 +243,130 @@ class WebSocket(Connection):
         """Whether the ``101`` has been sent. Reading this attribute does not send it."""
         return self._sock is not None
 
+    # --------------------------------------------------------------- detaching
+
+    def detach(
+        self,
+        on_message: Callable[[WebSocket, str | bytes], object] | None = None,
+        on_close: Callable[[WebSocket], object] | None = None,
+        *,
+        keep_environ: bool = False,
+    ) -> None:
+        """Let the WebSocket stay open after the view has returned, without a greenlet.
+
+        Sends the ``101`` if it has not been sent. When the view returns, its value is dropped, and
+        the request ends as every other: the access log gets its line, and the framework cleans up.
+        An exception of the view closes the WebSocket with 1011. After that, callbacks are called in
+        greenlets of a pool, for one event of a connection at a time, in order. A callback may
+        block, and may call every method, also :meth:`receive`. While it runs, messages wait, within
+        the limits of the options. What one callback leaves behind, another one does not find: each
+        has a :class:`contextvars.Context` of its own, and no timeout of another one.
+
+        All options stay in effect. The WebSocket counts for ``max_connections``, and is closed with
+        1001 when the server stops. May be called again, also in a callback, to replace the
+        callbacks.
+
+        :param on_message: called as ``on_message(ws, message)``. ``None`` drops the messages. An
+            exception is logged, and closes the WebSocket with 1011, except for a
+            :exc:`ConnectionClosed` of this connection.
+        :param on_close: called once as ``on_close(ws)``, when the connection has ended for any
+            reason, and ``on_message`` has returned for the messages before. Not called in a forked
+            child process.
+        :param keep_environ: whether to keep :attr:`environ`, which takes one to four KiB, after the
+            end of the view. :attr:`path`, :attr:`origin` and :attr:`remote_address` always stay.
+        :raises ConnectionClosed: if the client disconnected before the ``101``.
+        :raises TypeError: for a callback that cannot be called.
+        :raises WebSocketError: if the view has answered with HTTP.
+        :raises RuntimeError: in another thread than the view's.
+        """
+        if get_ident() != self._thread:
+            raise RuntimeError("detach() must be called in the thread of the view")
+        for callback in (on_message, on_close):
+            if callback is not None and not callable(callback):
+                raise TypeError(f"a callback must be callable, not {callback!r:.100}")
+        self._open()
+        if not self.accepted:
+            raise self._closed_error()
+        if not self._is_detached:
+            self._is_detached = self._receives = True
+            self._busy = True  # until the view has ended
+        self._on_message, self._on_close = self._inside(on_message), self._inside(on_close)
+        self._keeps_environ = keep_environ
+
+    def _inside(self, callback: Callable[..., object] | None) -> Callable[..., object] | None:
+        """Return a callback that calls another one inside the context of the framework."""
+        around = self._around
+        if callback is None or around is None:
+            return callback
+
+        def call(*arguments: object) -> None:
+            with around():
+                callback(*arguments)
+
+        return call
+
+    def _leave_view(self, registry: Registry) -> None:
+        """The view of a detached WebSocket has ended: callbacks take over."""
+        self._registry = registry
+        if not self._keeps_environ:
+            self._environ = _Request.of(self._environ).pack()
+        if self._endpoint.state is not _CLOSED:
+            self._release_from_server()
+        self._busy = False
+        if self._on_message is None and self._received is not None:
+            self._received = None
+            if self._paused:
+                self._continue_reading()
+        self._resume_later()
+
+    def _callback_failed(self, problem: BaseException) -> None:
+        if isinstance(problem, GreenletExit):
+            # The server is stopping, and cannot wait for the peer.
+            hub_state().buffers.pool.leave(getcurrent())
+            self._start_close(CloseCode.GOING_AWAY)
+            self._drop()
+        elif not (isinstance(problem, ConnectionClosed) and self._is_over):
+            logger.error(
+                "Exception in a callback of %s [%s]",
+                printable(self.path),
+                self.id,
+                exc_info=problem,
+                extra={"connection_id": self.id},
+            )
+            self._start_close(CloseCode.INTERNAL_ERROR)
+
+    def _abandon(self) -> None:
+        super()._abandon()
+        if self._registry is not None:
+            self._registry.forget(self)
+
+    def _finish(self) -> None:
+        registry, on_close = self._registry, self._on_close
+        self._registry = self._on_close = self._on_message = None
+        self._is_detached = False
+        self._log_fault()
+        if on_close is not None:
+            try:
+                on_close(self)
+            except BaseException as problem:  # noqa: BLE001 - it is logged
+                self._callback_failed(problem)
+            getcurrent().gr_context = None
+            hub_state().buffers.leader = None  # another connection gets another greenlet
+        if registry is not None:
+            registry.discard(self)
+
+    def _log_fault(self) -> None:
+        """Log why the peer was dropped, if it was."""
+        if self._fault_of_peer is not None:
+            peers.log(
+                logging.INFO,
+                "%s %s [%s]",
+                name_of_peer(self.remote_address, self._sock),
+                self._fault_of_peer,
+                self.id,
+                extra={"connection_id": self.id},
+            )
+
     # ------------------------------------------------------ internal interface
 
     def _note_response(self, status: str) -> None:
@@ -237,6 +403,11 @@ class WebSocket(Connection):
             self.id,
             extra={"connection_id": self.id},
         )
+
+    @property
+    def _waits_for_greenlet(self) -> bool:
+        """Whether too many callbacks are running to call one of this WebSocket."""
+        return self._busy and self._worker is None and self._registry is not None
 
     @property
     def _client_left(self) -> bool:
@@ -293,26 +464,34 @@ class WebSocket(Connection):
 
     @property
     def environ(self) -> Environ:
-        """The WSGI environ of the request."""
+        """The WSGI environ of the request.
+
+        :raises WebSocketError: if :meth:`detach` has dropped it.
+        """
+        if isinstance(self._environ, str):
+            raise WebSocketError("detach() has dropped the environ; pass keep_environ=True to it")
         return self._environ
 
     @property
     def requested_subprotocols(self) -> list[str]:
-        """The subprotocols that the client offers, in its order of preference."""
-        return handshake.requested_subprotocols(self._environ)
+        """The subprotocols that the client offers, in its order of preference.
+
+        :raises WebSocketError: as :attr:`environ`.
+        """
+        return handshake.requested_subprotocols(self.environ)
 
     @property
     def origin(self) -> str | None:
         """The Origin header: the page that connects, if the client is a browser."""
-        return self._environ.get("HTTP_ORIGIN")
+        return _Request.of(self._environ).origin or None
 
     @property
     def path(self) -> str:
         """The path of the request, without the query."""
-        return str(self._environ.get("PATH_INFO", ""))
+        return _Request.of(self._environ).path
 
     @property
     def remote_address(self) -> tuple[str, int] | None:
         """Address and port of the peer, as the server sees them; ``None`` for a unix socket."""
-        address = self._environ.get("REMOTE_ADDR")
-        return (address, int(self._environ.get("REMOTE_PORT", 0))) if address else None
+        request = _Request.of(self._environ)
+        return (request.address, int(request.port or 0)) if request.address else None

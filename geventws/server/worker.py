@@ -99,8 +99,9 @@ class Worker(GeventWorker):
         return server
 
     def run(self) -> None:
-        spawn(self._drain_before_exit)
+        draining = spawn(self._drain_before_exit)
         super().run()
+        draining.join()  # gunicorn does not wait for detached WebSockets
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
         # After Ctrl-C, the worker gets two signals: from the terminal and from gunicorn's master.

@@ -21,7 +21,10 @@ from tests.support.tools import missing
 PACKAGE = Path(geventws.__file__).parent
 TWINS = {
     "geventws.protocol._reader": (reader_py, ["FrameReader"]),
-    "geventws.connection._transport": (transport_py, ["Transport", "HubBuffers", "Counters"]),
+    "geventws.connection._transport": (
+        transport_py,
+        ["Transport", "HubBuffers", "Counters", "Workers"],
+    ),
 }
 #: Steps that a twin splits in its own way.
 STEPS = {
@@ -29,22 +32,33 @@ STEPS = {
     "_check_header",
     "_continue_frame",
     "_continue_inflating",
+    "_deliver",
+    "_end_dispatch",
     "_end_message",
     "_fill_from_tls",
     "_flush_cork",
     "_interrupt",
     "_long_size",
+    "_message_at_hand",
     "_number_rest",
     "_read",
     "_report_end",
+    "_send_corked",
+    "_suspend_dispatch",
+    "_take",
     "_take_inflated",
     "_wait",
     "_wait_for_inflation",
+    "lead",
 }
 #: The methods of the upper half that the compiled transport and the frame reader call.
 HOOKS = {
+    "_callback_failed",
     "_closed_error",
+    "_finish",
     "_input_parsed",
+    "_let_wait",
+    "_note_idle",
     "_open",
     "_parse_ahead",
     "_queue_output",
@@ -96,7 +110,7 @@ def methods(kind):
     }
 
 
-@pytest.mark.parametrize("name", ["FrameReader", "Transport", "HubBuffers", "Counters"])
+@pytest.mark.parametrize("name", ["FrameReader", "Transport", "HubBuffers", "Counters", "Workers"])
 def test_the_twins_have_the_same_methods(twins, name):
     plain, compiled = twins[name]
     assert methods(plain) - set(dir(compiled)) <= STEPS | HOOKS | READER_HOOKS
@@ -158,7 +172,7 @@ def test_a_lower_half_calls_only_the_listed_methods_of_the_upper_half(path):
         source,
         flags=re.MULTILINE | re.DOTALL,
     )
-    upwards = called - (set(defined) - set(abstract)) - {"_recv_into", "_send"}
+    upwards = called - (set(defined) - set(abstract)) - {"_on_message", "_recv_into", "_send"}
     assert upwards == SOURCES[path]
 
 

@@ -90,6 +90,43 @@ def test_a_view_may_be_a_generator(way_in):
         client.finish()
 
 
+def test_a_detached_websocket_stays_open_after_its_view(way_in):
+    early = frame(TEXT, "early")
+    with way_in.client().open("/detached?unique", early=early) as client:
+        way_in.wait_for(r'"GET /detached\?unique HTTP/1.1" 101')  # the request has ended
+        assert client.read_frame() == (TEXT, b"early")
+        client.send(frame(TEXT, "wait") + frame(TEXT, "x" * 100_000))
+        assert client.read_frame() == (TEXT, b"wait")
+        assert client.read_frame() == (TEXT, b"x" * 100_000)
+        client.send(close_frame(4001))
+        assert client.read_close() == (4001, "")
+        assert client.read_to_end() == b""
+    way_in.wait_for("detached, ended with 4001")
+
+
+def test_detached_websockets_do_not_share_descriptors_with_others(way_in):
+    with way_in.client().open("/detached") as detached:
+        for _ in range(20):
+            with way_in.client().open() as client:
+                client.send(frame(TEXT, "x"))
+                assert client.read_frame() == (TEXT, b"x")
+                client.finish()
+            with way_in.client() as client:
+                client.send(request("/plain", without="Upgrade"))
+                assert client.read_response() == ("200", b"plain")
+        detached.send(frame(TEXT, "still here"))
+        assert detached.read_frame() == (TEXT, b"still here")
+
+
+def test_a_callback_that_fails_closes_with_1011(way_in):
+    with way_in.client().open("/detached") as client:
+        client.send(frame(TEXT, "fail"))
+        assert client.read_close() == (1011, "")
+        client.send(close_frame(1011))
+        assert client.read_to_end() == b""
+    way_in.wait_for("(?s)Exception in a callback of /detached.*ZeroDivisionError")
+
+
 def test_a_protocol_error_closes_with_1002_and_without_a_reset(way_in):
     with way_in.client().open() as client:
         client.send(frame(TEXT, "unmasked", mask=None) + b"z" * 100_000)

@@ -116,6 +116,24 @@ def never_receive(environ, start_response):
     return []
 
 
+def detached(environ, start_response):
+    """A view that returns while its WebSocket stays open."""
+
+    def on_message(ws, message):
+        if message == "wait":
+            gevent.sleep(0.01)
+        if message == "fail":
+            raise ZeroDivisionError("the view's fault")
+        ws.send(message)
+
+    def on_close(ws):
+        print(f"detached, ended with {ws.close_code}", flush=True)
+
+    environ["wsgi.websocket"].detach(on_message, on_close)
+    start_response("200 OK", PLAIN)
+    return [b"swallowed"]
+
+
 def accept(environ, start_response):
     ws = environ["wsgi.websocket"]
     ws.accept(subprotocol="chat.v2", headers=[("Set-Cookie", "seen=1")])
@@ -175,6 +193,7 @@ VIEWS = {
         be_killed_early,
         fail_in_pieces,
         framework_crash,
+        detached,
         close,
         leave,
         generator,
