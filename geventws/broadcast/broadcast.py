@@ -253,6 +253,11 @@ class Broadcast:
                 for message in ws:
                     ...
 
+        Without a ``with`` block, until the connection ends, which suits a view that only sends::
+
+            broadcast.subscribe("room", ws)
+            ws.detach()
+
         A socket may subscribe to any number of channels. Several names subscribe it to all of them
         at once, which takes no longer than one: ``subscribe(["news", "sports"], ws)`` returns the
         subscriptions by their names, and ``since`` may be a mapping of names to ids.
@@ -317,6 +322,7 @@ class Broadcast:
             subscribers.sockets[ws] = subscription
         else:
             subscribers.replaying[ws] = subscription
+        ws._close_at_end(subscription)
         return subscription
 
     def _end(self, subscription: Subscription) -> None:

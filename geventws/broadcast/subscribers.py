@@ -96,7 +96,7 @@ class _Closeable:
 
 
 class Subscription(_Closeable):
-    """The subscription of a socket, until :meth:`close` or the end of its ``with`` block.
+    """The subscription of a socket, until :meth:`close`, its end, or that of a ``with`` block.
 
     Another subscription of the same socket to the same channel ends this one.
     """
@@ -189,6 +189,7 @@ class Subscription(_Closeable):
     def end(self) -> None:
         """Keep the last position, and end the replay."""
         self.is_over = True
+        self.ws._do_not_close_at_end(self)
         entry = self._channel_entry
         if entry is not None:
             unsent = self._first_unsent(entry)
