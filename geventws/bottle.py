@@ -10,10 +10,11 @@ app.run(server=GeventWebSocketServer)
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
@@ -24,7 +25,7 @@ from .integration import run_view
 from .server.exchange import WEBSOCKET
 from .server.server import WebSocketServer
 from .server.websocket import WebSocket
-from .typing import Application, Headers
+from .typing import Application, Environ, Headers
 
 __all__ = ["GeventWebSocketServer", "websocket"]
 
@@ -57,9 +58,18 @@ def websocket(callback: Callable[..., object]) -> Callable[..., object]:
             ws,
             functools.partial(callback, ws, *args, **kwargs),
             functools.partial(_collect_headers, gevent.getcurrent(), _response_headers()),
+            functools.partial(_context_of_event, request.environ),
         )
 
     return view
+
+
+@contextlib.contextmanager
+def _context_of_event(environ: Environ) -> Iterator[None]:
+    """Bind Bottle's ``request`` for a callback of a detached WebSocket."""
+    request.bind(environ)
+    response.bind()
+    yield
 
 
 class GeventWebSocketServer(ServerAdapter):  # type: ignore[misc]

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ from .server.middleware import WebSocketMiddleware
 from .server.registry import OpenWebSockets
 from .server.request_body import BodyError, BodyTimeoutError
 from .server.websocket import WebSocket
-from .typing import Headers, Keywords, Message
+from .typing import Environ, Headers, Keywords, Message
 
 __all__ = ["Sock", "Sockets", "UpgradeRequired"]
 
@@ -161,7 +162,11 @@ class Sockets:
                 functools.partial(view, self._adapt(ws), **variables),
                 # Another greenlet, without Flask's contexts, may send the 101.
                 functools.partial(copy_context().run, _collect_headers, context),
+                functools.partial(_context_of_event, context.app, request.environ),
             )
+            if ws._is_detached:
+                # The callbacks keep the environ, and need not keep the request of the view.
+                request.environ.pop("werkzeug.request", None)
             if response is None:
                 return current_app.response_class()  # Flask requires one; it is not sent
             return cast("ResponseReturnValue", response)  # mypy infers object
@@ -286,6 +291,14 @@ def _answer_body_error(error: BodyError) -> ResponseReturnValue:
     """Answer a request whose body is malformed, incomplete or late, without a traceback."""
     problem = RequestTimeout() if isinstance(error, BodyTimeoutError) else BadRequest()
     return current_app.handle_http_exception(problem)
+
+
+@contextlib.contextmanager
+def _context_of_event(app: Flask, environ: Environ) -> Iterator[None]:
+    """Push new contexts for a callback of a detached WebSocket, of the same request."""
+    # Werkzeug stores the request object of the view in the environ.
+    with app.request_context({**environ, "werkzeug.request": None}):
+        yield
 
 
 def _collect_headers(context: RequestContext) -> Headers:

@@ -14,6 +14,7 @@ view through :func:`run_view`. Plain HTTP requests do not have this key. :mod:`g
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from .exceptions import ConnectionClosed
@@ -29,6 +30,7 @@ def run_view(
     ws: WebSocket,
     view: Callable[[], Response | None],
     headers: Callable[[], HeaderPairs] | None = None,
+    around: Callable[[], AbstractContextManager[object]] | None = None,
 ) -> Response | None:
     """Call a view; return the HTTP response that the framework must send, or ``None``.
 
@@ -43,8 +45,12 @@ def run_view(
     :param view: called without arguments.
     :param headers: called once, when the ``101`` is sent. Returns headers for it that the framework
         has collected, such as cookies. May be called in another greenlet than the view.
+    :param around: called for every callback of a detached WebSocket. Returns a context manager that
+        is entered around the callback: it sets up what the framework's views have, and releases
+        what they use, such as connections to a database.
     """
     ws._headers_hook = headers
+    ws._around = around
     response = None
     try:
         response = view()

@@ -12,7 +12,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -24,6 +26,7 @@ from ..exceptions import ConnectionClosed, HandshakeError
 from ..options import Options
 from ..protocol.urls import Target, parse_url
 from ..server.configuration import application_options
+from ..server.exchange import WEBSOCKET
 from ..server.server import WebSocketServer
 from ..typing import Application, Environ, HeaderPairs, Keywords, Message, StartResponse
 
@@ -161,6 +164,8 @@ class _Run:
         return application_options(self._app)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        ws = environ[WEBSOCKET]
+        ws._callback_failed = partial(self._note_failure, ws._callback_failed)
         try:
             result = self._app(environ, start_response)
         except ConnectionClosed:
@@ -169,6 +174,14 @@ class _Run:
             self._failure = failure
             raise
         return result if hasattr(result, "__len__") else self._watch(result)
+
+    def _note_failure(
+        self, handle: Callable[[BaseException], None], problem: BaseException
+    ) -> None:
+        """A callback of a detached WebSocket has raised an exception."""
+        if isinstance(problem, Exception) and not isinstance(problem, ConnectionClosed):
+            self._failure = problem
+        handle(problem)
 
     def _watch(self, result: Iterable[bytes]) -> Iterator[bytes]:
         """Iterate over the body: the view may be a generator, which runs only here."""
@@ -184,14 +197,18 @@ class _Run:
                 result.close()
 
     def join(self, timeout: float) -> None:
-        """Wait for the end of the view, at most ``timeout`` seconds.
+        """Wait for the end of the view and of its callbacks, at most ``timeout`` seconds.
 
-        :raises TimeoutError: if the view has not ended; it is killed.
+        :raises TimeoutError: if they have not ended; they are killed.
         """
+        deadline = monotonic() + timeout
         self._greenlet.join(timeout)
         if not self._greenlet.dead:
             self._greenlet.kill()
             raise TimeoutError(f"the view has not ended within {timeout} seconds")
+        if not self._server.websockets.wait_until_empty(deadline - monotonic()):
+            self._server.websockets.kill()
+            raise TimeoutError(f"the callbacks have not ended within {timeout} seconds")
 
     def raise_failure(self) -> None:
         """Raise the exception of the application once, if ``raise_app_exceptions`` is true."""
