@@ -12,7 +12,8 @@ from ..typing import Environ, StartResponse
 from .engineio_driver import DRIVER, WebSocketWSGI
 from .middleware import WebSocketMiddleware
 
-#: The module that the driver imports without gevent-websocket. It needs simple-websocket.
+#: The module that the driver imports without gevent-websocket. It needs simple-websocket, and is
+#: replaced.
 _FALLBACK = "engineio.async_drivers._websocket_wsgi"
 
 
@@ -30,17 +31,25 @@ def install() -> None:
     try:
         driver = importlib.import_module(DRIVER)
     except ImportError:
-        fallback = ModuleType(_FALLBACK)
-        fallback.SimpleWebSocketWSGI = WebSocketAnywhere  # type: ignore[attr-defined]
-        sys.modules[_FALLBACK] = fallback
+        _replace_fallback()
         driver = importlib.import_module(DRIVER)
     driver._async["websocket"] = WebSocketAnywhere
 
 
 def install_if_present() -> None:
-    """Call :func:`install` if python-engineio is installed."""
-    if importlib.util.find_spec("engineio") is not None:
-        install()
+    """Serve an application that imports python-engineio later, on a server of geventws.
+
+    Importing it here would take half a second. The driver of gevent-websocket is replaced by
+    :func:`.engineio_driver.use_if_imported`.
+    """
+    if importlib.util.find_spec("engineio") is not None and _FALLBACK not in sys.modules:
+        _replace_fallback()
+
+
+def _replace_fallback() -> None:
+    fallback = ModuleType(_FALLBACK)
+    fallback.SimpleWebSocketWSGI = WebSocketAnywhere  # type: ignore[attr-defined]
+    sys.modules[_FALLBACK] = fallback
 
 
 class WebSocketAnywhere(WebSocketWSGI):

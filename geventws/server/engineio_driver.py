@@ -20,7 +20,7 @@ def use_if_imported() -> None:
     Engine.IO looks up the interface for each WebSocket: this may be called at any time.
     """
     driver = sys.modules.get(DRIVER)
-    if driver is not None and not hasattr(driver._async["websocket"], "is_of_geventws"):
+    if driver is not None and not driver._async["websocket"].__module__.startswith("geventws."):
         driver._async["websocket"] = WebSocketWSGI
 
 
@@ -28,7 +28,6 @@ class WebSocketWSGI:
     """Engine.IO's interface to a WebSocket; one object for each connection."""
 
     # An attribute must not have the name `socket` or `_sock`: Engine.IO would set a timeout on it.
-    is_of_geventws = True
 
     # Any: python-engineio is not annotated.
     def __init__(self, handler: Callable[[WebSocketWSGI], Iterable[bytes]], server: Any) -> None:
