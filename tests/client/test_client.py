@@ -1005,11 +1005,11 @@ def many_descriptors():
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_one_process_holds_five_thousand_connections(many_descriptors, tmp_path):
+def test_one_process_holds_two_thousand_connections(many_descriptors, tmp_path):
     arguments = "-m tests.support.serve server"
     with serving(arguments.split(), tmp_path / "log") as process:
         url = f"ws://127.0.0.1:{process.address[1]}/echo"
-        opened: list[ClientWebSocket] = Pool(100).map(connect, [url] * 5000)
+        opened: list[ClientWebSocket] = Pool(100).map(connect, [url] * 2000)
         for i, ws in enumerate(opened):
             ws.send(str(i))
         for i, ws in enumerate(opened):

@@ -25,12 +25,9 @@ def frame(first: int, payload: bytes | str = b"", mask: bytes | None = MASK) -> 
         head = struct.pack("!BBQ", first, bit | 127, len(data))
     if mask is None:
         return head + data
-    masked = (
-        data.translate(None)
-        if mask == b"\0\0\0\0"
-        else bytes(byte ^ mask[i % 4] for i, byte in enumerate(data))
-    )
-    return head + mask + masked
+    mask_of_all = (mask * (len(data) // 4 + 1))[: len(data)]
+    masked = int.from_bytes(data, "big") ^ int.from_bytes(mask_of_all, "big")
+    return head + mask + masked.to_bytes(len(data), "big")
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
