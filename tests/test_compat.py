@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import re
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from gevent.pywsgi import WSGIServer
 import geventws
 from geventws.compat import install_as_geventwebsocket
 from geventws.compat.handler import WebSocketHandler
+from geventws.options import _MAY_BE_NONE
 from tests.support.client import (
     BINARY,
     PING,
@@ -40,7 +42,7 @@ NAMES = {
     ".protocols.wamp": "BaseProtocol WampProtocol export_rpc",
     ".resource": "BaseProtocol OrderedDict Resource WebSocketApplication WebSocketError",
     ".server": "WSGIServer WebSocketHandler WebSocketServer create_logger",
-    ".utf8validator": "Utf8Validator",
+    ".utf8validator": "UTF8_ACCEPT UTF8_REJECT Utf8Validator",
     ".utils": "get_version",
     ".websocket": "FrameTooLargeException Header MSG_ALREADY_CLOSED MSG_CLOSED MSG_SOCKET_DEAD"
     " ProtocolError Stream Utf8Validator WebSocket WebSocketError",
@@ -118,6 +120,31 @@ def test_a_module_has_all_the_names_of_gevent_websocket(module):
         exec(f"from geventwebsocket{module} import {name}", {})
         assert getattr(imported, name) is not None
     assert not hasattr(imported, "no_such_name")
+    assert imported.__file__.endswith(".py")
+
+
+def test_a_star_import_gives_the_five_public_names_and_hides_no_module():
+    names = {}
+    exec("from geventwebsocket import *", names)
+    public = {"Resource", "WebSocketApplication", "WebSocketError", "WebSocketServer"}
+    assert names.keys() - {"__builtins__"} == {*public, "get_version"}
+
+
+def test_a_name_that_is_replaced_in_a_module_is_replaced_for_geventws(start, monkeypatch):
+    import geventwebsocket.handler
+
+    class Client(geventwebsocket.handler.Client):
+        nickname = "nobody"
+
+    monkeypatch.setattr(geventwebsocket.handler, "Client", Client)
+    with RawClient(
+        start(
+            lambda environ, start_response: environ["wsgi.websocket"].send(
+                environ["wsgi.websocket"].handler.active_client.nickname
+            )
+        ).address
+    ).open() as client:
+        assert client.read_frame() == (TEXT, b"nobody")
 
 
 def test_the_version_is_the_one_it_takes_the_place_of():
@@ -126,6 +153,7 @@ def test_the_version_is_the_one_it_takes_the_place_of():
 
     assert geventwebsocket.VERSION == (0, 10, 1, "final", 0)
     assert geventwebsocket.get_version() == geventwebsocket.utils.get_version() == "0.10.1"
+    assert geventwebsocket.get_version((1, 2, 0, "beta", 3)) == "1.2b3"
 
 
 def test_the_exceptions_are_those_of_geventws():
@@ -329,11 +357,70 @@ def test_the_utf8_validator_tells_where_text_ends_to_be_utf8():
     assert validator.validate("aü".encode()[:2]) == (True, False, 2, 2)
     assert validator.validate("ü".encode()[1:]) == (True, True, 1, 3)
     assert validator.validate(b"x\xff") == (False, False, 1, 4)
+    assert validator.validate(b"ok") == (False, False, 0, 4)
     validator.reset()
     assert validator.validate(b"ok") == (True, True, 2, 2)
+    assert validator.validate(b"\xed\xa0") == (False, False, 1, 3)  # a surrogate
+    validator.reset()
+    assert validator.validate(b"\xc3(") == (False, False, 1, 1)
+
+
+def test_the_utf8_validator_decodes_one_octet_after_the_other():
+    from geventwebsocket.utf8validator import UTF8_ACCEPT, UTF8_REJECT, Utf8Validator
+
+    validator = Utf8Validator()
+    first, second = (validator.decode(octet) for octet in "ü".encode())
+    assert first not in {UTF8_ACCEPT, UTF8_REJECT}
+    assert (second, validator.codepoint) == (UTF8_ACCEPT, ord("ü"))
+    assert validator.decode(0xFF) == validator.decode(0x20) == UTF8_REJECT
+
+
+def test_the_private_methods_that_programs_use_exist(run):
+    def view(ws):
+        assert ws._encode_bytes("ü") == b"\xc3\xbc"
+        assert ws._encode_bytes(None) == b""
+        assert ws._decode_bytes(b"\xc3\xbc") == "ü"
+        assert ws._is_valid_close_code(4000)
+        assert not ws._is_valid_close_code(1005)
+        header, payload = ws.read_frame()
+        assert (header.fin, header.opcode, header.length) == (True, ws.OPCODE_TEXT, 2)
+        with pytest.raises(UnicodeDecodeError):
+            ws._decode_bytes(b"\xff")
+        return payload
+
+    client, result = run(view)
+    client.send(frame(TEXT, "hi"))
+    assert client.read_close() == (1007, "")
+    client.send(close_frame(1007))
+    assert result.get(timeout=SECONDS) == b"hi"
 
 
 # ----------------------------------------------------------------- applications
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_result_of_the_application_is_closed_also_if_it_fails(start, fails):
+    """Django returns connections to its database then."""
+    closed = Event()
+
+    class Result:
+        def __iter__(self):
+            yield b"dropped"
+            if fails:
+                raise ZeroDivisionError("the view's fault")
+
+        def close(self):
+            closed.set()
+
+    with RawClient(start(lambda environ, start_response: Result()).address).open() as client:
+        assert client.read_close()[0] == (1011 if fails else 1000)
+        assert closed.wait(SECONDS)
+
+
+def test_a_view_that_returns_none_ends_as_any_other(start, caplog):
+    with RawClient(start(lambda environ, start_response: None).address).open() as client:
+        assert client.read_close() == (1000, "")
+    assert not caplog.records
 
 
 def test_an_application_gets_open_messages_none_and_close(start):
@@ -532,6 +619,24 @@ def test_options_hold_for_all_handlers(start):
             assert client.read_close()[0] == 1009
     finally:
         del WebSocketHandler.allowed_origins, WebSocketHandler.max_message_size
+
+
+def test_the_lines_of_the_documentation_lift_all_limits(start):
+    text = (ROOT / "docs" / "migration.md").read_text()
+    lines = re.search(r"These lines lift them.*?```python\n(.*?)```", text, re.DOTALL)[1]
+    before = set(vars(WebSocketHandler))
+    exec(lines, {"install_as_geventwebsocket": install_as_geventwebsocket})
+    lifted = vars(WebSocketHandler).keys() - before
+    try:
+        options = start(lambda environ, start_response: []).options
+    finally:
+        for name in lifted:
+            delattr(WebSocketHandler, name)
+    assert options.allowed_origins == ("*",)
+    assert {name for name in lifted if getattr(options, name) is None} == (
+        # The 101 is sent at once, and gevent's servers have a stop_timeout, too.
+        _MAY_BE_NONE - {"accept_after", "stop_timeout"}
+    )
 
 
 def test_a_fault_of_the_application_closes_with_1011(run, caplog):

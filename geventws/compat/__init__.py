@@ -12,55 +12,45 @@ application runs, and a view cannot refuse the WebSocket.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import sys
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 from typing import Any
 
 from ..options import Options
+from . import (
+    exceptions,
+    gunicorn,
+    handler,
+    logs,
+    names,
+    protocols,
+    python,
+    resource,
+    server,
+    utf8validator,
+    websocket,
+)
 
 __all__ = ["install_as_geventwebsocket"]
 
-#: The modules of gevent-websocket, and the modules with their names here.
+#: The modules of gevent-websocket, and the modules of this package with their names.
 _MODULES = {
-    "": "geventws.compat.names",
-    "_compat": "geventws.compat.python",
-    "exceptions": "geventws.compat.exceptions",
-    "gunicorn": "geventws.compat.python",
-    "gunicorn.workers": "geventws.compat.workers",
-    "handler": "geventws.compat.handler",
-    "logging": "geventws.compat.logs",
-    "protocols": "geventws.compat.protocols",
-    "protocols.base": "geventws.compat.protocols",
-    "protocols.wamp": "geventws.compat.protocols",
-    "resource": "geventws.compat.resource",
-    "server": "geventws.compat.server",
-    "utf8validator": "geventws.compat.utf8validator",
-    "utils": "geventws.compat.names",
-    "websocket": "geventws.compat.websocket",
+    "geventwebsocket": names,
+    "geventwebsocket._compat": python,
+    "geventwebsocket.exceptions": exceptions,
+    "geventwebsocket.gunicorn": gunicorn,
+    "geventwebsocket.gunicorn.workers": gunicorn,
+    "geventwebsocket.handler": handler,
+    "geventwebsocket.logging": logs,
+    "geventwebsocket.protocols": protocols,
+    "geventwebsocket.protocols.base": protocols,
+    "geventwebsocket.protocols.wamp": protocols,
+    "geventwebsocket.resource": resource,
+    "geventwebsocket.server": server,
+    "geventwebsocket.utf8validator": utf8validator,
+    "geventwebsocket.utils": names,
+    "geventwebsocket.websocket": websocket,
 }
-_PACKAGES = {"", "gunicorn", "protocols"}
-
-
-class _Alias(ModuleType):
-    """A module with the names of another one, which is imported on first use."""
-
-    def __init__(self, name: str, target: str, is_package: bool) -> None:
-        super().__init__(name, "geventws instead of gevent-websocket")
-        self.__spec__ = ModuleSpec(name, None, is_package=is_package)
-        self.__package__ = name if is_package else name.rpartition(".")[0]
-        if is_package:
-            self.__path__: list[str] = []
-        self._geventws_target = target
-
-    def __getattr__(self, name: str) -> object:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        value = getattr(importlib.import_module(self._geventws_target), name)
-        setattr(self, name, value)
-        return value
 
 
 def install_as_geventwebsocket(*, replace_installed: bool = False, **options: Any) -> None:
@@ -74,11 +64,9 @@ def install_as_geventwebsocket(*, replace_installed: bool = False, **options: An
     :raises TypeError: for an unknown option, or an option of the wrong type.
     :raises ValueError: for an option out of range.
     """
-    from .handler import WebSocketHandler  # noqa: PLC0415 - imports gevent's server only if needed
-
     loaded = sys.modules.get("geventwebsocket")
     if (
-        not isinstance(loaded, _Alias)
+        loaded is not names
         and not replace_installed
         and (loaded is not None or importlib.util.find_spec("geventwebsocket") is not None)
     ):
@@ -88,13 +76,9 @@ def install_as_geventwebsocket(*, replace_installed: bool = False, **options: An
         )
     Options(**options)  # raises an exception for an invalid option
     for name, value in options.items():
-        setattr(WebSocketHandler, name, value)
-    modules = {
-        name: _Alias(f"geventwebsocket.{name}".rstrip("."), target, name in _PACKAGES)
-        for name, target in _MODULES.items()
-    }
-    for name, module in modules.items():
-        sys.modules[module.__name__] = module
-        if name:
-            parent, _, child = name.rpartition(".")
-            setattr(modules[parent], child, module)
+        setattr(handler.WebSocketHandler, name, value)
+    sys.modules.update(_MODULES)
+    for name, module in _MODULES.items():
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(_MODULES[parent], child, module)

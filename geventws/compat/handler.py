@@ -9,7 +9,7 @@ from typing import Any
 from gevent.pywsgi import WSGIHandler
 
 from ..server import handler as _handler
-from ..server.exchange import WEBSOCKET, WEBSOCKET_VERSION
+from ..server.exchange import WEBSOCKET, WEBSOCKET_VERSION, close_result
 from ..server.websocket import WebSocket as _WebSocket
 from ..typing import Application, Environ, ExcInfo, Headers, StartResponse
 from .logs import create_logger
@@ -111,7 +111,13 @@ class WebSocketHandler(_handler.WebSocketHandler):
         self._key = self.client_address or ("unix", id(self))
         clients[self._key] = Client(self.client_address, self.websocket)
         try:
-            list(self.application(self.environ, lambda status, headers, exc_info=None: []))
+            result = self.application(self.environ, lambda status, headers, exc_info=None: [])
+            try:
+                # Views for gevent-websocket, also in its documentation, return None.
+                for _ in result or ():
+                    pass
+            finally:
+                close_result(result)
         finally:
             del clients[self._key]
 

@@ -6,18 +6,16 @@ from .exceptions import WebSocketError
 from .resource import Resource, WebSocketApplication
 from .server import WebSocketServer
 
-__all__ = [
-    "VERSION",
-    "Resource",
-    "WebSocketApplication",
-    "WebSocketError",
-    "WebSocketServer",
-    "get_version",
-]
+__all__ = ["Resource", "WebSocketApplication", "WebSocketError", "WebSocketServer", "get_version"]
 
-VERSION = (0, 10, 1, "final", 0)
+_Version = tuple[int, int, int, str, int]
+
+VERSION: _Version = (0, 10, 1, "final", 0)
+_SUFFIXES = {"alpha": "a", "beta": "b", "rc": "c"}
 
 
-def get_version() -> str:
-    """Return the version of gevent-websocket that this package replaces."""
-    return ".".join(map(str, VERSION[:3]))
+def get_version(version: _Version = VERSION) -> str:
+    """Return a version as text; by default of the gevent-websocket that this package replaces."""
+    numbers = version[:3] if version[2] else version[:2]
+    text = ".".join(map(str, numbers))
+    return text if version[3] == "final" else f"{text}{_SUFFIXES[version[3]]}{version[4]}"

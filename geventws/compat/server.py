@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
+from logging import Logger
 from typing import Any
 
 from gevent.pywsgi import WSGIServer
@@ -36,5 +38,9 @@ class WebSocketServer(_server.WebSocketServer):
         self.pre_start_hook = pre_start_hook
         #: The connected clients, by their addresses.
         self.clients: dict[object, Client] = {}
-        self.logger = create_logger(__name__, debug, self.debug_log_format)
         super().__init__(*args, **kwargs)
+
+    @cached_property
+    def logger(self) -> Logger:
+        """The logger of the server; it is created on first use."""
+        return create_logger(__name__, self.debug, self.debug_log_format)

@@ -170,17 +170,17 @@ class WebSocket:
             raise self._socket_dead(MSG_ALREADY_CLOSED)
         try:
             if opcode == self.OPCODE_TEXT:
-                ws.send(_encode(message), binary=False)
+                ws.send(self._encode_bytes(message), binary=False)
             elif opcode == self.OPCODE_BINARY:
                 ws.send(
-                    _encode(message)
+                    self._encode_bytes(message)
                     if isinstance(message, str) or ws._is_ending
                     else bytes(message)
                 )
             elif opcode == self.OPCODE_PING:
-                ws.ping(_encode(message))
+                ws.ping(self._encode_bytes(message))
             elif opcode == self.OPCODE_PONG:
-                ws._send_frames(encode_frame(Opcode.PONG, _encode(message)))
+                ws._send_frames(encode_frame(Opcode.PONG, self._encode_bytes(message)))
             elif opcode == self.OPCODE_CLOSE:
                 self.close(message=message)
             else:
@@ -195,7 +195,8 @@ class WebSocket:
             return
         if not may_be_sent(code):
             code = CloseCode.NORMAL_CLOSURE
-        self._ws._start_close(code, _encode(message)[:MAX_REASON].decode(errors="ignore"))
+        reason = self._encode_bytes(message)[:MAX_REASON].decode(errors="ignore")
+        self._ws._start_close(code, reason)
         self._end()
 
     def handle_close(self, header: Header, payload: bytes) -> None:
@@ -210,6 +211,18 @@ class WebSocket:
     def handle_pong(self, header: Header, payload: bytes) -> None:
         """Handle a Pong frame: do nothing. geventws does not call this method."""
 
+    def read_frame(self) -> tuple[Header, bytes]:
+        """Return the next message as one frame; see :meth:`receive`.
+
+        :raises WebSocketError: at the end of the connection.
+        """
+        message = self.receive()
+        if message is None:
+            raise self._socket_dead(MSG_CLOSED)
+        opcode = self.OPCODE_TEXT if isinstance(message, str) else self.OPCODE_BINARY
+        payload = self._encode_bytes(message)
+        return Header(True, opcode, length=len(payload)), payload
+
     def validate_utf8(self, payload: bytes) -> None:
         """Validate the next bytes of a text. geventws does not call this method.
 
@@ -218,6 +231,24 @@ class WebSocket:
         self.utf8validate_last = self.utf8validator.validate(payload)
         if not self.utf8validate_last[0]:
             raise UnicodeError(f"invalid UTF-8 at octet {self.utf8validate_last[3]}")
+
+    @staticmethod
+    def _encode_bytes(text: object) -> bytes:
+        if isinstance(text, (bytes, bytearray, memoryview)):
+            return bytes(text)
+        return encode_text(text if isinstance(text, str) else str(text or ""))
+
+    def _decode_bytes(self, bytestring: bytes) -> str:
+        """Return a text; close the connection with 1007 if it is not UTF-8."""
+        try:
+            return str(bytestring or b"", "utf-8")
+        except UnicodeDecodeError:
+            self.close(CloseCode.INVALID_PAYLOAD)
+            raise
+
+    @staticmethod
+    def _is_valid_close_code(code: int) -> bool:
+        return may_be_sent(code)
 
     def _end(self) -> None:
         self._is_closed = True
@@ -233,12 +264,6 @@ class _NoApp:
 
     def on_close(self, *args: Any) -> None:
         pass
-
-
-def _encode(text: object) -> bytes:
-    if isinstance(text, (bytes, bytearray, memoryview)):
-        return bytes(text)
-    return encode_text(text if isinstance(text, str) else str(text or ""))
 
 
 class Stream:

@@ -123,7 +123,7 @@ class _Exchange:
             try:
                 body = self.read(result)
             except BaseException:
-                _close(result)
+                close_result(result)
                 raise
         except ConnectionClosed:
             if self.may_respond():
@@ -204,7 +204,7 @@ class _Exchange:
             return _Body(first, chunks, result)
         for _ in chunks:
             pass
-        _close(result)
+        close_result(result)
         return None
 
     def finish(self) -> None:
@@ -253,10 +253,11 @@ class _Body:
         yield from self._rest
 
     def close(self) -> None:
-        _close(self._result)
+        close_result(self._result)
 
 
-def _close(result: Iterable[bytes]) -> None:
+def close_result(result: object) -> None:
+    """Close the result of an application (PEP 3333)."""
     if hasattr(result, "close"):
         result.close()
 
