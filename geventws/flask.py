@@ -184,7 +184,29 @@ class Sock(Sockets):
     The views get a :class:`SockWebSocket`, with the interface of simple-websocket. Of
     ``app.config["SOCK_SERVER_OPTIONS"]``, the options ``ping_interval``, ``max_message_size`` and
     ``subprotocols`` are used.
+
+    :ivar app: the application, or ``None`` before :meth:`init_app`.
+    :ivar bp: the blueprint of the views that were defined before :meth:`init_app`, or ``None``.
     """
+
+    def __init__(self, app: Flask | None = None) -> None:
+        self.app: Flask | None = None
+        self.bp: Blueprint | None = None
+        super().__init__(app)
+
+    def init_app(self, app: Flask) -> None:
+        super().init_app(app)
+        if self.bp is not None:
+            app.register_blueprint(self.bp)
+        self.app = app
+
+    def route(  # type: ignore[override] # flask-sock's name for the rule
+        self, path: str, bp: Blueprint | None = None, **options: Any
+    ) -> Callable[[View], View]:
+        if bp is None and self.app is None:
+            # url_for() has flask-sock's name, too: "__flask_sock.echo".
+            bp = self.bp = self.bp or Blueprint("__flask_sock", __name__)
+        return super().route(path, bp, **options)
 
     def _adapt(self, ws: WebSocket) -> SockWebSocket:
         return SockWebSocket(ws)

@@ -498,6 +498,32 @@ def test_flask_socks_views_end_by_connection_closed(app, serve):
     assert ended.get(timeout=SECONDS) == (4001, "/echo")
 
 
+def test_flask_socks_app_and_bp_are_set_as_flask_sock_sets_them(app, serve):
+    sock = Sock()
+    assert (sock.app, sock.bp) == (None, None)
+    blueprint = flask.Blueprint("rooms", __name__)
+    sock.route("/echo", bp=blueprint)(echo)
+    assert (sock.app, sock.bp) == (None, None)
+    sock.route(path="/early")(echo)
+    assert sock.bp is not None
+    sock.init_app(app)
+    assert sock.app is app
+    app.register_blueprint(blueprint, url_prefix="/rooms")
+    sock.route("/late", endpoint="late")(echo)
+    server = serve(app)
+    for path in ("/early", "/late", "/rooms/echo"):
+        assert_echoes(server.client().open(path))
+    with app.test_request_context():
+        assert flask.url_for("__flask_sock.echo") == "ws://localhost/early"
+
+
+def test_flask_sock_needs_no_blueprint_for_the_views_of_its_application(app, serve):
+    sock = Sock(app)
+    sock.route("/echo")(echo)
+    assert (sock.app, sock.bp) == (app, None)
+    assert_echoes(serve(app).client().open("/echo"))
+
+
 def test_flask_socks_receive_returns_none_when_its_time_is_up(app, serve):
     @Sock(app).route("/patient")
     def patient(ws):
