@@ -1,6 +1,7 @@
-"""``python -m tests.support.gevents_own WAY MODULE``: run gevent's tests of its servers with ours.
+"""``python -m tests.support.gevents_own WAY``: run gevent's tests of its WSGI server with ours.
 
-Prints, as JSON, how many tests have run, and of each that did not pass its name and why.
+Prints, as JSON, how many tests of each module have run, and of each that did not pass its name and
+why.
 """
 
 import importlib.util
@@ -13,6 +14,11 @@ import unittest
 from gevent import pywsgi
 
 import geventws
+from geventws.compat.handler import WebSocketHandler as OldHandler
+from geventws.compat.server import WebSocketServer as OldServer
+
+#: The first one has the tests of ``test__server``, too; the second one calls ``monkey.patch_all()``.
+MODULES = ["test__server_pywsgi", "test__pywsgi"]
 
 
 class Wrapped(pywsgi.WSGIServer):
@@ -24,16 +30,27 @@ class Wrapped(pywsgi.WSGIServer):
             self.application = geventws.WebSocketMiddleware(self.application)
 
 
+SERVERS = {
+    "gevent": pywsgi.WSGIServer,
+    "handler": pywsgi.WSGIServer,
+    "middleware": Wrapped,
+    "server": geventws.WebSocketServer,
+    "compat": OldServer,
+}
+HANDLERS = {
+    "handler": geventws.WebSocketHandler,
+    "server": geventws.WebSocketHandler,
+    "compat": OldHandler,
+}
+
+
 def install(way: str) -> None:
     """Put our classes in the place of gevent's, whose tests look them up in the module."""
-    if way == "handler":
-        pywsgi.WSGIServer.handler_class = geventws.WebSocketHandler
-    if way in {"handler", "server"}:
-        pywsgi.WSGIHandler = geventws.WebSocketHandler
-    if way == "server":
-        pywsgi.WSGIServer = geventws.WebSocketServer
-    if way == "middleware":
-        pywsgi.WSGIServer = Wrapped
+    handler = HANDLERS.get(way)
+    if handler is not None:
+        handler.stop_timeout = pywsgi.WSGIServer.stop_timeout  # the tests wait for it
+        pywsgi.WSGIServer.handler_class = pywsgi.WSGIHandler = handler
+    pywsgi.WSGIServer = SERVERS[way]
 
 
 def load(module: str):
@@ -53,15 +70,15 @@ def load(module: str):
 
 
 def run(module: str) -> tuple[int, dict[str, str]]:
-    """Run a module of ``gevent.tests``; returns how many tests there were, and what failed."""
+    """Run a module of ``gevent.tests``; returns how many tests have run, and what failed."""
     tests = unittest.defaultTestLoader.loadTestsFromModule(load(module))
     result = unittest.TextTestRunner(io.StringIO(), verbosity=0).run(tests)
     failed = [*result.failures, *result.errors]
-    names = {test.id().removeprefix(f"gevent.tests.{module}."): why for test, why in failed}
-    return result.testsRun, names
+    names = {test.id().removeprefix("gevent.tests."): why for test, why in failed}
+    return result.testsRun - len(result.skipped), names
 
 
 if __name__ == "__main__":
     out, sys.stdout = sys.stdout, sys.stderr
     install(sys.argv[1])
-    json.dump(run(sys.argv[2]), out)
+    json.dump([run(module) for module in MODULES], out)
