@@ -98,19 +98,24 @@ class WebSocketHandler(HTTPHandler):
 
     def get_environ(self) -> Environ:
         request = self._request
-        if request is None:
-            return super().get_environ()
+        environ = super().get_environ() if request is None else self._environ_of(request)
+        has_body = self.content_length or "HTTP_TRANSFER_ENCODING" in environ
+        if not has_body and handshake.is_websocket_request(environ):
+            environ["wsgi.input"] = _EmptyInput(self.socket)
+        return environ
+
+    def _environ_of(self, request: Request) -> Environ:
+        """Return the environ that the inherited ``get_environ()`` returns for the same request."""
         environ: Environ = self.server.get_environ()
         if isinstance(self.client_address, tuple):
             environ["REMOTE_ADDR"] = str(self.client_address[0])
             environ["REMOTE_PORT"] = str(self.client_address[1])
         environ["SCRIPT_NAME"] = ""
-        environ["wsgi.input"] = _EmptyInput(self.socket)
+        environ["wsgi.input"] = self.wsgi_input = _EMPTY_BODY
         environ["wsgi.input_terminated"] = True
         environ.update(request.variables)
         self.requestline, self.path = request.line, request.target
         self.command, self.request_version = "GET", "HTTP/1.1"
-        self.wsgi_input = _EMPTY_BODY
         self._request = None
         return environ
 

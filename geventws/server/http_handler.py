@@ -15,7 +15,6 @@ from ..connection.logs import name_of_peer, peers, printable
 from ..connection.tcp import reset_at_close, unacknowledged
 from ..options import Options
 from ..protocol.headers import has_token
-from ..protocol.server_handshake import is_websocket_request
 from ..typing import Environ, ExcInfo, Headers
 from .adapters import discard_queued
 from .configuration import combine_options
@@ -23,7 +22,7 @@ from .request_body import Body, BodyError
 from .request_head import BadRequest, check_fields, parse_header_line, parse_request_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from io import BufferedIOBase
     from types import TracebackType
 
@@ -201,13 +200,27 @@ class HTTPHandler(WSGIHandler):
         check_fields(fields, self.request_version)  # type: ignore[arg-type]
         return message
 
+    def _headers(self) -> Iterator[tuple[str, str]]:
+        """Return the CGI variables of the headers. Called by gevent's handler.
+
+        gevent's method also strips characters that are not whitespace in HTTP (RFC 9110 section
+        5.6.3), such as the no-break space.
+        """
+        for name, value in self.headers.items():
+            variable = name.upper().replace("-", "_")
+            # A header with an underscore would get the variable of another header (X_Y and X-Y).
+            if "_" not in name and variable not in {"CONTENT_TYPE", "CONTENT_LENGTH"}:
+                yield f"HTTP_{variable}", value
+
     # ------------------------------------------------------------------ the body
 
     def get_environ(self) -> Environ:
         environ: Environ = super().get_environ()
         chunked = "HTTP_TRANSFER_ENCODING" in environ
         expects = "HTTP_EXPECT" in environ and self.request_version != "HTTP/1.0"  # 9110 10.1.1
-        body = self.wsgi_input = Body(
+        # For Connection: upgrade, gevent sets the file of the connection. Some nginx configurations
+        # always send this header, and reading would consume the next request.
+        environ["wsgi.input"] = self.wsgi_input = Body(
             self.rfile,
             self.socket,
             self.content_length or 0,
@@ -215,12 +228,7 @@ class HTTPHandler(WSGIHandler):
             self.options.body_timeout,
             expects,
         )
-        has_body = chunked or self.content_length
-        if has_body or not is_websocket_request(environ):
-            # For Connection: upgrade, gevent sets the file of the connection. Some nginx
-            # configurations always send this header, and reading would consume the next request.
-            environ["wsgi.input"] = body
-            environ["wsgi.input_terminated"] = True
+        environ["wsgi.input_terminated"] = True
         return environ
 
     # -------------------------------------------------------------- the response

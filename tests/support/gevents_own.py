@@ -17,7 +17,7 @@ import geventws
 from geventws.compat.handler import WebSocketHandler as OldHandler
 from geventws.compat.server import WebSocketServer as OldServer
 
-#: The first one has the tests of ``test__server``, too; the second one calls ``monkey.patch_all()``.
+#: The first one has the tests of ``test__server``, too. The second one calls ``patch_all()``.
 MODULES = ["test__server_pywsgi", "test__pywsgi"]
 
 
