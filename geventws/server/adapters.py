@@ -7,6 +7,7 @@ the request are never parsed as HTTP.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable
 from io import BufferedReader
 from typing import Any
@@ -62,6 +63,18 @@ class Adapter:
             return True
         sent = bytes_sent(self.sock)
         return sent is not None and sent != self._sent_before
+
+    def shut_down_output(self) -> None:
+        """Signal the end to the client, after the application itself has used the connection.
+
+        simple-websocket keeps a duplicate of the descriptor open until the client disconnects. But
+        clients wait for the server (RFC 6455 section 7.1.1).
+        """
+        try:
+            # The underlying socket: the method of gevent's SSLSocket would disable TLS.
+            self.sock._sock.shutdown(socket.SHUT_WR)  # type: ignore[attr-defined]
+        except OSError:
+            pass  # the client has already disconnected
 
     def disable_reader(self) -> bytes:
         """Put the server's reader at the end of input permanently.

@@ -59,6 +59,8 @@ def serve(
         return []  # the view was killed; gunicorn logs only requests whose application returns
     finally:
         ws._view = None
+        if ws._is_used_by_application:
+            ws._adapter.shut_down_output()
         # The environ and the WebSocket refer to each other. Without this, their memory is only
         # released by the garbage collector.
         environ.pop(WEBSOCKET, None)
@@ -210,6 +212,8 @@ class _Exchange:
     def finish(self) -> None:
         """Close the WebSocket after the end of the view."""
         ws = self.ws
+        if not self.status and ws._is_used_by_application:
+            return  # another library has sent its own 101 and its own Close frame
         code, reason = self.close_arguments()
         if ws._is_detached:
             if code is not CloseCode.NORMAL_CLOSURE:

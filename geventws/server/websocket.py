@@ -416,6 +416,15 @@ class WebSocket(Connection):
         return is_closed and not self.accepted and not self._refusal
 
     @property
+    def _is_used_by_application(self) -> bool:
+        """Whether another library has taken the socket from the environ, and sent its own 101."""
+        return (
+            self._endpoint.state is _PENDING
+            and not self._accepting
+            and self._adapter.is_used_by_application()
+        )
+
+    @property
     def _was_accepted_late(self) -> bool:
         """Whether the ``101`` was sent because of ``accept_after``."""
         return self._accepted_late is not False
@@ -438,8 +447,8 @@ class WebSocket(Connection):
     def _accept_late(self) -> None:
         if self._endpoint.state is not _PENDING or self._accepting:
             return
-        if self._adapter.is_used_by_application():
-            return  # another library has sent its own 101
+        if self._is_used_by_application:
+            return
         self._warn(
             "The view of %s has neither accepted nor refused its WebSocket for %g seconds"
             " (accept_after). It is accepted automatically. Call ws.accept() earlier in the view,"
