@@ -10,12 +10,12 @@ import pytest
 
 from tests.support.client import request
 from tests.support.npm import NODE
-from tests.support.servers import ROOT, Process, serving
+from tests.support.servers import READY, ROOT, Process, serving
 from tests.support.tools import need
 
 SITE = "tests.support.socketio_site"
 GUNICORN = "-m gunicorn -b 127.0.0.1:0 --access-logfile - --graceful-timeout 5 -k"
-SERVERS = "-m tests.support.socketio_servers PORT"
+SERVERS = "-m tests.support.socketio_servers"
 #: Only socketio.run calls install().
 WAYS = {
     "server": f"{SERVERS} server",
@@ -39,6 +39,14 @@ def site(request, tmp_path_factory) -> Iterator[Process]:
         yield process
     assert "Traceback" not in process.output
     assert "invalid" not in process.output.lower()
+
+
+#: Both libraries on all servers, with the pairs that the other tests leave out.
+UNCHANGED = {
+    "server, handler, middleware": f"{SERVERS} all",
+    "cli": "-m geventws tests.support.socketio_apps:flask_app --bind 127.0.0.1:0",
+    "gunicorn-worker": f"{GUNICORN} geventws.Worker tests.support.socketio_apps:plain_app",
+}
 
 
 @pytest.fixture
@@ -74,6 +82,27 @@ def test_websocket_only(javascript, site):
     site.wait_for("somebody has left: client disconnect")
     if site.way != "middleware":  # gevent logs what it has seen itself
         site.wait_for(r"transport=websocket HTTP/1.1\" 101 ")
+
+
+@pytest.mark.parametrize("way", UNCHANGED)
+def test_both_libraries_run_unchanged_beside_an_installed_gevent_websocket(
+    way, node_modules, gevent_websocket, tmp_path
+):
+    node = need("node", "apt-get install nodejs")
+    ready = "ready" if "," in way else READY
+    log = tmp_path / "log"
+    with serving(UNCHANGED[way].split(), log, ready=ready, PYTHONPATH=gevent_websocket) as process:
+        clients = [
+            subprocess.Popen(
+                [node, NODE / "socketio_client.cjs", "upgrade", f"http://127.0.0.1:{port}"],
+                stdout=subprocess.PIPE,
+            )
+            for port, _ in re.findall(READY, process.output)
+        ]
+        for client in clients:
+            out, _ = client.communicate(timeout=30)
+            assert json.loads(out) == TOLD, process.output
+        assert "Traceback" not in process.output
 
 
 def test_upgrade_from_polling(javascript, site):

@@ -1,4 +1,4 @@
-"""Packages from PyPI that want gevent-websocket, which must not be installed."""
+"""gevent-websocket from PyPI, and packages that want it; they are not installed for other tests."""
 
 import subprocess
 import sys
@@ -9,40 +9,50 @@ import pytest
 from tests.support.tools import INSTALL_SECONDS, exclusive, missing
 
 OLD = Path(__file__).parent / "old"
-PACKAGES = OLD / ".packages"  # pytest looks for no tests in it
 
 
 @pytest.fixture(scope="session")
 def old_packages() -> str:
-    """The directory of what tests/support/old/requirements.txt asks for."""
+    """The directory of packages that want gevent-websocket, without gevent-websocket."""
+    return install("requirements")
+
+
+@pytest.fixture(scope="session")
+def gevent_websocket() -> str:
+    """The directory of gevent-websocket itself."""
+    return install("gevent_websocket")
+
+
+def install(name: str) -> str:
+    """Run ``pip install`` for a file of requirements, unless it has not changed since."""
+    requirements = OLD / f"{name}.txt"
+    packages = OLD / ".packages" / name  # pytest looks for no tests in it
+    stamp = packages / "installed.txt"
     with exclusive("old-packages"):
-        install()
-    return str(PACKAGES)
+        if not stamp.exists() or stamp.read_text() != requirements.read_text():
+            download(requirements, packages)
+            stamp.write_text(requirements.read_text())
+        return str(packages)
 
 
-def install() -> None:
-    """Run ``pip install``, unless the requirements are those of the last time."""
-    requirements = OLD / "requirements.txt"
-    stamp = PACKAGES / "installed.txt"
-    if not stamp.exists() or stamp.read_text() != requirements.read_text():
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-deps",
-            "--upgrade",
-            "--target",
-            PACKAGES,
-            "--requirement",
-            requirements,
-        ]
-        try:
-            subprocess.run(command, check=True, capture_output=True, timeout=INSTALL_SECONDS)
-        except subprocess.TimeoutExpired:
-            missing("pip install takes too long")
-        except subprocess.CalledProcessError as problem:
-            missing(f"pip install failed: {problem.stderr.decode(errors='replace')}")
-        stamp.write_text(requirements.read_text())
+def download(requirements: Path, packages: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--upgrade",
+        "--target",
+        packages,
+        "--requirement",
+        requirements,
+    ]
+    try:
+        subprocess.run(command, check=True, capture_output=True, timeout=INSTALL_SECONDS)
+    except subprocess.TimeoutExpired:
+        missing("pip install takes too long")
+    except subprocess.CalledProcessError as problem:
+        missing(f"pip install failed: {problem.stderr.decode(errors='replace')}")

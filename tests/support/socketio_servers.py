@@ -1,32 +1,46 @@
-"""A Socket.IO application on the servers of geventws, which does not call ``install()``.
+"""The applications of Socket.IO on the servers of geventws, without a call of ``install()``.
 
-``python -m tests.support.socketio_servers PORT HOW``; nothing is hidden: python-engineio finds
-simple-websocket, or what has the name of gevent-websocket.
+``python -m tests.support.socketio_servers HOW``, or ``all`` for both applications on three servers.
+Nothing is hidden: python-engineio finds simple-websocket, or what has the name of gevent-websocket.
 """
 
 import sys
 
-import socketio
 from gevent.pywsgi import WSGIServer
 
 from geventws import WebSocketHandler, WebSocketMiddleware, WebSocketServer
-from tests.support.socketio_events import make_server
+from tests.support.socketio_apps import flask_app, plain_app
 
-app = socketio.WSGIApp(make_server(max_http_buffer_size=4 << 20))
+ADDRESS = ("127.0.0.1", 0)
+
+
+def compat_server(app):
+    from geventws.compat import install_as_geventwebsocket
+
+    install_as_geventwebsocket()
+    from geventwebsocket.handler import WebSocketHandler
+
+    return WSGIServer(ADDRESS, app, handler_class=WebSocketHandler)
+
+
+SERVERS = {
+    "server": lambda app: WebSocketServer(ADDRESS, app),
+    "handler": lambda app: WSGIServer(ADDRESS, app, handler_class=WebSocketHandler),
+    "middleware": lambda app: WSGIServer(ADDRESS, WebSocketMiddleware(app)),
+    "compat": compat_server,
+}
 
 if __name__ == "__main__":
-    address, how = ("127.0.0.1", int(sys.argv[1])), sys.argv[2]
-    print(f"http://127.0.0.1:{address[1]}", file=sys.stderr, flush=True)
-    if how == "server":
-        WebSocketServer(address, app).serve_forever()
-    elif how == "handler":
-        WSGIServer(address, app, handler_class=WebSocketHandler).serve_forever()
-    elif how == "middleware":
-        WSGIServer(address, WebSocketMiddleware(app)).serve_forever()
-    else:
-        import geventws.compat
-
-        geventws.compat.install_as_geventwebsocket()
-        from geventwebsocket.handler import WebSocketHandler as OldHandler
-
-        WSGIServer(address, app, handler_class=OldHandler).serve_forever()
+    pairs = [(sys.argv[1], plain_app)]
+    if sys.argv[1] == "all":
+        pairs = [
+            (how, app)
+            for how in ("server", "handler", "middleware")
+            for app in (plain_app, flask_app)
+        ]
+    for how, app in pairs:
+        server = SERVERS[how](app)
+        server.start()
+        print(f"http://127.0.0.1:{server.server_port}", file=sys.stderr)
+    print("ready", file=sys.stderr, flush=True)
+    server.serve_forever()

@@ -1,4 +1,4 @@
-"""The same Socket.IO events with python-socketio and with Flask-SocketIO."""
+"""The applications of Socket.IO, without the libraries for WebSockets that Engine.IO asks for."""
 
 import sys
 
@@ -11,59 +11,7 @@ if __name__ == "__main__":
 
     geventws.engineio.install()
 
-import flask  # noqa: E402
-import flask_socketio  # noqa: E402
-import socketio  # noqa: E402
-
-from tests.support.socketio_events import make_server  # noqa: E402
-
-MEBIBYTES = 4 << 20  # more than the default max_message_size of geventws
-
-server = make_server(max_http_buffer_size=MEBIBYTES)
-plain_app = socketio.WSGIApp(server)
-
-flask_app = flask.Flask(__name__)
-flask_socketio_ = flask_socketio.SocketIO(
-    flask_app, async_mode="gevent", max_http_buffer_size=MEBIBYTES
-)
-on = flask_socketio_.on
-
-
-@flask_app.route("/page")
-def page():
-    return "a page"
-
-
-@on("add")
-def flask_add(a, b):
-    return a + b
-
-
-@on("reverse")
-def flask_reverse(data):
-    return data[::-1]
-
-
-@on("join")
-def flask_join(room):
-    flask_socketio.join_room(room)
-    return True
-
-
-@on("say")
-def flask_say(room, text):
-    flask_socketio.emit("said", text, to=room)
-
-
-@on("drop")
-def flask_drop():
-    flask_socketio.disconnect()
-
-
-@on("disconnect")
-def flask_disconnect(reason):
-    print("somebody has left:", reason, file=sys.stderr, flush=True)
-
+from tests.support.socketio_apps import flask_app, flask_socketio_, plain_app  # noqa: E402, F401
 
 if __name__ == "__main__":
     port = int(sys.argv[1])
