@@ -8,7 +8,7 @@ from gevent.event import AsyncResult
 
 from geventws import Broadcast, connect, testing
 from geventws.client.proxies import parse_proxy
-from geventws.compat.websocket import _encode
+from geventws.compat.websocket import WebSocket as OldWebSocket
 from geventws.protocol.urls import parse_url
 from tests.support.apps import echo
 from tests.support.client import BINARY, PING, PONG, TEXT, frame
@@ -269,7 +269,7 @@ def test_a_cookie_of_a_test_that_cannot_be_sent():
 
 def test_the_old_names_refuse_it_too():
     with pytest.raises(ValueError, match="lone surrogate"):
-        _encode(LONE)
+        OldWebSocket._encode_bytes(LONE)
 
 
 # -------------------------------------------------------------------------- broadcast
