@@ -18,6 +18,7 @@ from gevent.socket import socket as gevent_socket
 
 from ..connection.tcp import bytes_sent
 from ..typing import Environ, ExcInfo, Headers, StartResponse, Write
+from .request_body import EmptyInput
 
 SWITCHING = "101 Switching Protocols"
 #: The maximum number of bytes that are read and discarded when a request is refused.
@@ -40,10 +41,12 @@ class Adapter:
     and in the TLS layer could still be read.
     """
 
-    __slots__ = ("_early", "_sent_before", "_start_response", "sock")
+    __slots__ = ("_early", "_sent_before", "_start_response", "lent", "sock")
 
     def __init__(self, sock: gevent_socket, start_response: StartResponse) -> None:
         self.sock = sock
+        #: The object in the environ from which the application may take the socket.
+        self.lent: object = None
         self._start_response = start_response
         self._early = self.disable_reader()
         self._sent_before = self.bytes_sent_before()
@@ -56,13 +59,16 @@ class Adapter:
         """Return whether the application itself has sent bytes on the connection.
 
         Libraries such as simple-websocket take the socket from the environ, and send their own
-        ``101``. Where the system does not count bytes, a read in progress is the only sign.
+        ``101``. Where the system does not count bytes, such as for unix sockets, it is enough that
+        they have taken the socket.
         """
         watcher: Any = getattr(self.sock, "_read_event", None)  # Any: private in gevent
         if watcher is not None and watcher.active:
             return True
         sent = bytes_sent(self.sock)
-        return sent is not None and sent != self._sent_before
+        if sent is None:
+            return getattr(self.lent, "is_taken", False)
+        return sent != self._sent_before
 
     def shut_down_output(self) -> None:
         """Signal the end to the client, after the application itself has used the connection.
@@ -216,6 +222,18 @@ def _force_close(start_response: StartResponse) -> None:
         response.force_close()
 
 
+class LentSocket:
+    """A socket in the environ, with a note whether the application has used it."""
+
+    def __init__(self, sock: gevent_socket) -> None:
+        self._sock = sock
+        self.is_taken = False
+
+    def __getattr__(self, name: str) -> Any:  # the type of the socket's attribute
+        self.is_taken = True
+        return getattr(self._sock, name)
+
+
 def _read_into_nothing(buffer: object) -> int:
     """Signal the end of input; the ``readinto()`` of a raw file."""
     return 0
@@ -307,9 +325,12 @@ def _input_of(environ: Environ) -> Any:  # Any: the object of a server, or of mi
 def _find_gunicorn(environ: Environ, start_response: StartResponse) -> Adapter | None:
     sock = environ.get("gunicorn.socket")
     unreader = _find_unreader(_input_of(environ), start_response)
-    if isinstance(sock, gevent_socket) and unreader is not None:
-        return GunicornAdapter(sock, unreader, start_response)
-    return None
+    if not isinstance(sock, gevent_socket) or unreader is None:
+        return None
+    adapter = GunicornAdapter(sock, unreader, start_response)
+    if adapter._sent_before is None:
+        environ["gunicorn.socket"] = adapter.lent = LentSocket(sock)
+    return adapter
 
 
 def _find_pywsgi(environ: Environ, start_response: StartResponse) -> Adapter | None:
@@ -318,9 +339,11 @@ def _find_pywsgi(environ: Environ, start_response: StartResponse) -> Adapter | N
         body = pywsgi_input(start_response)  # a middleware has replaced wsgi.input
     rfile = getattr(body, "rfile", body)  # the file of the connection is in pywsgi's Input
     sock = getattr(getattr(rfile, "raw", None), "_sock", None)
-    if isinstance(sock, gevent_socket):
-        return PywsgiAdapter(sock, rfile, start_response)
-    return None
+    if not isinstance(sock, gevent_socket):
+        return None
+    adapter = PywsgiAdapter(sock, rfile, start_response)
+    environ["wsgi.input"] = adapter.lent = EmptyInput(sock)
+    return adapter
 
 
 def _find_unreader(body: object, start_response: StartResponse) -> object:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
-from io import BufferedReader, BytesIO
 from typing import TYPE_CHECKING, Any, Literal
 
 from gevent.ssl import SSLSocket
@@ -18,16 +17,16 @@ from .exchange import serve, serve_plain
 from .fast_path import Request, parse_request
 from .http_handler import HTTPHandler
 from .registry import OpenWebSockets
-from .request_body import Body
+from .request_body import EMPTY_BODY, EmptyInput
 
 if TYPE_CHECKING:
+    from io import BufferedReader
+
     from gevent.pywsgi import WSGIServer
 
 #: Bytes that are peeked. A longer request is read by gevent's handler.
 _PEEK = 8 << 10
 _SWITCHING = SWITCHING.encode()
-#: The body of a WebSocket request, which is always empty.
-_EMPTY_BODY = Body(BufferedReader(BytesIO()))
 
 
 class WebSocketHandler(HTTPHandler):
@@ -101,7 +100,7 @@ class WebSocketHandler(HTTPHandler):
         environ = super().get_environ() if request is None else self._environ_of(request)
         has_body = self.content_length or "HTTP_TRANSFER_ENCODING" in environ
         if not has_body and handshake.is_websocket_request(environ):
-            environ["wsgi.input"] = _EmptyInput(self.socket)
+            environ["wsgi.input"] = EmptyInput(self.socket)
         return environ
 
     def _environ_of(self, request: Request) -> Environ:
@@ -111,7 +110,7 @@ class WebSocketHandler(HTTPHandler):
             environ["REMOTE_ADDR"] = str(self.client_address[0])
             environ["REMOTE_PORT"] = str(self.client_address[1])
         environ["SCRIPT_NAME"] = ""
-        environ["wsgi.input"] = self.wsgi_input = _EMPTY_BODY
+        environ["wsgi.input"] = self.wsgi_input = EMPTY_BODY
         environ["wsgi.input_terminated"] = True
         environ.update(request.variables)
         self.requestline, self.path = request.line, request.target
@@ -152,30 +151,6 @@ class WebSocketHandler(HTTPHandler):
         return self.server.application
 
 
-class _EmptyInput:
-    """The ``wsgi.input`` of a WebSocket request, until the ``101``.
-
-    It is empty. Libraries such as simple-websocket find the socket in ``wsgi.input.raw._sock``, as
-    under gevent's own handler.
-    """
-
-    __slots__ = ("_sock",)
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-
-    @property
-    def raw(self) -> _EmptyInput:
-        """The object with the socket: this one."""
-        return self
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(_EMPTY_BODY, name)  # Any: the methods of a file
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(_EMPTY_BODY)
-
-
 class _Adapter(PywsgiAdapter):
     """An adapter that uses the handler instead of PEP 3333's ``start_response()``."""
 
@@ -185,6 +160,7 @@ class _Adapter(PywsgiAdapter):
     def __init__(self, handler: Any) -> None:
         super().__init__(handler.socket, handler.rfile, handler.start_response)
         self.handler = handler
+        self.lent = handler.environ["wsgi.input"]
 
     def bytes_sent_before(self) -> int | None:
         # Without a buffered file, this is the first request of a plain connection.
@@ -203,7 +179,7 @@ class _Adapter(PywsgiAdapter):
         # Release memory that is not needed: the WebSocket may be idle for hours. After the view,
         # gevent's server closes the socket; the handler does not read another request.
         handler.socket = None
-        handler.wsgi_input = handler.environ["wsgi.input"] = _EMPTY_BODY
+        handler.wsgi_input = handler.environ["wsgi.input"] = EMPTY_BODY
         if self.rfile is not None:
             self.rfile.close()
             self.rfile = handler.rfile = None

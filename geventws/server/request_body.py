@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from io import BufferedReader, BytesIO
+from typing import TYPE_CHECKING, Any
 
 from .request_head import BadRequest, parse_header_line
 
 if TYPE_CHECKING:
-    from io import BufferedReader
     from types import TracebackType
 
     from gevent.socket import socket
@@ -210,6 +210,41 @@ class Body:
             if name.lower() in _FORBIDDEN_TRAILERS:
                 raise _malformed(f"the trailer {name} is not allowed")
         raise _malformed("the body has too many trailers")
+
+
+#: The body of a WebSocket request, which is always empty.
+EMPTY_BODY = Body(BufferedReader(BytesIO()))
+
+
+class EmptyInput:
+    """The ``wsgi.input`` of a WebSocket request, until the ``101``.
+
+    It is empty. Libraries such as simple-websocket find the socket in ``wsgi.input.raw._sock``, as
+    under gevent's own handler.
+    """
+
+    __slots__ = ("_socket", "is_taken")
+
+    def __init__(self, sock: socket) -> None:
+        self._socket = sock
+        #: Whether the application has taken the socket.
+        self.is_taken = False
+
+    @property
+    def raw(self) -> EmptyInput:
+        """The object with the socket: this one."""
+        return self
+
+    @property
+    def _sock(self) -> socket:
+        self.is_taken = True
+        return self._socket
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(EMPTY_BODY, name)  # Any: the methods of a file
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(EMPTY_BODY)
 
 
 class _Deadline:
