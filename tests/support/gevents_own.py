@@ -70,12 +70,20 @@ def load(module: str):
 
 
 def run(module: str) -> tuple[int, dict[str, str]]:
-    """Run a module of ``gevent.tests``; returns how many tests have run, and what failed."""
-    tests = unittest.defaultTestLoader.loadTestsFromModule(load(module))
-    result = unittest.TextTestRunner(io.StringIO(), verbosity=0).run(tests)
-    failed = [*result.failures, *result.errors]
+    """Run a module of ``gevent.tests``; returns how many tests have run, and what failed.
+
+    A test fails if it does so twice: some have deadlines that a busy machine misses.
+    """
+    first = result_of(unittest.defaultTestLoader.loadTestsFromModule(load(module)))
+    failed = [*first.failures, *first.errors]
+    again = result_of(unittest.TestSuite(type(test)(test._testMethodName) for test, _ in failed))
+    failed = [*again.failures, *again.errors]
     names = {test.id().removeprefix("gevent.tests."): why for test, why in failed}
-    return result.testsRun - len(result.skipped), names
+    return first.testsRun - len(first.skipped), names
+
+
+def result_of(tests: unittest.TestSuite) -> unittest.TestResult:
+    return unittest.TextTestRunner(io.StringIO(), verbosity=0).run(tests)
 
 
 if __name__ == "__main__":
