@@ -73,12 +73,15 @@ def unacknowledged(sock: Any) -> int:
 #: ``tcpi_bytes_sent`` and ``tcpi_bytes_retrans`` in Linux's ``struct tcp_info``, since Linux 4.19.
 _SENT_OFFSET = 200
 _SENT = struct.Struct("QQ")
+#: ``tcpi_notsent_bytes``: Nagle's algorithm, or the peer, may delay them.
+_NOT_SENT_OFFSET = 144
+_NOT_SENT = struct.Struct("I")
 
 
 def bytes_sent(sock: Any) -> int | None:
     """The number of bytes that any code has sent on a TCP connection; ``None`` if unknown.
 
-    Retransmitted bytes are counted once.
+    Retransmitted bytes are counted once, and bytes in the send buffer as well.
     """
     if sys.platform != "linux":
         return None
@@ -91,7 +94,8 @@ def bytes_sent(sock: Any) -> int | None:
     sent: int
     retransmitted: int
     sent, retransmitted = _SENT.unpack_from(info, _SENT_OFFSET)
-    return sent - retransmitted
+    not_sent: int = _NOT_SENT.unpack_from(info, _NOT_SENT_OFFSET)[0]
+    return sent - retransmitted + not_sent
 
 
 def disable_nagle(sock: Any) -> None:

@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from io import BufferedReader
 from typing import Any
 
-from gevent import getcurrent
+from gevent import getcurrent, sleep
 from gevent.pywsgi import Input, WSGIHandler
 from gevent.socket import socket as gevent_socket
+from gevent.ssl import SSLSocket
 
 from ..connection.tcp import bytes_sent
 from ..typing import Environ, ExcInfo, Headers, StartResponse, Write
@@ -23,6 +24,8 @@ from .request_body import EmptyInput
 SWITCHING = "101 Switching Protocols"
 #: The maximum number of bytes that are read and discarded when a request is refused.
 _MAX_DISCARD = 1 << 20
+#: Seconds in which the event loop runs at least once.
+_ONE_LOOP = 0.01
 #: The maximum number of validators around a middleware.
 _MAX_WRAPPERS = 4
 
@@ -74,13 +77,18 @@ class Adapter:
         """Signal the end to the client, after the application itself has used the connection.
 
         simple-websocket keeps a duplicate of the descriptor open until the client disconnects. But
-        clients wait for the server (RFC 6455 section 7.1.1).
+        clients wait for the server (RFC 6455 section 7.1.1). TLS sockets cannot be duplicated: its
+        thread must see the end before the server closes the descriptor, or libev would abort.
         """
+        has_duplicate = not isinstance(self.sock, SSLSocket)
         try:
             # The underlying socket: the method of gevent's SSLSocket would disable TLS.
-            self.sock._sock.shutdown(socket.SHUT_WR)  # type: ignore[attr-defined]
+            sock: Any = self.sock._sock  # type: ignore[attr-defined]
+            sock.shutdown(socket.SHUT_WR if has_duplicate else socket.SHUT_RDWR)
         except OSError:
-            pass  # the client has already disconnected
+            return  # the client has already disconnected
+        if not has_duplicate:
+            sleep(_ONE_LOOP)
 
     def disable_reader(self) -> bytes:
         """Put the server's reader at the end of input permanently.

@@ -105,3 +105,20 @@ def test_nothing_follows_what_an_application_has_sent_itself(way, family, tmp_pa
         server.stop(1)
         taken[0].close()
     assert heard == [b"hello"]
+
+
+def test_a_close_frame_that_the_kernel_still_holds_counts_as_sent(serve, tls):
+    """Over TLS, a session ticket that is not acknowledged delays it (Nagle's algorithm)."""
+    certificate, key, context = tls
+
+    def application(environ, start_response):
+        sock = environ["wsgi.input"].raw._sock
+        sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+        sock.sendall(b"bye")
+        return []
+
+    server = serve(application, certfile=certificate, keyfile=key)
+    with server.client(context=context) as client:
+        client.send(request("/"))
+        assert client.read_head() == "101"
+        assert client.read_to_end() == b"bye"
