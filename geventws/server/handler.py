@@ -96,8 +96,9 @@ class WebSocketHandler(HTTPHandler):
         self.handle_one_response()
 
     def get_environ(self) -> Environ:
-        request = self._request
-        environ = super().get_environ() if request is None else self._environ_of(request)
+        if self._request is not None:
+            return self._environ_of(self._request)
+        environ = super().get_environ()
         has_body = self.content_length or "HTTP_TRANSFER_ENCODING" in environ
         if not has_body and handshake.is_websocket_request(environ):
             environ["wsgi.input"] = EmptyInput(self.socket)
@@ -110,11 +111,12 @@ class WebSocketHandler(HTTPHandler):
             environ["REMOTE_ADDR"] = str(self.client_address[0])
             environ["REMOTE_PORT"] = str(self.client_address[1])
         environ["SCRIPT_NAME"] = ""
-        environ["wsgi.input"] = self.wsgi_input = EMPTY_BODY
+        environ["wsgi.input"] = EmptyInput(self.socket)
         environ["wsgi.input_terminated"] = True
         environ.update(request.variables)
         self.requestline, self.path = request.line, request.target
         self.command, self.request_version = "GET", "HTTP/1.1"
+        self.wsgi_input = EMPTY_BODY
         self._request = None
         return environ
 
