@@ -27,7 +27,7 @@ from tests.support.client import (
     frame,
     request,
 )
-from tests.support.servers import ROOT, serving
+from tests.support.servers import ROOT, serving, wait_until
 
 SECONDS = 10  # nothing here takes so long
 #: The modules of gevent-websocket 0.10.1 and their names.
@@ -445,6 +445,49 @@ def test_an_application_gets_open_messages_none_and_close(start):
         client.finish()
     assert done.wait(SECONDS)
     assert calls == ["open", "hello", None, ("close", None)]
+
+
+def test_an_application_without_a_handle_of_its_own_needs_no_greenlet(start):
+    from geventwebsocket import Resource, WebSocketApplication
+
+    class Echo(WebSocketApplication):
+        pass
+
+    class Loop(WebSocketApplication):
+        def handle(self):
+            super().handle()
+
+    server = start(Resource([("^/echo", Echo), ("^/loop", Loop)]))
+    for path, is_detached in (("/echo", True), ("/loop", False)):
+        with RawClient(server.address).open(path) as client:
+            client.send(frame(BINARY, b"x"))
+            assert client.read_frame() == (BINARY, b"x")
+            [entry] = server.clients.values()
+            assert entry.ws._ws._is_detached == is_detached
+            client.finish()
+        wait_until(lambda: not server.clients)
+
+
+def test_an_application_that_closes_gets_no_further_message(start):
+    from geventwebsocket import Resource, WebSocketApplication
+
+    calls = []
+    done = Event()
+
+    class Application(WebSocketApplication):
+        def on_message(self, message):
+            calls.append(message)
+            self.ws.close()
+
+        def on_close(self, reason):
+            done.set()
+
+    with RawClient(start(Resource([("^/", Application)])).address).open() as client:
+        client.send(frame(TEXT, "1") + frame(TEXT, "2"))
+        assert client.read_close() == (1000, "")
+        client.send(close_frame(1000))
+        assert done.wait(SECONDS)
+    assert calls == ["1"]
 
 
 def test_the_echo_application_of_the_readme_ends_quietly_and_is_told(start, caplog):

@@ -119,7 +119,12 @@ class WebSocketHandler(_handler.WebSocketHandler):
             finally:
                 close_result(result)
         finally:
-            del clients[self._key]
+            if not self.accepted._is_detached:
+                self.remove_client()
+
+    def remove_client(self) -> None:
+        """Remove this connection from ``server.clients``."""
+        self.server.clients.pop(self._key, None)
 
     @property
     def active_client(self) -> Client:

@@ -18,7 +18,8 @@ class WebSocketApplication:
     """The application of one connection. Override ``on_open``, ``on_message`` and ``on_close``.
 
     At the end of the connection, ``on_message(None)`` is called once, as in gevent-websocket, and
-    then ``on_close()``.
+    then ``on_close()``. If ``handle()`` is not overridden, the WebSocket is detached after
+    ``on_open()``: see :meth:`geventws.WebSocket.detach`.
     """
 
     protocol_class: type[BaseProtocol] = BaseProtocol
@@ -43,6 +44,27 @@ class WebSocketApplication:
                 if not self.ws.closed:
                     raise
                 break
+        self.protocol.on_close()
+
+    def _detach(self) -> None:
+        """Do the same as :meth:`handle`, without a greenlet."""
+        self.protocol.on_open()
+        self.ws.detach(self._take_message, self._take_end)
+
+    def _take_message(self, _: object, message: Any) -> None:
+        try:
+            self.protocol.on_message(message)
+        except WebSocketError:
+            if not self.ws.closed:
+                raise
+
+    def _take_end(self, ws: object) -> None:
+        try:
+            message = self.ws.receive()
+        except WebSocketError:
+            pass  # the application has closed the WebSocket
+        else:
+            self._take_message(ws, message)  # None
         self.protocol.on_close()
 
     def on_open(self, *args: Any, **kwargs: Any) -> None:
@@ -106,5 +128,8 @@ class Resource:
         ws = environ["wsgi.websocket"]
         app = app(ws)
         app.ws = ws
-        app.handle()
+        if getattr(app.handle, "__func__", None) is WebSocketApplication.handle:
+            app._detach()
+        else:
+            app.handle()
         return []

@@ -45,6 +45,8 @@ class Handler(Protocol):
     @property
     def logger(self) -> Logger: ...
 
+    def remove_client(self) -> None: ...
+
 
 class Readable(Protocol):
     """An object with a method ``read()``, such as a file."""
@@ -141,6 +143,29 @@ class WebSocket:
                 self.current_app.on_close(MSG_CLOSED)
             return None
         return message if isinstance(message, str) else bytearray(message)
+
+    def detach(
+        self,
+        on_message: Callable[[WebSocket, str | bytearray], object],
+        on_close: Callable[[WebSocket], object],
+    ) -> None:
+        """Let the connection go on after the end of the application, in callbacks.
+
+        :param on_message: called with each message, until the application calls :meth:`close`.
+        :param on_close: called at the end of the connection.
+        """
+
+        def take(_: _WebSocket, message: str | bytes) -> None:
+            if not self._is_closed:
+                on_message(self, message if isinstance(message, str) else bytearray(message))
+
+        def end(_: _WebSocket) -> None:
+            try:
+                on_close(self)
+            finally:
+                self.handler.remove_client()
+
+        self._ws.detach(take, end)
 
     def read_message(self) -> str | bytearray | None:
         """Return the next message; see :meth:`receive`."""

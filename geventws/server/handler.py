@@ -144,6 +144,8 @@ class WebSocketHandler(HTTPHandler):
         websockets = getattr(server, "websockets", None)
         if websockets is None:
             websockets = server.websockets = OpenWebSockets()
+            # gevent's stop() ends only the greenlets of the server.
+            server._stop_event.rawlink(lambda _: websockets.close_detached())
         del start_response  # the adapter releases it with the 101; a variable would not
         return serve(self.websocket_application, environ, _Adapter(self), self.options, websockets)
 

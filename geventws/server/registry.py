@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+from contextlib import suppress
 from math import ceil
 from time import monotonic
 from weakref import WeakValueDictionary, finalize
@@ -93,6 +95,12 @@ class OpenWebSockets(set[WebSocket]):
             self._close_accepted(closed)
         return not self
 
+    def close_detached(self) -> None:
+        """Send Close frames to the WebSockets that no greenlet of the server serves any more."""
+        for ws in list(self):
+            if ws._is_detached:
+                ws._start_close(CloseCode.GOING_AWAY)
+
     def kill(self) -> None:
         """End the views and callbacks that are left: ``GreenletExit`` is raised in them."""
         running = [ws._view or ws._worker for ws in self]
@@ -134,3 +142,15 @@ def stats() -> Stats:
 def _keep_totals(totals: Totals) -> None:
     global _ended  # noqa: PLW0603
     _ended += Stats.of(totals)
+
+
+def _close_all() -> None:
+    """Send Close frames at the end of the process. Nothing waits for the answers."""
+    for websockets in list(_alive.values()):
+        for ws in list(websockets):
+            if ws.accepted:
+                with suppress(Exception):  # the hub may have ended
+                    ws._start_close(CloseCode.GOING_AWAY)
+
+
+atexit.register(_close_all)

@@ -11,14 +11,25 @@ import gevent
 import gevent.local
 import pytest
 from gevent.event import Event
+from gevent.pywsgi import WSGIServer
 from gevent.queue import Queue
 
 import geventws
-from geventws import Broadcast
+from geventws import Broadcast, WebSocketHandler
 from geventws.connection import callbacks
 from geventws.connection.hub import hub_state
-from tests.support.client import BINARY, CLOSE, PING, PONG, TEXT, close_frame, frame, request
-from tests.support.servers import SECONDS, wait_until
+from tests.support.client import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    RawClient,
+    close_frame,
+    frame,
+    request,
+)
+from tests.support.servers import SECONDS, serving, wait_until
 
 
 def echo(ws, message):
@@ -517,6 +528,40 @@ def test_a_server_that_stops_ends_callbacks_that_go_on(detached, ends, note_end)
         assert caught == ["x"]
         assert not server.websockets
         assert ends.get(timeout=SECONDS) == 1001
+
+
+def test_gevents_own_server_closes_detached_websockets_when_it_stops(ends, note_end):
+    def app(environ, start_response):
+        environ["wsgi.websocket"].detach(echo, note_end)
+        return []
+
+    server = WSGIServer(("127.0.0.1", 0), app, handler_class=WebSocketHandler, log=None)
+    server.start()
+    with RawClient(("127.0.0.1", server.server_port)).open() as client:
+        client.send(frame(TEXT, "x"))
+        client.read_frame()
+        server.stop()
+        assert client.read_close() == (1001, "")
+        client.send(close_frame(1001))
+        assert ends.get(timeout=SECONDS) == 1001
+
+
+@pytest.mark.parametrize("path", ["/detached", "/echo"])
+def test_at_the_end_of_a_program_websockets_get_a_close_frame(tmp_path, path):
+    program = (
+        "import gevent, geventws; from tests.support.apps import site;"
+        "server = geventws.WebSocketServer(('127.0.0.1', 0), site, log=None); server.start();"
+        "print(f'http://127.0.0.1:{server.server_port}', flush=True);"
+        "over = gevent.event.Event(); gevent.signal_handler(15, over.set); over.wait()"
+    )
+    with (
+        serving(["-c", program], tmp_path / "log") as process,
+        process.client().open(path) as client,
+    ):
+        client.send(frame(TEXT, "x"))
+        client.read_frame()
+        process.process.terminate()
+        assert client.read_close() == (1001, "")
 
 
 def test_max_connections_counts_detached_websockets(detached):
