@@ -29,7 +29,7 @@ from tests.support.client import (
     frame,
     request,
 )
-from tests.support.servers import SECONDS, serving, wait_until
+from tests.support.servers import SECONDS, arguments_of, serving, wait_until
 
 
 def echo(ws, message):
@@ -562,6 +562,20 @@ def test_at_the_end_of_a_program_websockets_get_a_close_frame(tmp_path, path):
         client.read_frame()
         process.process.terminate()
         assert client.read_close() == (1001, "")
+
+
+@pytest.mark.parametrize("way", ["gunicorn-gevent", "gunicorn-pywsgi"])
+def test_the_workers_of_gunicorn_send_close_frames_when_they_exit(tmp_path, way):
+    with (
+        serving(arguments_of(way), tmp_path / "log") as process,
+        process.client().open("/detached") as client,
+    ):
+        client.send(frame(TEXT, "x"))
+        client.read_frame()
+        process.process.terminate()
+        assert client.read_close() == (1001, "")
+        assert process.stop() == 0
+        assert "Traceback" not in process.output
 
 
 def test_max_connections_counts_detached_websockets(detached):
