@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -48,6 +47,8 @@ def backend_for(url: str | Any) -> Callable[..., Backend]:
     scheme = urlsplit(url).scheme
     if scheme in _BUILT_IN:
         return _load(_BUILT_IN[scheme])
+    from importlib.metadata import entry_points  # noqa: PLC0415 - slow, and rarely needed
+
     for entry_point in entry_points(group=ENTRY_POINTS, name=scheme):
         backend: Callable[..., Backend] = entry_point.load()
         return backend
