@@ -233,12 +233,14 @@ cdef class Workers:
             except BaseException:
                 self._hub.handle_error(self, *sys.exc_info())
             self.running -= 1
-            if self._leaving and current_greenlet() in self._leaving:
-                self._leaving.remove(current_greenlet())
-                return
-            self._idle.append(current_greenlet())
+            is_leaving = bool(self._leaving) and current_greenlet() in self._leaving
+            if not is_leaving:
+                self._idle.append(current_greenlet())
             if self.waiting or not self.ends_idle:
                 self._note_idle()
+            if is_leaving:
+                self._leaving.remove(current_greenlet())
+                return
 
     def leave(self, worker):
         """Let a greenlet end after its callback: it was killed."""
@@ -870,7 +872,7 @@ cdef class Transport(Watched):
                 self.end_dispatch()
             if endpoint.state is CLOSED and not is_interrupted:
                 self._finish()
-            elif is_interrupted and (
+            elif (is_interrupted or self._on_message is None) and (
                 self._received is not None or endpoint.at < endpoint.end
                 or endpoint.state is CLOSED
             ):

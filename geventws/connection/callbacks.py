@@ -48,7 +48,7 @@ class CallbackPool(Workers):
         while waiting and self.running < waiting[0]._options.max_callbacks:
             connection = waiting.popleft()
             connection._busy = False
-            self.run(connection)
+            connection._resume()
 
     def _end_unused(self) -> None:
         """End the idle greenlets that were not needed since the last call."""

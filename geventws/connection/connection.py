@@ -384,6 +384,8 @@ class Connection(Transport):
         if self._received is None:
             self._received = ReceiveQueue(self._options)
         self._received.put(message)
+        if self._is_detached and not self._busy:
+            self._resume_later()  # another greenlet than a callback's has received before
 
     def _input_parsed(self) -> None:
         endpoint = self._endpoint
@@ -466,8 +468,12 @@ class Connection(Transport):
             hub_state().buffers.pool.run(self)
         elif is_closed:
             self._finish()
-        elif self._endpoint.has_input:
-            self._dispatch()
+        else:
+            self._received = None
+            if self._paused:
+                self._continue_reading()
+            elif self._endpoint.has_input:
+                self._dispatch()
 
     def _release_from_server(self) -> None:
         """Take the socket away from the server, which would close it."""

@@ -33,6 +33,7 @@ class HubState:
         """Give up all connections, in a child process: they belong to the parent."""
         connections = self.sweeper.abandon()
         self.buffers.pool.waiting.clear()
+        self.buffers.leader = None  # a callback that has forked is the last one of its greenlet
         for connection in connections:
             connection._abandon()
         call_in_child(self.hub, partial(self._release, connections))

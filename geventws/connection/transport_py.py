@@ -216,12 +216,14 @@ class Workers:
             except BaseException:  # noqa: BLE001 - reported as an exception in the hub
                 self._hub.handle_error(self, *sys.exc_info())
             self.running -= 1
-            if self._leaving and getcurrent() in self._leaving:
-                self._leaving.remove(getcurrent())
-                return
-            self._idle.append(getcurrent())
+            is_leaving = getcurrent() in self._leaving
+            if not is_leaving:
+                self._idle.append(getcurrent())
             if self.waiting or not self.ends_idle:
                 self._note_idle()
+            if is_leaving:
+                self._leaving.remove(getcurrent())
+                return
 
     def leave(self, worker: object) -> None:
         """Let a greenlet end after its callback: it was killed."""
@@ -239,7 +241,7 @@ class Workers:
         raise NotImplementedError
 
     def _note_idle(self) -> None:
-        """A greenlet has become idle, and connections wait, or no timer would end it."""
+        """A callback has ended, and connections wait, or no timer would end its greenlet."""
         raise NotImplementedError
 
 
@@ -714,7 +716,7 @@ class Transport:
             endpoint = self._endpoint
             if endpoint.state is _CLOSED and not is_interrupted:
                 self._finish()
-            elif is_interrupted and (
+            elif (is_interrupted or self._on_message is None) and (
                 self._received is not None or endpoint.has_input or endpoint.state is _CLOSED
             ):
                 self._resume_later()

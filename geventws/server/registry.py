@@ -106,6 +106,7 @@ class OpenWebSockets(set[WebSocket]):
         running = [ws._view or ws._worker for ws in self]
         for ws in list(self):
             if ws._is_detached:
+                ws._on_message = None
                 ws._drop()
         left = [each for each in running if each is not None and each is not getcurrent()]
         gevent.killall(left, block=True, timeout=1)

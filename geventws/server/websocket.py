@@ -267,8 +267,8 @@ class WebSocket(Connection):
         callbacks.
 
         :param on_message: called as ``on_message(ws, message)``. ``None`` drops the messages. An
-            exception is logged, and closes the WebSocket with 1011, except for a
-            :exc:`ConnectionClosed` of this connection.
+            exception is logged, drops the messages behind, and closes the WebSocket with 1011,
+            except for a :exc:`ConnectionClosed` of this connection.
         :param on_close: called once as ``on_close(ws)``, when the connection has ended for any
             reason, and ``on_message`` has returned for the messages before. Not called in a forked
             child process.
@@ -313,19 +313,19 @@ class WebSocket(Connection):
         if self._endpoint.state is not _CLOSED:
             self._release_from_server()
         self._busy = False
-        if self._on_message is None and self._received is not None:
-            self._received = None
-            if self._paused:
-                self._continue_reading()
         self._resume_later()
 
     def _callback_failed(self, problem: BaseException) -> None:
-        if isinstance(problem, GreenletExit):
+        if isinstance(problem, ConnectionClosed) and self._is_over:
+            return
+        self._on_message = None
+        if isinstance(problem, (GreenletExit, SystemExit, KeyboardInterrupt)):
             # The server is stopping, and cannot wait for the peer.
             hub_state().buffers.pool.leave(getcurrent())
             self._start_close(CloseCode.GOING_AWAY)
             self._drop()
-        elif not (isinstance(problem, ConnectionClosed) and self._is_over):
+            self._hub.handle_error(self, type(problem), problem, problem.__traceback__)
+        else:
             logger.error(
                 "Exception in a callback of %s [%s]",
                 printable(self.path),
@@ -343,7 +343,7 @@ class WebSocket(Connection):
     def _finish(self) -> None:
         registry, on_close = self._registry, self._on_close
         self._registry = self._on_close = self._on_message = None
-        self._is_detached = False
+        self._is_detached, self._received = False, None
         self._log_fault()
         if on_close is not None:
             try:

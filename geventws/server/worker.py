@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _UNUSED = {"stop_timeout", "keep_alive_timeout", "body_timeout", "max_header_size"}
 #: Seconds between two checks whether gunicorn stops the worker.
 _POLL = 0.1
+#: Seconds between two signs of life, without which gunicorn's master kills the worker (timeout).
+_HEARTBEAT = 0.5
 #: Seconds before the end of graceful_timeout when the worker stops waiting. gunicorn's master then
 #: kills the worker; it checks once a second.
 _MARGIN = 1.5
@@ -101,7 +103,9 @@ class Worker(GeventWorker):
     def run(self) -> None:
         draining = spawn(self._drain_before_exit)
         super().run()
-        draining.join()  # gunicorn does not wait for detached WebSockets
+        while not draining.ready():  # gunicorn does not wait for detached WebSockets
+            self.notify()
+            draining.join(_HEARTBEAT)
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
         # After Ctrl-C, the worker gets two signals: from the terminal and from gunicorn's master.

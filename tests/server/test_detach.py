@@ -277,6 +277,39 @@ def test_a_send_after_the_end_in_a_callback_is_a_normal_end(detached, ends, note
     assert not caplog.records
 
 
+@pytest.mark.parametrize("problem", [ValueError, gevent.GreenletExit], ids=["failed", "killed"])
+def test_messages_behind_one_whose_callback_fails_are_dropped(detached, ends, note_end, problem):
+    begun, goes_on = [], Event()
+
+    def on_message(ws, message):
+        begun.append(message)
+        goes_on.wait()
+        raise problem
+
+    server = detached(on_message, note_end)
+    with server.client().open() as client:
+        client.send(frame(TEXT, "1") + frame(TEXT, "2"))
+        wait_until(lambda: server.stats().receive_queue == 1)
+        goes_on.set()
+        client.read_close()
+        client.send(close_frame(1000))
+        ends.get(timeout=SECONDS)
+    assert begun == ["1"]
+
+
+@pytest.mark.parametrize("problem", [SystemExit, KeyboardInterrupt])
+def test_an_exit_in_a_callback_ends_the_main_greenlet(detached, problem, capfd):
+    def on_message(ws, message):
+        raise problem
+
+    server = detached(on_message)
+    with server.client().open() as client:
+        client.send(frame(TEXT, "x"))
+        with pytest.raises(problem):
+            gevent.sleep(SECONDS)
+        wait_until(lambda: not server.websockets)
+
+
 def test_an_exception_of_the_view_closes_with_1011_and_calls_on_close(serve, ends, note_end):
     def app(environ, start_response):
         environ["wsgi.websocket"].detach(echo, note_end)
@@ -336,6 +369,46 @@ def test_a_callback_may_replace_the_callbacks(detached):
         assert client.read_frame() == (TEXT, b"second 2")
 
 
+@pytest.mark.parametrize("count", [2, 100], ids=["buffer", "queue"])
+@pytest.mark.parametrize("blocks", [False, True])
+def test_a_callback_may_drop_the_messages_behind_its_own(detached, ends, note_end, count, blocks):
+    def on_message(ws, message):
+        if blocks:
+            wait_until(lambda: server.stats().receive_queue == min(count - 1, 4))
+        ws.detach(None, note_end)
+
+    server = detached(on_message, max_queued_messages=4)
+    with server.client().open() as client:
+        client.send(frame(TEXT, "x") * count + close_frame(1000))
+        assert client.read_close() == (1000, "")
+        assert ends.get(timeout=SECONDS) == 1000
+
+
+def test_the_callback_gets_what_another_greenlet_leaves_after_it_has_received(detached):
+    gate, taken = Gate(), []
+
+    def on_message(ws, message):
+        if message == "start":
+            gevent.spawn(lambda: taken.append(ws.receive()))
+        else:
+            gate(ws, message)
+
+    server = detached(on_message)
+    with server.client().open() as client, server.client().open() as other:
+        client.send(frame(TEXT, "start"))
+        wait_until(lambda: any(ws._waiter is not None for ws in server.websockets))
+        client.send(frame(TEXT, "1") + frame(TEXT, "2"))
+        wait_until(lambda: taken and gate.begun == ["2"])
+        client.send(frame(TEXT, "3"))
+        wait_until(lambda: server.stats().receive_queue == 1)
+        other.send(frame(TEXT, "other"))  # into the same buffer
+        wait_until(lambda: "other" in gate.begun)
+        gate.event.set()
+        assert [client.read_frame()[1] for _ in range(2)] == [b"2", b"3"]
+        assert other.read_frame() == (TEXT, b"other")
+    assert taken == ["1"]
+
+
 def test_the_environ_is_dropped_unless_it_is_asked_for(detached):
     def on_message(ws, message):
         ws.send(f"{ws.path} {ws.remote_address[0]} {ws.origin}")
@@ -369,6 +442,25 @@ def test_at_most_max_callbacks_run_and_the_others_wait(detached):
             assert [client.read_frame()[1] for _ in range(2)] == [b"%d" % number] * 2
         wait_until(lambda: len(gate.passed) == 8)
     wait_until(lambda: not server.websockets)
+
+
+def test_a_killed_callback_makes_room_for_one_that_waits(detached):
+    goes_on = Event()
+
+    def on_message(ws, message):
+        if message == "kill":
+            goes_on.wait()
+            raise gevent.GreenletExit
+        ws.send(message)
+
+    server = detached(on_message, max_callbacks=1)
+    with server.client().open() as one, server.client().open() as other:
+        one.send(frame(TEXT, "kill"))
+        wait_until(lambda: server.stats().callbacks_running)
+        other.send(frame(TEXT, "x"))
+        wait_until(lambda: server.stats().callbacks_waiting)
+        goes_on.set()
+        assert other.read_frame() == (TEXT, b"x")
 
 
 def test_idle_greenlets_end_after_a_while(detached, monkeypatch):
@@ -578,6 +670,20 @@ def test_the_workers_of_gunicorn_send_close_frames_when_they_exit(tmp_path, way)
         assert "Traceback" not in process.output
 
 
+def test_a_server_that_stops_drops_messages_that_wait_for_a_greenlet(detached, ends, note_end):
+    gate = Gate()
+    server = detached(gate, note_end, max_callbacks=1)
+    with server.client().open() as one, server.client().open() as other:
+        for number, client in enumerate([one, other]):
+            client.send(frame(TEXT, "x"))
+            wait_until(lambda number=number: server.stats().callbacks_waiting == number)
+            wait_until(lambda: gate.begun)
+        server.stop(0.05)
+        assert not server.websockets
+        assert len(ends) == 2
+        assert gate.begun == ["x"]
+
+
 def test_max_connections_counts_detached_websockets(detached):
     server = detached(echo, max_connections=1)
     with server.client().open():
@@ -613,6 +719,44 @@ def test_a_forked_child_calls_no_callback(detached, ends, note_end):
     assert os.read(read, 10) == b"mc"
     os.close(read)
     os.close(write)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+def test_a_callback_that_forks_is_the_last_one_in_the_child(detached, ends, note_end):
+    read, write = os.pipe()
+    children = []
+    gate = Gate()
+
+    def note_in_child(event):
+        if 0 in children:
+            os.write(write, event)
+
+    def on_message(ws, message):
+        note_in_child(b"m")
+        if message == "wait":
+            gate(ws, message)
+        elif message == "fork":
+            children.append(os.fork())
+            if 0 in children:
+                gevent.get_hub().loop.run_callback(os._exit, 0)
+
+    def on_close(ws):
+        note_in_child(b"c")
+        note_end(ws)
+
+    server = detached(on_message, on_close)
+    with server.client().open() as client:
+        client.send(frame(TEXT, "wait") + frame(TEXT, "fork") + frame(TEXT, "fork"))
+        wait_until(lambda: server.stats().receive_queue == 2)
+        gate.event.set()
+        wait_until(lambda: len(children) == 2)
+        client.send(close_frame(1000))
+        assert ends.get(timeout=SECONDS) == 1000
+    for child in children:
+        assert gevent.os.waitpid(child, 0)[1] == 0
+    os.close(write)
+    assert os.read(read, 1) == b""
+    os.close(read)
 
 
 # --------------------------------------------------------------------------- subscriptions

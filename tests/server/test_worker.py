@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 
+import gevent
 import pytest
 from gevent import socket
 
@@ -74,6 +75,16 @@ def test_max_requests_counts_websockets_and_restarts_the_worker(gunicorn):
         with process.client().open() as client:
             echo(client)
             client.finish()
+
+
+def test_a_worker_that_waits_for_detached_websockets_gives_signs_of_life(gunicorn):
+    arguments = "--max-requests", "1", "--timeout", "2", "--graceful-timeout", "20"
+    with gunicorn(*arguments) as process, process.client().open("/detached") as client:
+        assert client.read_close() == (1001, "")
+        gevent.sleep(3.5)  # the master would kill a silent worker
+        client.send(close_frame(1001))
+        process.wait_for("detached, ended with 1001")
+        assert "WORKER TIMEOUT" not in process.output
 
 
 def test_several_workers_and_a_preloaded_application(gunicorn):
