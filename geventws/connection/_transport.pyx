@@ -868,17 +868,23 @@ cdef class Transport(Watched):
             is_interrupted = True
             raise
         finally:
-            if buffers.dispatched is self:
-                self.end_dispatch()
-            if endpoint.state is CLOSED and not is_interrupted:
-                self._finish()
-            elif (is_interrupted or self._on_message is None) and (
-                self._received is not None or endpoint.at < endpoint.end
-                or endpoint.state is CLOSED
-            ):
-                self._resume_later()
-            self._busy = False
-            self._worker = None
+            try:
+                if buffers.dispatched is self:
+                    self.end_dispatch()
+                if endpoint.state is CLOSED and not is_interrupted:
+                    self._finish()
+                elif (is_interrupted or self._on_message is None) and (
+                    self._received is not None or endpoint.at < endpoint.end
+                    or endpoint.state is CLOSED
+                ):
+                    self._resume_later()
+            except BaseException:
+                self._busy = False  # the end of the connection has to call the last callback
+                self._transport_ended(END_BY_FAULT)
+                raise
+            finally:
+                self._busy = False
+                self._worker = None
         return 0
 
     cdef int end_dispatch(self) except -1:

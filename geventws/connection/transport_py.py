@@ -711,17 +711,23 @@ class Transport:
             is_interrupted = True
             raise
         finally:
-            if buffers.dispatched is self:
-                self._end_dispatch()
-            endpoint = self._endpoint
-            if endpoint.state is _CLOSED and not is_interrupted:
-                self._finish()
-            elif (is_interrupted or self._on_message is None) and (
-                self._received is not None or endpoint.has_input or endpoint.state is _CLOSED
-            ):
-                self._resume_later()
-            self._busy = False
-            self._worker = None
+            try:
+                if buffers.dispatched is self:
+                    self._end_dispatch()
+                endpoint = self._endpoint
+                if endpoint.state is _CLOSED and not is_interrupted:
+                    self._finish()
+                elif (is_interrupted or self._on_message is None) and (
+                    self._received is not None or endpoint.has_input or endpoint.state is _CLOSED
+                ):
+                    self._resume_later()
+            except BaseException:
+                self._busy = False  # the end of the connection has to call the last callback
+                self._transport_ended(End.FAULT)
+                raise
+            finally:
+                self._busy = False
+                self._worker = None
 
     def _end_dispatch(self) -> None:
         buffers = self._buffers

@@ -344,16 +344,21 @@ class WebSocket(Connection):
         registry, on_close = self._registry, self._on_close
         self._registry = self._on_close = self._on_message = None
         self._is_detached, self._received = False, None
-        self._log_fault()
-        if on_close is not None:
-            try:
-                on_close(self)
-            except BaseException as problem:  # noqa: BLE001 - it is logged
-                self._callback_failed(problem)
-            getcurrent().gr_context = None
-            hub_state().buffers.leader = None  # another connection gets another greenlet
-        if registry is not None:
-            registry.discard(self)
+        try:
+            self._log_fault()
+            if on_close is not None:
+                self._call_on_close(on_close)
+        finally:
+            if registry is not None:
+                registry.discard(self)
+
+    def _call_on_close(self, on_close: Callable[[WebSocket], object]) -> None:
+        try:
+            on_close(self)
+        except BaseException as problem:  # noqa: BLE001 - it is logged
+            self._callback_failed(problem)
+        getcurrent().gr_context = None
+        hub_state().buffers.leader = None  # another connection gets another greenlet
 
     def _log_fault(self) -> None:
         """Log why the peer was dropped, if it was."""

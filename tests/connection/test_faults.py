@@ -138,6 +138,55 @@ def test_an_exception_at_any_call_under_a_dispatch_costs_that_connection_only(
         honest.finish()
 
 
+@pytest.mark.parametrize("blocks", [True, False], ids=["blocking", "not blocking"])
+def test_an_exception_at_any_call_for_a_detached_websocket_ends_it_with_on_close(
+    serve, monkeypatch, silent_hub, caplog, blocks
+):
+    caplog.set_level(logging.CRITICAL, "geventws")
+    ended = []
+
+    def on_message(ws, message):
+        if blocks:
+            gevent.sleep(0)
+        ws.send(message)
+
+    def application(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        is_victim = environ["PATH_INFO"] == "/victim"
+        ws.detach(on_message, ended.append if is_victim else None)
+        return []
+
+    server = serve(application)
+    injector = Injector(monkeypatch)
+    with server.client().open() as honest:
+        for number in itertools.count():
+            with server.client().open("/victim") as victim:
+                wait_until(server.is_idle)
+                (ws,) = (ws for ws in server.websockets if ws.path == "/victim")
+                wait_until(lambda ws=ws: not ws._busy and not ws._resuming)
+                before = ws._totals.bytes_received
+                injector.has_fired, injector.countdown = False, number
+                victim.send(SENT["two messages"])
+                wait_until(
+                    lambda ws=ws, before=before: (
+                        injector.has_fired
+                        or (
+                            ws._totals.bytes_received > before and not ws._busy and not ws._resuming
+                        )
+                    )
+                )
+                injector.countdown = None
+                honest.send(frame(TEXT, SECRET))
+                assert honest.read_frame() == (TEXT, SECRET.encode())
+                with contextlib.suppress(OSError):  # it may have been reset already
+                    victim.sock.shutdown(socket.SHUT_WR)
+                wait_until(lambda: len(server.websockets) == 1, f"the end after {injector.place}")
+            assert ended == [ws]
+            ended.clear()
+            if not injector.has_fired:
+                break
+
+
 def test_an_exception_in_a_raw_greenlet_that_receives_costs_its_connection_only(serve, silent_hub):
     def application(environ, start_response):
         ws = environ["wsgi.websocket"]

@@ -725,7 +725,6 @@ def test_a_forked_child_calls_no_callback(detached, ends, note_end):
 def test_a_callback_that_forks_is_the_last_one_in_the_child(detached, ends, note_end):
     read, write = os.pipe()
     children = []
-    gate = Gate()
 
     def note_in_child(event):
         if 0 in children:
@@ -733,12 +732,9 @@ def test_a_callback_that_forks_is_the_last_one_in_the_child(detached, ends, note
 
     def on_message(ws, message):
         note_in_child(b"m")
-        if message == "wait":
-            gate(ws, message)
-        elif message == "fork":
-            children.append(os.fork())
-            if 0 in children:
-                gevent.get_hub().loop.run_callback(os._exit, 0)
+        children.append(os.fork())
+        if 0 in children:
+            gevent.get_hub().loop.run_callback(os._exit, 0)
 
     def on_close(ws):
         note_in_child(b"c")
@@ -746,11 +742,8 @@ def test_a_callback_that_forks_is_the_last_one_in_the_child(detached, ends, note
 
     server = detached(on_message, on_close)
     with server.client().open() as client:
-        client.send(frame(TEXT, "wait") + frame(TEXT, "fork") + frame(TEXT, "fork"))
-        wait_until(lambda: server.stats().receive_queue == 2)
-        gate.event.set()
-        wait_until(lambda: len(children) == 2)
-        client.send(close_frame(1000))
+        wait_until(server.is_idle)
+        client.send(frame(TEXT, "fork") * 2 + close_frame(1000))
         assert ends.get(timeout=SECONDS) == 1000
     for child in children:
         assert gevent.os.waitpid(child, 0)[1] == 0
