@@ -190,7 +190,7 @@ cdef class Workers:
         finally:
             buffers.leader = None
             if buffers.dispatched is not None:
-                buffers.dispatched.suspend_dispatch()
+                buffers.dispatched.end_dispatch(True)
         return True
 
     cdef object take(self):
@@ -870,7 +870,7 @@ cdef class Transport(Watched):
         finally:
             try:
                 if buffers.dispatched is self:
-                    self.end_dispatch()
+                    self.end_dispatch(False)
                 if endpoint.state is CLOSED and not is_interrupted:
                     self._finish()
                 elif (is_interrupted or self._on_message is None) and (
@@ -887,23 +887,12 @@ cdef class Transport(Watched):
                 self._worker = None
         return 0
 
-    cdef int end_dispatch(self) except -1:
+    cdef int end_dispatch(self, bint is_suspended) except -1:
         cdef FrameReader endpoint = self._endpoint
         self.buffers.dispatched = None
         if self.buffers.cork_size:
             self.flush_cork()
-        endpoint.keep_rest()
-        if endpoint.has_news:
-            self._input_parsed()
-        return 0
-
-    cdef int suspend_dispatch(self) except -1:
-        """The callback blocks: queue the messages behind its own; in the hub."""
-        cdef FrameReader endpoint = self._endpoint
-        self.buffers.dispatched = None
-        if self.buffers.cork_size:
-            self.flush_cork()
-        if self._waiter is None and endpoint.at < endpoint.end:
+        if is_suspended and self._waiter is None and endpoint.at < endpoint.end:
             self._parse_ahead()
         endpoint.keep_rest()
         if endpoint.has_news:

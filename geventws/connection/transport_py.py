@@ -180,7 +180,7 @@ class Workers:
         finally:
             buffers.leader = None
             if buffers.dispatched is not None:
-                buffers.dispatched._suspend_dispatch()
+                buffers.dispatched._end_dispatch(is_suspended=True)
         return True
 
     def _take(self) -> _Greenlet:
@@ -659,7 +659,10 @@ class Transport:
                     waiter.switch()
                 finally:
                     buffers.dispatched = None
-                    self._send_corked()
+                    # Emptied before any call: if one raises, no other connection may send it.
+                    cork, buffers.cork, buffers.cork_size = buffers.cork, [], 0
+                    if cork:
+                        self._write(b"".join(cork))
                     if self._ready is not None:
                         # The greenlet had ended, and has not taken the message.
                         message, self._ready = self._ready, None
@@ -675,13 +678,6 @@ class Transport:
         endpoint.keep()
         if endpoint.has_news:
             self._input_parsed()
-
-    def _send_corked(self) -> None:
-        buffers = self._buffers
-        # Emptied before any call: if one raises, no other connection may send it.
-        cork, buffers.cork, buffers.cork_size = buffers.cork, [], 0
-        if cork:
-            self._write(b"".join(cork))
 
     def _deliver(self) -> None:
         """Call the callback for each message at hand; in the leader."""
@@ -729,23 +725,21 @@ class Transport:
                 self._busy = False
                 self._worker = None
 
-    def _end_dispatch(self) -> None:
+    def _end_dispatch(self, *, is_suspended: bool = False) -> None:
+        """Send the corked frames, and keep the rest of the input.
+
+        :param is_suspended: whether the callback blocks: the messages behind its own are queued.
+        """
         buffers = self._buffers
         endpoint = self._endpoint
         buffers.dispatched = None
-        self._send_corked()
+        cork, buffers.cork, buffers.cork_size = buffers.cork, [], 0
+        if cork:
+            self._write(b"".join(cork))
+        if is_suspended and self._waiter is None and endpoint.has_input:
+            self._parse_ahead()
         endpoint.keep()
         if endpoint.has_news:
-            self._input_parsed()
-
-    def _suspend_dispatch(self) -> None:
-        """The callback blocks: queue the messages behind its own; in the hub."""
-        self._buffers.dispatched = None
-        self._send_corked()
-        if self._waiter is None and self._endpoint.has_input:
-            self._parse_ahead()
-        self._endpoint.keep()
-        if self._endpoint.has_news:
             self._input_parsed()
 
     # ------------------------------------------- implemented by the connection

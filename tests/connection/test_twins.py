@@ -43,8 +43,6 @@ STEPS = {
     "_number_rest",
     "_read",
     "_report_end",
-    "_send_corked",
-    "_suspend_dispatch",
     "_take",
     "_take_inflated",
     "_wait",
