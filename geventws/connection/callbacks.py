@@ -45,10 +45,11 @@ class CallbackPool(Workers):
     def _run_waiting(self) -> None:
         self._is_scheduled = False
         waiting = self.waiting
-        while waiting and self.running < waiting[0]._options.max_callbacks:
+        free = waiting[0]._options.max_callbacks - self.running if waiting else 0
+        for _ in range(min(free, len(waiting))):
             connection = waiting.popleft()
             connection._busy = False
-            connection._resume()
+            connection._resume_later()
 
     def _end_unused(self) -> None:
         """End the idle greenlets that were not needed since the last call."""

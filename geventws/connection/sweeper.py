@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from math import ceil
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gevent.hub import Waiter
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 #: The resolution, in seconds.
 TICK = 0.25
+#: The maximum number of seconds that functions of one turn may occupy the loop.
+SLICE = 0.002
 #: With at least this number of connections, memory is released when 3/4 of them have ended.
 MANY = 250
 
@@ -81,19 +84,28 @@ class Sweeper:
         it polls.
         """
         if not self._turns:
-            # Before the append: if the timer cannot be started, the next call tries again.
-            timer = self._loop.timer(0)
-            timer.start(self._take_turns, timer)
+            self._start_turn()  # before the append: if it raises, the next call tries again
         self._turns.append(function)
+
+    def _start_turn(self) -> None:
+        timer = self._loop.timer(0)
+        timer.start(self._take_turns, timer)
 
     def _take_turns(self, timer: _TimerWatcher) -> None:
         timer.close()
         turns, self._turns = self._turns, []
-        for function in turns:
+        deadline = monotonic() + SLICE
+        for number, function in enumerate(turns, 1):
             try:
                 function()
             except BaseException:  # noqa: BLE001 - the next function must still be called
                 self._hub.handle_error(function, *sys.exc_info())
+            if number < len(turns) and monotonic() >= deadline:
+                # Thousands of connections may end together.
+                if not self._turns:
+                    self._start_turn()
+                self._turns[:0] = turns[number:]
+                return
 
     def let_others_run(self) -> None:
         """Block until the loop has polled all descriptors once more."""

@@ -2,7 +2,9 @@
 
 import gc
 import platform
+import time
 import weakref
+from functools import partial
 
 import gevent
 import psutil
@@ -111,3 +113,22 @@ def test_a_turn_that_cannot_be_begun_does_not_stop_those_after_it(sweeper):
     taken = Event()
     sweeper.next_turn(taken.set)
     assert taken.wait(10)
+
+
+def test_many_functions_of_one_turn_let_others_run_in_between(sweeper):
+    order = []
+
+    def occupy(number):
+        order.append(number)
+        until = time.perf_counter() + 0.001
+        while time.perf_counter() < until:
+            pass
+
+    for number in range(20):
+        sweeper.next_turn(partial(occupy, number))
+    turns = 0
+    while len(order) < 20:
+        gevent.sleep(0)
+        turns += 1
+    assert turns > 3
+    assert order == list(range(20))

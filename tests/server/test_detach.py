@@ -707,7 +707,7 @@ def test_a_forked_child_calls_no_callback(detached, ends, note_end):
     server = detached(lambda *_: os.write(write, b"m"), lambda _: os.write(write, b"c"))
     with server.client().open() as client:
         wait_until(server.is_idle)
-        child = gevent.os.fork()
+        child = gevent.os.fork_and_watch()
         if child == 0:
             gevent.sleep(0.1)
             os._exit(len(server.websockets))
@@ -732,7 +732,7 @@ def test_a_callback_that_forks_is_the_last_one_in_the_child(detached, ends, note
 
     def on_message(ws, message):
         note_in_child(b"m")
-        children.append(os.fork())
+        children.append(gevent.os.fork_and_watch())
         if 0 in children:
             gevent.get_hub().loop.run_callback(os._exit, 0)
 
