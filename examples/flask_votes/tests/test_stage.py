@@ -175,3 +175,17 @@ def test_a_stuck_page_holds_up_nobody_and_later_gets_the_newest_state_only(stage
     stuck.wait_for_votes(20)
     # The one that was on its way when the network got stuck, and the newest.
     assert len(stuck.got) == 2
+
+
+def test_the_state_is_repeated_while_nothing_happens(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stage.SIGN_OF_LIFE", 0.01)
+    page = StuckSocket(stage)
+    page.free.set()
+    stage.add(Page("ann", page.send))
+    repeating = gevent.spawn(stage.repeat)
+    with gevent.Timeout(PATIENCE):
+        while len(page.got) < 3:
+            gevent.sleep(0.01)
+    repeating.kill()
