@@ -416,9 +416,7 @@ def test_the_end_of_another_connection_is_a_fault(app, sockets, serve, caplog):
 # ------------------------------------------------------------------- detached
 
 
-def test_a_callback_has_new_contexts_of_the_request_and_no_hooks_run_before_it(
-    app, sockets, serve
-):
+def test_a_callback_has_new_contexts_of_the_request_and_no_hooks_run_before_it(app, sockets, serve):
     requests, torn_down = [], Queue()
     app.before_request(lambda: requests.append(flask.request.path))
     app.teardown_appcontext(torn_down.put)
