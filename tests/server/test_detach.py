@@ -247,7 +247,9 @@ def test_on_close_is_called_once_for_every_end(detached, ends, note_end, end, co
 
 
 @pytest.mark.parametrize(
-    ("data", "code"), [(frame(TEXT, "fail"), 1011), (frame(0x83), 1002)], ids=["closing", "draining"]
+    ("data", "code"),
+    [(frame(TEXT, "fail"), 1011), (frame(0x83), 1002)],
+    ids=["closing", "draining"],
 )
 def test_a_peer_that_does_not_answer_a_close_frame_is_dropped_after_close_timeout(
     detached, ends, note_end, data, code
