@@ -36,6 +36,12 @@ class Peer:
 PEERS = [
     Peer("geventws", "compiled core, its own server", "echo_geventws.py", "geventws"),
     Peer(
+        "geventws-detached",
+        "compiled core, its own server, `ws.detach()`",
+        "echo_geventws_detached.py",
+        "geventws",
+    ),
+    Peer(
         "geventws-python",
         "plain Python core, its own server",
         "echo_geventws.py",

@@ -67,4 +67,6 @@ def measure(scenario: Scenario, server: Server, program: Path, seconds: float) -
         problem = done.stderr.strip() or f"the load generator ended with {done.returncode}"
         raise MeasureError(f"{server.peer.name}, {scenario.name}: {problem}")
     sample: Sample = json.loads(done.stdout)
+    if not scenario.cost(sample):
+        raise MeasureError(f"{server.peer.name}, {scenario.name}: the machine is too busy")
     return sample

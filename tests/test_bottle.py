@@ -138,6 +138,29 @@ def test_a_fault_after_the_upgrade_closes_with_1011_and_is_logged_by_bottle(app,
     assert capsys.readouterr().err.count("ZeroDivisionError: the view's fault") == 1
 
 
+def test_callbacks_of_a_detached_websocket_have_the_request_and_a_response_of_no_effect(app):
+    def describe(ws, message):
+        bottle.response.set_cookie("seen", "1")
+        ws.send(f"{bottle.request.path} {bottle.request.query.name} {message}")
+
+    ends = []
+
+    @app.get("/rooms/<room>", apply=[websocket])
+    def room(ws, room):
+        ws.detach(describe, lambda ws: ends.append(bottle.request.query.name))
+
+    with (
+        connect(app, "/rooms/a?name=ada") as hers,
+        connect(app, "/rooms/b?name=bob") as his,
+    ):
+        for _ in range(2):
+            hers.send("hi")
+            assert hers.receive() == "/rooms/a ada hi"
+            his.send("hi")
+            assert his.receive() == "/rooms/b bob hi"
+    assert sorted(ends) == ["ada", "bob"]
+
+
 def test_the_end_of_another_connection_is_a_fault(app, capsys):
     @app.get("/", apply=[websocket])
     def proxy(ws):

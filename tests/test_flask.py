@@ -1,16 +1,21 @@
 """``geventws.flask``: Flask's views with a WebSocket as their argument."""
 
 import contextlib
+import gc
 import logging
 import subprocess
 import time
+import weakref
 
 import flask
 import flask_login
 import gevent
 import pytest
+import sqlalchemy
+import sqlalchemy.orm
 from gevent.event import AsyncResult
 from gevent.pywsgi import WSGIServer
+from gevent.queue import Queue
 from werkzeug.exceptions import BadRequest
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -18,7 +23,7 @@ from geventws import ConnectionClosed
 from geventws.flask import Sock, Sockets, UpgradeRequired
 from tests.support.client import BINARY, TEXT, RawClient, close_frame, frame, request
 from tests.support.npm import MODULES
-from tests.support.servers import serving
+from tests.support.servers import serving, wait_until
 from tests.support.tools import need
 
 SECONDS = 10  # nothing here takes so long
@@ -406,6 +411,139 @@ def test_the_end_of_another_connection_is_a_fault(app, sockets, serve, caplog):
         client.send(close_frame(1011))
     [record] = [record for record in caplog.records if record.exc_info]
     assert record.exc_info[0] is ConnectionClosed
+
+
+# ------------------------------------------------------------------- detached
+
+
+def test_a_callback_has_new_contexts_of_the_request_and_no_hooks_run_before_it(app, sockets, serve):
+    requests, torn_down = [], Queue()
+    app.before_request(lambda: requests.append(flask.request.path))
+    app.teardown_appcontext(torn_down.put)
+
+    def describe(ws, message):
+        flask.g.calls = flask.g.get("calls", 0) + 1
+        url = flask.url_for("room", room=flask.request.view_args["room"])
+        ws.send(f"{url} {flask.request.args['name']} {flask.g.calls}")
+
+    def on_close(ws):
+        requests.append(f"{flask.request.path} has ended")
+
+    @sockets.route("/rooms/<room>")
+    def room(ws, room):
+        flask.g.calls = 10
+        ws.detach(describe, on_close)
+
+    server = serve(app)
+    with (
+        server.client().open("/rooms/a?name=ada") as hers,
+        server.client().open("/rooms/b?name=bob") as his,
+    ):
+        for _ in range(2):
+            hers.send(frame(TEXT, "?"))
+            assert hers.read_frame() == (TEXT, b"ws://test.example/rooms/a ada 1")
+            his.send(frame(TEXT, "?"))
+            assert his.read_frame() == (TEXT, b"ws://test.example/rooms/b bob 1")
+        hers.finish()
+        # Two views, four messages, one end.
+        assert [torn_down.get(timeout=SECONDS) for _ in range(7)] == [None] * 7
+        assert requests == ["/rooms/a", "/rooms/b", "/rooms/a has ended"]
+
+
+def test_a_callback_reads_the_session_and_the_login_and_changes_are_not_kept(app, sockets, serve):
+    class User(flask_login.UserMixin):
+        def __init__(self, name):
+            self.id = name
+
+    flask_login.LoginManager(app).user_loader(User)
+
+    def count(ws, message):
+        flask.session["messages"] = flask.session.get("messages", 0) + 1
+        ws.send(f"{flask_login.current_user.id} {flask.session['messages']}")
+
+    app.route("/login/<name>")(lambda name: str(flask_login.login_user(User(name))))
+    sockets.route("/count", endpoint="count")(lambda ws: ws.detach(count))
+    server = serve(app)
+    cookie = ask(server, "/login/ada")[2]["set-cookie"].partition(";")[0]
+    with server.client().open("/count", [("Cookie", cookie)]) as client:
+        for _ in range(2):
+            client.send(frame(TEXT, "x"))
+            assert client.read_frame() == (TEXT, b"ada 1")
+
+
+def test_teardown_functions_get_the_exception_of_a_callback(app, sockets, serve):
+    torn_down = Queue()
+    app.teardown_appcontext(torn_down.put)
+    sockets.route("/fail")(lambda ws: ws.detach(lambda ws, message: 1 / 0))
+    with serve(app).client().open("/fail") as client:
+        client.send(frame(TEXT, "x"))
+        assert client.read_close() == (1011, "")
+        assert torn_down.get(timeout=SECONDS) is None
+        assert isinstance(torn_down.get(timeout=SECONDS), ZeroDivisionError)
+
+
+def test_a_detached_websocket_without_callbacks_keeps_nothing_of_the_request(app, sockets, serve):
+    environs = []
+
+    class Environ(dict):
+        """A dict that can be referred to weakly."""
+
+    def wsgi(environ, start_response):
+        environ = Environ(environ)
+        environs.append(weakref.ref(environ))
+        return app(environ, start_response)
+
+    sockets.route("/listen")(lambda ws: ws.detach())
+    server = serve(wsgi)
+    with server.client().open("/listen"):
+        wait_until(server.is_idle)
+        gc.collect()
+        assert environs[0]() is None
+
+
+def test_detached_listeners_leave_the_pool_of_the_database_free(app, sockets, serve, tmp_path):
+    engine = sqlalchemy.create_engine(
+        f"sqlite:///{tmp_path}/data", pool_size=5, max_overflow=0, pool_timeout=0.05
+    )
+    # As Flask-SQLAlchemy does it: a session belongs to an application context.
+    session = sqlalchemy.orm.scoped_session(
+        sqlalchemy.orm.sessionmaker(engine),
+        scopefunc=lambda: id(flask.globals.app_ctx._get_current_object()),
+    )
+    app.teardown_appcontext(lambda problem: session.remove())
+
+    def answer(ws, message):
+        ws.send(str(session.scalar(sqlalchemy.text("SELECT :message"), {"message": message})))
+
+    @sockets.route("/block")
+    def block(ws):
+        answer(ws, "hello")
+        for message in ws:
+            answer(ws, message)
+
+    @sockets.route("/detach")
+    def detach(ws):
+        answer(ws, "hello")
+        ws.detach(answer)
+
+    server = serve(app)
+    with contextlib.ExitStack() as clients:
+        for _ in range(5):
+            clients.enter_context(server.client().open("/block"))
+        assert engine.pool.checkedout() == 5
+        assert refusal(server, "/block")[0] == "500"  # no connection within pool_timeout
+    wait_until(lambda: not server.websockets)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.client().open("/detach")) for _ in range(100)]
+        wait_until(server.is_idle)
+        assert engine.pool.checkedout() == 0
+        for client in clients:
+            client.send(frame(TEXT, "again"))
+        for client in clients:
+            assert client.read_frame() == (TEXT, b"hello")
+            assert client.read_frame() == (TEXT, b"again")
+        wait_until(lambda: engine.pool.checkedout() == 0)
+    engine.dispose()
 
 
 # -------------------------------------------------------------------- options

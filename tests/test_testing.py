@@ -235,6 +235,50 @@ def test_a_view_that_sends_to_a_client_that_has_left_is_no_failure():
         assert ws.receive() == "tick"
 
 
+def test_what_a_callback_raises_is_raised_in_the_test():
+    def talk():
+        with connect(site, "/detached") as ws:
+            ws.send("fail")
+            ws.receive()
+
+    with pytest.raises(ZeroDivisionError, match="the view's fault"):
+        talk()
+
+
+def test_what_a_callback_raises_can_be_seen_as_a_client_sees_it():
+    with connect(site, "/detached", raise_app_exceptions=False) as ws:
+        ws.send("fail")
+        assert list(ws) == []
+        assert ws.close_code == 1011
+
+
+def test_leaving_the_block_waits_for_the_callbacks_and_raises_what_on_close_raises():
+    events = []
+
+    def on_message(ws, message):
+        gevent.sleep(0.01)
+        events.append(message)
+
+    def on_close(ws):
+        gevent.sleep(0.01)
+        events.append(ws.close_code)
+        raise ZeroDivisionError("the end's fault")
+
+    app = view(lambda ws: ws.detach(on_message, on_close))
+    with pytest.raises(ZeroDivisionError, match="the end's fault"), connect(app) as ws:
+        ws.send("last")
+    assert events == ["last", 1000]
+
+
+def test_a_callback_that_does_not_end_is_an_error():
+    app = view(lambda ws: ws.detach(lambda ws, message: gevent.sleep(60)))
+    with (
+        pytest.raises(TimeoutError, match="the callbacks have not ended within"),
+        connect(app, timeout=0.2) as ws,
+    ):
+        ws.send("x")
+
+
 def test_the_options_are_those_of_the_server():
     with connect(echo, max_message_size=5) as ws:
         ws.send("123456")

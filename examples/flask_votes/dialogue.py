@@ -1,7 +1,6 @@
 """The conversation with one page over its WebSocket: states out, commands in.
 
-Both directions are greenlets of their own, since either may have to wait: the one that sends for
-a slow network, the one that receives for a person to make up their mind.
+The WebSocket is detached from its view: while nothing happens, a page has no greenlet.
 """
 
 import json
@@ -12,7 +11,7 @@ import gevent
 from ballots import Unavailable
 from stage import Page, Refused, Stage
 
-from geventws import ConnectionClosed, WebSocket, WebSocketError
+from geventws import WebSocket, WebSocketError
 
 # The options of the server that this conversation asks for.
 LIMITS = {
@@ -20,12 +19,6 @@ LIMITS = {
     # Behind a slow network send() waits after a few states instead of piling up old ones.
     "max_send_buffer": 4096,
 }
-# The minimum number of seconds between two states for a page: a burst of votes from a
-# thousand phones must not become a million messages. The first one after a quiet time is instant.
-BETWEEN_STATES = 0.05
-# A state is repeated after this long without news. Scripts cannot see WebSocket pings, and this
-# is how a phone notices that it fell off the network (see live.js).
-SIGN_OF_LIFE = 20.0
 # A page that sends commands faster than this waits in its own TCP connection, not in our memory.
 BETWEEN_COMMANDS = 0.05
 
@@ -33,27 +26,17 @@ Command = dict[str, object]
 Commands = Mapping[str, Callable[[Command], None]]
 
 
-def converse(ws: WebSocket, stage: Stage, page: Page, commands: Commands) -> None:
-    """Keep ``page`` informed and carry out its ``commands`` until it leaves."""
-    # A page may leave whenever it likes, also in the middle of an answer: that is no error.
-    with suppress(WebSocketError), stage.watched_by(page):
-        ws.accept()  # Before there are two greenlets that could be the first to use it.
-        sender = gevent.spawn(send_states, ws, stage, page)
-        try:
-            for message in ws:  # Ends when the peer closes, or is lost.
-                answer(ws, message, commands)
-                gevent.sleep(BETWEEN_COMMANDS)
-        finally:
-            sender.kill()
+def converse(ws: WebSocket, stage: Stage, voter: str | None, commands: Commands) -> None:
+    """Keep a page informed and carry out its ``commands`` until it leaves; returns at once."""
 
+    def carry_out(ws: WebSocket, message: str | bytes) -> None:
+        answer(ws, message, commands)
+        gevent.sleep(BETWEEN_COMMANDS)
 
-def send_states(ws: WebSocket, stage: Stage, page: Page) -> None:
-    """Send the newest state whenever there is news, for as long as the page is there."""
-    with suppress(ConnectionClosed):  # The loop that receives notices it, too, and ends us both.
-        while True:
-            page.wait_for_news(SIGN_OF_LIFE)
-            ws.send(stage.state_for(page.voter))
-            gevent.sleep(BETWEEN_STATES)
+    page = Page(voter, lambda page: ws.send(stage.state_for(page.voter)))
+    with suppress(WebSocketError):  # A page may leave whenever it likes: that is no error.
+        ws.detach(carry_out, lambda _: stage.remove(page))
+        stage.add(page)
 
 
 def answer(ws: WebSocket, message: str | bytes, commands: Commands) -> None:

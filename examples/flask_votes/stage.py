@@ -3,14 +3,22 @@
 import json
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
+import gevent
 from ballots import Ballots, Round
-from gevent.event import Event
 from gevent.lock import RLock
 from story import Step, Story
 
+from geventws import ConnectionClosed
+
+# The minimum number of seconds between two states for a page: a burst of votes from a
+# thousand phones must not become a million messages. The first one after a quiet time is instant.
+BETWEEN_STATES = 0.05
+# A state is repeated after this long without news. Scripts cannot see WebSocket pings, and this
+# is how a phone notices that it fell off the network (see live.js).
+SIGN_OF_LIFE = 20.0
 CLOSED = "That vote is closed, the story has moved on."
 
 
@@ -19,27 +27,37 @@ class Refused(Exception):
 
 
 class Page:
-    """An open page, and a mailbox with room for one notice: "there is news".
+    """An open page, which is sent the newest state whenever there is news.
 
-    Every state replaces the state before, so old states are not kept. The mailbox
-    does not hold the newest state either: the greenlet of the page reads the state when it is
-    ready to send. This one state contains all earlier changes. So putting news into a mailbox
-    never waits and never grows, and a phone with a poor connection gets fewer states, none
-    outdated, while all others get theirs at once.
+    Every state replaces the state before, so old states are not kept: only the fact that there is
+    news. The state is read at the moment when it is sent, and contains all earlier changes. So
+    ``notify()`` never waits, nothing grows, and a phone with a poor connection gets fewer states,
+    none outdated, while all others get theirs at once. A greenlet runs only while there is news:
+    a page that waits for the next vote has none.
+
+    :param send: sends the newest state; may wait for the network.
     """
 
-    def __init__(self, voter: str | None = None) -> None:
+    __slots__ = ("_has_news", "_is_sending", "_send", "voter")
+
+    def __init__(self, voter: str | None, send: Callable[["Page"], None]) -> None:
         self.voter = voter  # None for a page that cannot vote, such as the presenter's.
-        self._news = Event()
-        self._news.set()  # A new page has no state yet.
+        self._send = send
+        self._has_news = self._is_sending = False
 
     def notify(self) -> None:
-        self._news.set()
+        self._has_news = True
+        if not self._is_sending:
+            self._is_sending = True
+            gevent.spawn(self._send_news)
 
-    def wait_for_news(self, timeout: float) -> None:
-        """Return when there is news, or after ``timeout`` seconds without any."""
-        self._news.wait(timeout)
-        self._news.clear()
+    def _send_news(self) -> None:
+        with suppress(ConnectionClosed):  # The page leaves the stage by itself.
+            while self._has_news:
+                self._has_news = False
+                self._send(self)
+                gevent.sleep(BETWEEN_STATES)
+        self._is_sending = False
 
 
 class Stage:
@@ -68,16 +86,20 @@ class Stage:
             ballots.open_round(story.start, after=current.id if current else 0)
         self.refresh()
 
-    @contextmanager
-    def watched_by(self, page: Page) -> Iterator[None]:
-        """Tell ``page`` of all news while the block runs."""
+    def add(self, page: Page) -> None:
+        """Tell ``page`` of all news from now on; the current state is the first."""
         self._pages.add(page)
         self._announce()
-        try:
-            yield
-        finally:
-            self._pages.remove(page)
-            self._announce()
+
+    def remove(self, page: Page) -> None:
+        self._pages.remove(page)
+        self._announce()
+
+    def repeat(self) -> None:
+        """Send the state again and again, also without any change."""
+        while True:
+            gevent.sleep(SIGN_OF_LIFE)
+            self.refresh()
 
     def vote(self, voter: str, round_id: int, option: int) -> None:
         """Give the voter's one vote in this round to ``option``, wherever it was before."""

@@ -1,7 +1,7 @@
 """A story that an audience decides, step by step, from their phones. Run: ``python votes.py``.
 
 This file is the Flask application and the program around it. The WebSocket views are
-:func:`audience_live` and :func:`presenter_live`. Their loops are in ``dialogue.py``.
+:func:`audience_live` and :func:`presenter_live`. What happens after them is in ``dialogue.py``.
 """
 
 if __name__ == "__main__":
@@ -41,7 +41,7 @@ from flask import (
 )
 from flask.typing import ResponseReturnValue
 from qr import draw
-from stage import Page, Stage
+from stage import Stage
 from story import Story, StoryError, load
 from werkzeug.exceptions import HTTPException
 
@@ -99,8 +99,8 @@ def audience_live() -> ResponseReturnValue:
     def vote(command: Command) -> None:
         stage.vote(name, number(command, "round"), number(command, "option"))
 
-    converse(request.environ["wsgi.websocket"], stage, Page(name), {"vote": vote})
-    return ""  # The conversation is over: nobody gets this, but a Flask view returns something.
+    converse(request.environ["wsgi.websocket"], stage, name, {"vote": vote})
+    return ""  # The conversation has begun: nobody gets this, but a Flask view returns something.
 
 
 def voter() -> str | None:
@@ -132,7 +132,7 @@ def presenter_live() -> ResponseReturnValue:
         "next": lambda command: stage.advance(number(command, "round")),
         "restart": lambda command: stage.restart(number(command, "round")),
     }
-    converse(request.environ["wsgi.websocket"], stage, Page(), commands)
+    converse(request.environ["wsgi.websocket"], stage, None, commands)
     return ""
 
 
@@ -203,7 +203,9 @@ def the_show(votes_path: Path) -> Iterator[tuple[Stage, Ballots]]:
         yield shared_show(url)
     else:
         with opened(votes_path) as ballots:
-            yield Stage(the_story(), ballots), ballots
+            stage = Stage(the_story(), ballots)
+            gevent.spawn(stage.repeat)
+            yield stage, ballots
 
 
 def shared_show(url: str) -> tuple[Stage, Ballots]:

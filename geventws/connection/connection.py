@@ -244,6 +244,7 @@ class Connection(Transport):
             self._continue_reading()  # the peer's Close frame follows unread messages
         self._input_parsed()
         self._wake()
+        self._check_after_close_timeout()
 
     def _send_frames(self, frames: bytes) -> None:
         """Write complete frames that the caller has built."""
@@ -595,7 +596,7 @@ class Connection(Transport):
             if keepalive.is_message_overdue(number, now, options.message_timeout):
                 self._fault = f"did not finish a message within {options.message_timeout:g} seconds"
                 self._start_close(CloseCode.POLICY_VIOLATION, "message timeout")
-                return self._check_closing()
+                return None  # _start_close() has asked for the next check
         if options.ping_interval is None:
             return options.check_interval
         if now >= keepalive.due:
@@ -639,6 +640,12 @@ class Connection(Transport):
             return left
         self._drop_unanswered()
         return None
+
+    def _check_after_close_timeout(self) -> None:
+        """Check a connection that is ending: perhaps no greenlet waits in ``close()``."""
+        if self._endpoint.state is not _CLOSED:
+            self._sweeper.remove(self)
+            self._sweeper.add(self, self._options.close_timeout)
 
     def _watch_progress(self) -> None:
         """Measure the peer's progress from now on."""
@@ -710,6 +717,7 @@ class Connection(Transport):
         if self._endpoint.state is not _CLOSED:  # otherwise _end() has woken the greenlets
             self._watch_progress()
             self._wake()
+            self._check_after_close_timeout()
 
     def _finish_output(self) -> None:
         """The kernel has all output. The server ends TCP first, RFC 6455 section 7.1.1."""

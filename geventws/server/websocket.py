@@ -310,6 +310,8 @@ class WebSocket(Connection):
         self._registry = registry
         if not self._keeps_environ:
             self._environ = _Request.of(self._environ).pack()
+        if self._on_message is None and self._on_close is None:
+            self._around = None  # it may keep the environ, too
         if self._endpoint.state is not _CLOSED:
             self._release_from_server()
         self._busy = False

@@ -38,7 +38,8 @@ class Worker(GeventWorker):
     """gunicorn's gevent worker with WebSockets in ``environ["wsgi.websocket"]``.
 
     All settings of gunicorn work as with ``-k gevent``. A WebSocket counts as one of
-    ``worker_connections``, and has one line in the access log when it ends.
+    ``worker_connections`` until its view ends; then it has one line in the access log. A detached
+    WebSocket stays open after that, and counts for ``max_connections`` only.
 
     Before the worker stops (SIGTERM, SIGHUP, ``max_requests``), it closes every WebSocket with
     1001. The Close frames are spread over the first half of ``graceful_timeout``. The worker exits

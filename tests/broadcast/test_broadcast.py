@@ -92,26 +92,6 @@ def test_unsubscribing_ends_the_messages_and_not_the_connection(make_room):
     assert texts(client, 1) == ["heard"]
 
 
-def test_a_socket_that_nobody_unsubscribes_is_forgotten_with_the_next_message(make_room, serve):
-    broadcast = Broadcast()
-    ended = Event()
-
-    def view(environ, start_response):
-        ws = environ["wsgi.websocket"]
-        broadcast.subscribe("room", ws)
-        ws.receive()
-        ended.set()
-        return []
-
-    with serve(view).client() as client:
-        client.open()
-        client.finish()
-    ended.wait(SECONDS)
-    assert broadcast.subscribers("room") == 1
-    broadcast.publish("room", "is anybody there?")
-    assert broadcast.subscribers("room") == 0
-
-
 def test_a_subscription_sends_the_101(serve):
     broadcast = Broadcast()
     left = Event()

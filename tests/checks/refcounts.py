@@ -1,7 +1,7 @@
 """``make refcounts``: after 100,000 connections everything is back where it was.
 
-Connections of every kind of ending; what is left then shows in the counts of Python's objects, in
-descriptors and in memory. Exits with 1 if anything has grown.
+Connections of every kind of ending, with blocking views and detached ones; what is left then shows
+in the counts of Python's objects, in descriptors and in memory. Exits with 1 if anything has grown.
 """
 
 import gc
@@ -17,10 +17,32 @@ from tests.support.apps import echo
 from tests.support.client import BINARY, PING, TEXT, RawClient, close_frame, frame
 
 WARM_UP = 2_000
+PATHS = ["/blocking", "/detached"]
 #: What may differ by chance: objects of one type, and memory in KiB.
 TOLERATED_OBJECTS = 100
 TOLERATED_KIB = 2_048
 LARGE = frame(BINARY, bytes(100_000), b"\0\0\0\0")
+
+broadcast = geventws.Broadcast("memory://")
+
+
+def application(environ, start_response):
+    if environ["PATH_INFO"] == "/blocking":
+        return echo(environ, start_response)
+    ws = environ["wsgi.websocket"]
+    broadcast.subscribe("room", ws)
+    ws.detach(on_message, on_close)
+    return []
+
+
+def on_message(ws, message):
+    if isinstance(message, bytes):
+        gevent.sleep(0)  # this callback blocks
+    ws.send(message)
+
+
+def on_close(ws):
+    assert ws.closed
 
 
 def closed_by_the_client(client: RawClient) -> None:
@@ -78,12 +100,13 @@ def take_census(server: geventws.WebSocketServer) -> Census:
 
 def connect(server: geventws.WebSocketServer, count: int) -> None:
     for i in range(count):
-        with RawClient(("127.0.0.1", server.server_port)).open() as client:
-            ENDINGS[i % len(ENDINGS)](client)
+        path = PATHS[i % len(PATHS)]
+        with RawClient(("127.0.0.1", server.server_port)).open(path) as client:
+            ENDINGS[i // len(PATHS) % len(ENDINGS)](client)
 
 
 def main(count: int) -> int:
-    server = geventws.WebSocketServer(("127.0.0.1", 0), echo, log=None)
+    server = geventws.WebSocketServer(("127.0.0.1", 0), application, log=None)
     server.start()
     connect(server, WARM_UP)
     before = take_census(server)

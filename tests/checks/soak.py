@@ -1,9 +1,10 @@
 """``make soak``: 5,000 connections of every kind, under our server and under gunicorn.
 
 Well-behaved clients send numbered messages of all sizes and get each of them back exactly once and
-in order; beside them are idle ones, slow ones, ones that leave without a word, and hostile ones. In
-the end all leave; then the descriptors, the greenlets and the memory of the server's processes must
-be back where they were after a first, short round of the same. Exits with 1 if anything is amiss.
+in order; beside them are idle ones, slow ones, ones that leave without a word, and hostile ones.
+Half of them are detached from their views. In the end all leave; then the descriptors, the
+greenlets and the memory of the server's processes must be back where they were after a first, short
+round of the same. Exits with 1 if anything is amiss.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import greenlet
 import psutil
 from gevent import socket
 
+import geventws
 from tests.checks.memory import used
 from tests.support.client import BINARY, CLOSE, PING, RawClient, close_frame, frame, request
 
@@ -37,6 +39,7 @@ SERVERS = {
 #: How much more memory a process may have than after the first round, in KiB.
 TOLERATED_KIB = 8 << 10
 NO_MASK = b"\0\0\0\0"
+PATHS = ["/blocking", "/detached"]
 
 
 # ------------------------------------------------------------------ in the server
@@ -45,6 +48,9 @@ NO_MASK = b"\0\0\0\0"
 def application(environ, start_response):
     """Echoes; without a WebSocket it tells how the process is."""
     ws = environ.get("wsgi.websocket")
+    if ws is not None and environ["PATH_INFO"] == "/detached":
+        ws.detach(geventws.WebSocket.send)
+        return []
     if ws is not None:
         for message in ws:
             ws.send(message)
@@ -152,7 +158,7 @@ class Soak:
 
     def echo(self, client, chance) -> None:
         """Every message comes back once and in order."""
-        client.open()
+        client.open(chance.choice(PATHS))
         number = 0
         while time.monotonic() < self.end:
             batch = []
@@ -169,7 +175,7 @@ class Soak:
 
     def idle(self, client, chance) -> None:
         """Answers pings and says nothing itself."""
-        client.open()
+        client.open(chance.choice(PATHS))
         client.sock.settimeout(1)
         while time.monotonic() < self.end:
             try:
@@ -185,7 +191,7 @@ class Soak:
 
     def slow(self, client, chance) -> None:
         """Sends its messages in pieces, and reads them late."""
-        client.open()
+        client.open(chance.choice(PATHS))
         data = chance.randbytes(3000)
         while time.monotonic() < self.end:
             message = frame(BINARY, data, NO_MASK)
@@ -199,7 +205,7 @@ class Soak:
 
     def abrupt(self, client, chance) -> None:
         """Is gone without a word, now and then in the middle of something."""
-        client.open()
+        client.open(chance.choice(PATHS))
         data = frame(BINARY, bytes(chance.choice([10, 5000, 500_000])), NO_MASK)
         client.send(data[: chance.randrange(len(data))] if chance.random() < 0.5 else data)
         self.pause(chance, 0, 1)
@@ -236,7 +242,7 @@ class Soak:
                     (1002, close_frame(999)),
                 ]
             )
-            client.open()
+            client.open(chance.choice(PATHS))
             client.send(data + os.urandom(1000))
             first, payload = self.next_frame(client)
             assert (first, payload[:2]) == (CLOSE, struct.pack("!H", code)), (first, payload, code)

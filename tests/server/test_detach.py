@@ -246,6 +246,23 @@ def test_on_close_is_called_once_for_every_end(detached, ends, note_end, end, co
     assert len(logged) == (code == 1011)
 
 
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [(frame(TEXT, "fail"), 1011), (frame(0x83), 1002)],
+    ids=["closing", "draining"],
+)
+def test_a_peer_that_does_not_answer_a_close_frame_is_dropped_after_close_timeout(
+    detached, ends, note_end, data, code
+):
+    # Without accept_after, the next check of the deadlines would come after ping_interval.
+    server = detached(lambda *_: 1 / 0, note_end, close_timeout=0.2, accept_after=None)
+    with server.client().open() as client:
+        wait_until(server.is_idle)
+        client.send(data)
+        assert client.read_close()[0] == code
+        assert ends.get(timeout=SECONDS) == code
+
+
 def test_messages_before_the_end_are_delivered_before_on_close(detached):
     events = []
     gate = Gate()

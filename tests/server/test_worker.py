@@ -87,6 +87,20 @@ def test_a_worker_that_waits_for_detached_websockets_gives_signs_of_life(gunicor
         assert "WORKER TIMEOUT" not in process.output
 
 
+def test_detached_websockets_are_no_worker_connections_and_end_with_1001(gunicorn):
+    with gunicorn("--worker-connections", "1", "--max-requests", "3") as process:
+        clients = [process.client().open("/detached") for _ in range(3)]
+        process.wait_for("Autorestarting worker")
+        are_sent_away(clients)
+        process.wait_for("(?s)Booting worker.*Booting worker")
+        clients = [process.client().open("/detached") for _ in range(2)]
+        os.kill(process.process.pid, signal.SIGTERM)
+        are_sent_away(clients)
+        assert process.stop(seconds=10) == 0
+        assert process.output.count("detached, ended with 1001") == 5
+        assert "Traceback" not in process.output
+
+
 def test_several_workers_and_a_preloaded_application(gunicorn):
     with gunicorn("--preload", "--workers", "2") as process:
         for _ in range(4):

@@ -6,7 +6,6 @@ from typing import Any
 import gevent
 import pytest
 from ballots import Ballots, opened
-from dialogue import send_states
 from gevent.event import Event
 from stage import Page, Refused, Stage
 from story import parse
@@ -36,10 +35,6 @@ def state(stage: Stage, voter: str | None = None) -> dict[str, Any]:
 
 def counts(stage: Stage) -> list[int]:
     return [option["votes"] for option in state(stage)["options"]]
-
-
-def has_news(page: Page) -> bool:
-    return page._news.is_set()
 
 
 def test_a_story_begins_with_its_first_step(stage: Stage) -> None:
@@ -139,34 +134,25 @@ def test_a_step_that_was_edited_away_sends_the_show_back_to_the_start(
 
 
 def test_two_pages_of_one_browser_are_one_person_and_the_presenter_is_none(stage: Stage) -> None:
-    pages = (Page("ann"), Page("ann"), Page("bob"), Page())
-    with (
-        stage.watched_by(pages[0]),
-        stage.watched_by(pages[1]),
-        stage.watched_by(pages[2]),
-        stage.watched_by(pages[3]),
-    ):
-        assert state(stage)["people"] == 2
+    pages = [Page(voter, lambda _: None) for voter in ("ann", "ann", "bob", None)]
+    for page in pages:
+        stage.add(page)
+    assert state(stage)["people"] == 2
+    for page in pages:
+        stage.remove(page)
     assert state(stage)["people"] == 0
-
-
-def test_a_page_has_news_at_first_and_after_each_change(stage: Stage) -> None:
-    page = Page("ann")
-    with stage.watched_by(page):
-        page.wait_for_news(timeout=0)
-        assert not has_news(page)
-        stage.vote("bob", 1, 0)
-        assert has_news(page)
 
 
 class StuckSocket:
     """A peer whose network takes nothing until it is freed."""
 
-    def __init__(self) -> None:
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
         self.free = Event()
         self.got: list[dict[str, Any]] = []
 
-    def send(self, message: str) -> None:
+    def send(self, page: Page) -> None:
+        message = self.stage.state_for(page.voter)
         assert self.free.wait(PATIENCE)
         self.got.append(json.loads(message))
 
@@ -177,22 +163,29 @@ class StuckSocket:
 
 
 def test_a_stuck_page_holds_up_nobody_and_later_gets_the_newest_state_only(stage: Stage) -> None:
-    stuck, well = StuckSocket(), StuckSocket()
+    stuck, well = StuckSocket(stage), StuckSocket(stage)
     well.free.set()
-    slow, quick = Page("ann"), Page("bob")
-    with stage.watched_by(slow), stage.watched_by(quick):
-        senders = [
-            gevent.spawn(send_states, stuck, stage, slow),
-            gevent.spawn(send_states, well, stage, quick),
-        ]
-        try:
-            for number in range(1, 21):
-                stage.vote(f"voter {number}", 1, 0)
-                well.wait_for_votes(number)
-            assert stuck.got == []
-            stuck.free.set()
-            stuck.wait_for_votes(20)
-            # The one that was on its way when the network got stuck, and the newest.
-            assert len(stuck.got) == 2
-        finally:
-            gevent.killall(senders)
+    stage.add(Page("ann", stuck.send))
+    stage.add(Page("bob", well.send))
+    for number in range(1, 21):
+        stage.vote(f"voter {number}", 1, 0)
+        well.wait_for_votes(number)
+    assert stuck.got == []
+    stuck.free.set()
+    stuck.wait_for_votes(20)
+    # The one that was on its way when the network got stuck, and the newest.
+    assert len(stuck.got) == 2
+
+
+def test_the_state_is_repeated_while_nothing_happens(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stage.SIGN_OF_LIFE", 0.01)
+    page = StuckSocket(stage)
+    page.free.set()
+    stage.add(Page("ann", page.send))
+    repeating = gevent.spawn(stage.repeat)
+    with gevent.Timeout(PATIENCE):
+        while len(page.got) < 3:
+            gevent.sleep(0.01)
+    repeating.kill()
