@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
+from copy import copy
 from io import BufferedReader
 from typing import Any
 
@@ -213,14 +214,31 @@ def _is_of_server(method: Write | StartResponse) -> bool:
     return isinstance(owner, WSGIHandler) or hasattr(owner, "force_close")
 
 
-def closing(start_response: StartResponse) -> StartResponse:
+def closing(environ: Environ, start_response: StartResponse) -> StartResponse:
     """Return a ``start_response()`` that ends the connection after its response."""
+    _end_gunicorn_reader(environ)
 
     def start(status: str, headers: Headers, exc_info: ExcInfo | None = None) -> Write:
         _force_close(start_response)
         return start_response(status, [*headers, ("Connection", "close")], exc_info)
 
     return start
+
+
+def _end_gunicorn_reader(environ: Environ) -> None:
+    """Put gunicorn's reader at the end of input behind the body of the request.
+
+    Other middleware may hide the ``start_response()`` that :func:`_force_close` needs.
+    """
+    # Any: one of several classes of gunicorn, whose type does not allow new methods.
+    reader: Any = getattr(_input_of(environ), "reader", None)
+    request = getattr(reader, "req", None)
+    if request is not None:
+        request.force_close()  # a chunked body
+    elif hasattr(reader, "unreader"):
+        # From now on, only the body has a reader that reads.
+        unreader, reader.unreader = reader.unreader, copy(reader.unreader)
+        unreader.read = unreader.take_buffered = _read_nothing
 
 
 def _force_close(start_response: StartResponse) -> None:

@@ -91,7 +91,7 @@ def serve_plain(
             _peer(environ),
             printable(reason, limit=400),
         )
-        start_response = closing(start_response)
+        start_response = closing(environ, start_response)
     return application(environ, start_response)
 
 

@@ -209,7 +209,7 @@ def test_a_middleware_that_loses_the_close_of_the_body_changes_nothing(tmp_path,
     arguments[arguments.index("tests.support.serve:application")] = "tests.support.serve:wrapped"
     with serving(arguments, tmp_path / "log") as process:
         process.connect = process.client
-        for head in HEADS.values():
+        for head in REFUSED.values():
             smuggled = Smuggled()
             with process.client() as client:
                 received = converse(client, smuggled.at(8192, head) + smuggled.request * 50)
