@@ -172,6 +172,13 @@ def test_a_plain_request_for_a_socket_gets_426(app, sockets, serve):
     assert (headers["upgrade"], headers["connection"]) == ("websocket", "Upgrade")
 
 
+def test_a_request_for_a_socket_through_a_proxy_with_http_1_0_gets_426(app, sockets, serve):
+    sockets.route("/echo")(echo)
+    with serve(app).client() as client:
+        client.send(request("/echo", http="HTTP/1.0"))
+        assert client.read_head() == "426"
+
+
 def test_the_application_may_have_its_own_page_for_426(app, sockets, serve):
     sockets.route("/echo")(echo)
     app.register_error_handler(UpgradeRequired, lambda problem: ("Get a newer browser.", 426))

@@ -176,6 +176,7 @@ def test_other_modules_use_only_the_internal_interface_of_a_connection(module):
             "_leave_view",
             "_log_fault",
             "_note_response",
+            "_on_message",
             "_sock",
             "_stop_expecting_answer",
             "_view",

@@ -23,8 +23,6 @@ from .websocket import WebSocket
 #: Keys of the environ. They are only set for WebSocket requests.
 WEBSOCKET = "wsgi.websocket"
 WEBSOCKET_VERSION = "wsgi.websocket_version"
-#: Set for a plain HTTP request whose header Upgrade was ignored, and logged.
-_IGNORED = "geventws.ignored_upgrade"
 
 
 def serve(
@@ -83,8 +81,9 @@ def serve_plain(
     of the connection: a proxy may forward all that follows, because of this header.
     """
     reason = handshake.ignored_upgrade(environ)
-    if reason and _IGNORED not in environ:
-        environ[_IGNORED] = True
+    if reason:
+        # Frameworks such as Werkzeug would take the request for a WebSocket, too.
+        del environ["HTTP_UPGRADE"]
         peers.log(
             logging.WARNING,
             "Ignored the header Upgrade: websocket of a request from %s: %s",
