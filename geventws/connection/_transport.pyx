@@ -38,13 +38,13 @@ from gevent import get_hub
 from gevent.exceptions import BlockingSwitchOutError, ConcurrentObjectUseError
 from gevent.ssl import SSLSocket
 
+from geventws.connection.greenlets import LightGreenlet
 from geventws.connection.lifecycle import End
 from geventws.connection.tcp import MAX_RECORD
 from geventws.connection.threads import call_in_hub, is_running
 from geventws.connection.transport_py import (
     NOT_HERE,
     WOULD_BLOCK,
-    _Greenlet,
     _message,
     close_watchers,
     receive_within,
@@ -206,7 +206,7 @@ cdef class Workers:
             ):
                 return worker
             PyGreenlet_Switch(<PyGreenlet*>worker, NULL, NULL)  # without a job: it ends
-        worker = _Greenlet(self._work)
+        worker = LightGreenlet(self._work)
         PyGreenlet_Switch(<PyGreenlet*>worker, NULL, NULL)
         self.references = Py_REFCNT(<PyObject*>worker)
         return worker

@@ -28,12 +28,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from errno import EBADF
 from functools import partial
-from sys import getrefcount
 from time import monotonic
 from typing import TYPE_CHECKING, Any
-from weakref import getweakrefcount
 
-from gevent import Greenlet, get_hub, getcurrent
+from gevent import get_hub, getcurrent
 from gevent.exceptions import ConcurrentObjectUseError
 from gevent.ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
 from gevent.timeout import Timeout
@@ -41,6 +39,7 @@ from gevent.timeout import Timeout
 from ..exceptions import WebSocketError
 from ..protocol.frames import Opcode, encode_text
 from ..protocol.state import State
+from .greenlets import LightGreenlet, references
 from .lifecycle import End
 from .tcp import MAX_RECORD
 from .threads import call_in_hub, get_ident, is_running
@@ -112,17 +111,6 @@ class HubBuffers:
         self.connections.clear()
 
 
-class _Greenlet(Greenlet):  # type: ignore[type-arg] # generic for the type checker only
-    """A greenlet that does not store the stack of its creation, which is always the same."""
-
-    spawning_stack_limit = 0
-
-
-def references(worker: object) -> int:
-    """The number of references to a greenlet, for a comparison with that of another moment."""
-    return getrefcount(worker) + getweakrefcount(worker)
-
-
 class Workers:
     """The greenlets of a hub that call callbacks.
 
@@ -183,16 +171,16 @@ class Workers:
                 buffers.dispatched._end_dispatch(is_suspended=True)
         return True
 
-    def _take(self) -> _Greenlet:
+    def _take(self) -> LightGreenlet:
         """Return a greenlet that nothing else refers to."""
         idle = self._idle
         while idle:
-            worker: _Greenlet = idle.pop()
+            worker: LightGreenlet = idle.pop()
             self._unused = min(self._unused, len(idle))
             if references(worker) == self._references:
                 return worker
             worker.switch()  # without a job: it ends
-        worker = _Greenlet(self._work)
+        worker = LightGreenlet(self._work)
         worker.switch()
         self._references = references(worker)
         return worker

@@ -597,9 +597,9 @@ def test_a_timeout_of_a_callback_closes_its_own_connection(detached, caplog):
 def test_a_flood_does_not_keep_other_greenlets_waiting(detached):
     server = detached(lambda *_: None)
     with server.client().open() as client, gevent.Timeout(SECONDS):
-        client.send(frame(TEXT, "x") * 20_000)
+        client.send(frame(TEXT, "x") * 50_000)
         turns = 0
-        while server.websockets.totals.messages_received < 20_000:
+        while server.websockets.totals.messages_received < 50_000:
             gevent.sleep(0.0001)  # sleep(0) would let the loop poll once in a thousand turns
             turns += 1
         assert turns > 3
