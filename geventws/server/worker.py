@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,11 @@ class Worker(GeventWorker):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         combine_options(None, cls.websocket_options)  # raises for invalid options
+
+    def init_process(self) -> None:
+        # gunicorn sets it only after the modules are patched: until then, a SIGTERM would be lost.
+        signal.signal(signal.SIGTERM, self.handle_exit)
+        super().init_process()
 
     def load_wsgi(self) -> None:
         install_if_present()

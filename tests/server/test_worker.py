@@ -41,6 +41,18 @@ def test_sigterm_closes_every_websocket_with_1001_and_leaves_soon(gunicorn):
         assert process.output.count('"GET /echo HTTP/1.1" 101') == 5
 
 
+def test_a_sigterm_that_comes_while_a_worker_starts_is_not_lost(gunicorn, tmp_path):
+    (tmp_path / "conf.py").write_text(
+        "import os, signal\n"
+        "def post_fork(server, worker):\n"
+        "    patch = worker.patch\n"
+        "    worker.patch = lambda: [os.kill(os.getpid(), signal.SIGTERM), patch()]\n"
+    )
+    with gunicorn("-c", str(tmp_path / "conf.py")) as process:
+        process.wait_for("Worker exiting")
+        process.wait_for("(?s)Booting worker.*Booting worker")
+
+
 def test_ctrl_c_which_the_terminal_and_the_master_both_pass_on_is_quiet(gunicorn):
     with gunicorn() as process:
         worker = int(process.wait_for(r"Booting worker with pid: (\d+)")[1])
