@@ -290,7 +290,7 @@ def test_a_page_that_is_online_or_awake_again_reconnects_at_once(site, window, a
     if away == "offline":
         set_offline(window, True)
         run(window, 'await until(() => ws.state === "waiting");')
-        assert run(window, "return ws.states.pop().reason;") == "offline"
+        assert run(window, "return ws.states.at(-1).reason;") == "offline"
         set_offline(window, False)
     else:
         window.execute_cdp_cmd("Page.setWebLifecycleState", {"state": "frozen"})
@@ -329,8 +329,6 @@ def test_a_page_on_https_behind_nginx_comes_back_through_it(browser, tls, tmp_pa
         with serving(command, tmp_path / "before"):
             browser.get(f"https://localhost:{proxy}/")
             run(browser, 'connect("/room"); await until(() => ws.state === "open");')
-            insecure = 'try { connect("ws://localhost/"); } catch (error) { return error.name; }'
-            assert run(browser, insecure) == "SecurityError"
         run(browser, "await until(() => ws.states.filter(it => it.code === 1006).length > 1);")
         with serving(command, tmp_path / "after"):
             run(browser, 'await until(() => ws.state === "open"); ws.send("hello");')
@@ -404,7 +402,7 @@ def test_other_paths_and_methods_are_answered_without_the_files(ask):
 
 
 def test_only_the_names_of_the_files_have_a_url():
-    with pytest.raises(ValueError, match="no file 'other.js', only "):
+    with pytest.raises(ValueError, match="there is no file"):
         js.url("other.js")
     assert js.url(prefix="/static").startswith("/static/")
 

@@ -44,7 +44,7 @@ def publish(environ, start_response):
 
 
 def kick(environ, start_response):
-    for ws in sockets:
+    for ws in list(sockets):
         ws.close(1012)
     start_response("204 No Content", [])
     return []
@@ -55,11 +55,13 @@ def room(environ, start_response):
     ws = environ["wsgi.websocket"]
     query = dict(parse_qsl(environ["QUERY_STRING"], keep_blank_values=True))
     sockets.add(ws)
-    with broadcast.subscribe("room", ws, query.get("since")) as subscription:
-        ws.send(json.dumps({"id": subscription.position, "recovered": subscription.recovered}))
-        for message in ws:
-            broadcast.publish("room", message)
-    sockets.discard(ws)
+    try:
+        with broadcast.subscribe("room", ws, query.get("since")) as subscription:
+            ws.send(json.dumps({"id": subscription.position, "recovered": subscription.recovered}))
+            for message in ws:
+                broadcast.publish("room", message)
+    finally:
+        sockets.discard(ws)
     return []
 
 
