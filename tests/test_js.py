@@ -284,6 +284,23 @@ def test_it_has_the_interface_of_a_websocket(window):
     ]
 
 
+def test_it_can_be_closed_without_a_code_and_before_it_is_open(window):
+    assert run(
+        window,
+        """
+        return Promise.all([
+            ws => until(() => ws.state === "open").then(() => ws.close()),
+            ws => ws.close(),
+            ws => ws.close(4000, "never mind"),
+        ].map(end => new Promise(ended => {
+            const ws = connect("/echo");
+            ws.onclose = ({code, reason, wasClean}) => ended([code, reason, wasClean]);
+            end(ws);
+        })));
+    """,
+    ) == [[1005, "", True], [1005, "", True], [4000, "never mind", True]]
+
+
 @pytest.mark.parametrize("away", ["offline", "frozen"])
 def test_a_page_that_is_online_or_awake_again_reconnects_at_once(site, window, away):
     run(window, 'connect("/room", {minDelay: 1e6}); await until(() => ws.state === "open");')

@@ -109,9 +109,9 @@
       }
       if (this.readyState > 1) return;
       if (this.#state === "open") {
-        this.#socket.close(code, reason); // its "close" event ends this object
+        this.#socket.close(...(code === undefined ? [] : [code, reason]));
         clearTimeout(this.#timer);
-        this.#change("closing");
+        this.#change("closing"); // until the "close" event of the socket
       } else {
         this.#drop();
         this.#change("closing");
