@@ -259,8 +259,11 @@ def test_it_has_the_interface_of_a_websocket(window):
             ws.addEventListener(type, ({constructor}) =>
                 events.push([type, ws.readyState, constructor.name]));
         const failed = ["http://[", "ftp://x/"].map(url => {
-            try { new ReconnectingWebSocket(url); } catch { return true; }
+            const options = {connectTimeout: 1, minDelay: 1};
+            try { new ReconnectingWebSocket(url, [], options); } catch { return true; }
         });
+        let errors = 0;
+        addEventListener("error", () => errors++);
         const before = [ws.readyState, ws.OPEN, ReconnectingWebSocket.CLOSED];
         await until(() => ws.readyState === WebSocket.OPEN);
         ws.send("hello");
@@ -272,10 +275,12 @@ def test_it_has_the_interface_of_a_websocket(window):
         await until(() => events.length === 3);
         ws.send("dropped");
         ws.reconnect();
-        return [failed, before, connection, refused, events, ws.states.map(({state}) => state)];
+        const states = ws.states.map(({state}) => state);
+        return [failed, errors, before, connection, refused, events, states];
     """,
     ) == [
         [True, True],
+        0,
         [0, 1, 3],
         [True, "", "string"],
         "InvalidAccessError",
@@ -427,6 +432,6 @@ def test_only_the_names_of_the_files_have_a_url():
 def test_a_wheel_contains_the_files_and_each_is_small(tmp_path):
     command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", tmp_path]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=60)
-    built = {path.name: path for path in (tmp_path / "geventws" / "js").iterdir()}
-    assert {"geventws.js", "geventws.classic.js", "geventws.d.ts"} < built.keys()
+    built = {path.name: path for path in (tmp_path / "geventws" / "js" / "static").iterdir()}
+    assert built.keys() == {"geventws.js", "geventws.classic.js", "geventws.d.ts"}
     assert all(len(gzip.compress(path.read_bytes())) < 4096 for path in built.values())

@@ -19,7 +19,7 @@ from ..typing import Application, Environ, Headers, StartResponse
 
 __all__ = ["application", "path", "serve", "url"]
 
-_FOLDER = Path(__file__).parent
+_FOLDER = Path(__file__).parent / "static"
 _FILES = {name: (_FOLDER / name).read_bytes() for name in ("geventws.js", "geventws.classic.js")}
 #: Part of the URLs that caches may keep forever, and the ETag of the others.
 _VERSION = hashlib.sha256(b"".join(_FILES.values())).hexdigest()[:12]

@@ -129,20 +129,24 @@
     #connect() {
       const attempt = (this.#attempt = {});
       const ifCurrent = (handle) => (result) => attempt === this.#attempt && handle(result);
-      this.#after(this.#options.connectTimeout, () => this.#lose(1006, "no answer in time"));
+      clearTimeout(this.#timer);
       this.#change("connecting");
       if (attempt !== this.#attempt) return; // a listener of "state" has closed it
-      if (typeof this.#url !== "function") return this.#open(this.#url, ifCurrent);
-      new Promise((resolve) => resolve(this.#url())).then(
-        ifCurrent((url) => {
-          try {
-            this.#open(url, ifCurrent);
-          } catch (error) { // An invalid URL will not become valid.
-            this.#end({ code: 1006, reason: error.message, wasClean: false });
-          }
-        }),
-        ifCurrent((error) => this.#lose(1006, String(error))),
-      );
+      if (typeof this.#url === "function") this.#ask(ifCurrent);
+      else this.#open(this.#url, ifCurrent);
+      this.#after(this.#options.connectTimeout, () => this.#lose(1006, "no answer in time"));
+    }
+
+    #ask(ifCurrent) {
+      const open = (url) => {
+        try {
+          this.#open(url, ifCurrent);
+        } catch (error) { // An invalid URL will not become valid.
+          this.#end({ code: 1006, reason: error.message, wasClean: false });
+        }
+      };
+      const fail = (error) => this.#lose(1006, String(error));
+      Promise.resolve().then(() => this.#url()).then(ifCurrent(open), ifCurrent(fail));
     }
 
     #open(url, ifCurrent) {
