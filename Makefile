@@ -13,7 +13,7 @@ ONCE   := broadcast/test_contract broadcast/test_faults broadcast/test_postgresq
           client/test_dialling client/test_redirects client/test_socks \
           protocol/test_properties server/test_gevents_own server/test_http_handler \
           server/test_smuggling test_bottle test_browsers test_deploy test_docs test_engineio \
-          test_flask test_frameworks test_prometheus test_recipes test_sites
+          test_flask test_frameworks test_js test_prometheus test_recipes test_sites
 # Tests wait more than they compute: three processes keep two cores busy.
 JOBS   ?= $(shell $(PYTHON) -c 'import os; print(min(8, (os.cpu_count() or 1) * 3 // 2))')
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
