@@ -12,9 +12,10 @@ import flask
 import pytest
 from selenium.webdriver.support.wait import WebDriverWait
 
-from geventws import Broadcast, js
+from geventws import Broadcast, WebSocketMiddleware, js
 from tests.support import proxies, sites
 from tests.support.browser import windows
+from tests.support.client import TEXT, frame
 from tests.support.js_site import HISTORY
 from tests.support.proxies import free_port
 from tests.support.servers import ROOT, Process, serving
@@ -421,6 +422,18 @@ def test_other_paths_and_methods_are_answered_without_the_files(ask):
     for path in "/geventws/", "/geventws/__init__.py", "/geventws/a/b/geventws.js":
         assert ask(path)[0] == "404"
     assert ask("/other")[0] in {"200", "404"}  # the second is Django's
+
+
+def test_the_options_of_the_application_inside_reach_the_server(serve):
+    def echo(environ, start_response):
+        for message in environ["wsgi.websocket"]:
+            environ["wsgi.websocket"].send(message)
+        return []
+
+    server = serve(js.serve(WebSocketMiddleware(echo, max_message_size=1)))
+    with server.client().open() as client:
+        client.send(frame(TEXT, "ab"))
+        assert client.read_close()[0] == 1009
 
 
 def test_only_the_names_of_the_files_have_a_url():

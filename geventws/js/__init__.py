@@ -15,7 +15,8 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..typing import Application, Environ, Headers, StartResponse
+from ..server.configuration import application_options
+from ..typing import Application, Environ, Headers, Keywords, StartResponse
 
 __all__ = ["application", "path", "serve", "url"]
 
@@ -72,18 +73,23 @@ def application(environ: Environ, start_response: StartResponse) -> Iterable[byt
     return _respond(environ, start_response, "200 OK", headers, content)
 
 
-def serve(app: Application, prefix: str = "/geventws") -> Application:
-    """Return middleware that serves the two files below ``prefix``, and passes on all else."""
+class serve:  # noqa: N801 - used like a function
+    """Middleware that serves the two files below ``prefix``, and passes on all other requests."""
 
-    def middleware(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    def __init__(self, app: Application, prefix: str = "/geventws") -> None:
+        self.app = app
+        self.prefix = prefix
+
+    def geventws_options(self) -> Keywords:
+        """Return the options of the application inside."""
+        return application_options(self.app)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path_info: str = environ.get("PATH_INFO", "")
-        if path_info.startswith(prefix + "/"):
-            return application(
-                {**environ, "PATH_INFO": path_info.removeprefix(prefix)}, start_response
-            )
-        return app(environ, start_response)
-
-    return middleware
+        if not path_info.startswith(self.prefix + "/"):
+            return self.app(environ, start_response)
+        path_info = path_info.removeprefix(self.prefix)
+        return application({**environ, "PATH_INFO": path_info}, start_response)
 
 
 def _respond(
