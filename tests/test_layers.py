@@ -22,7 +22,7 @@ LAYERS = [
     {"options"},
     {"connection"},
     {"client", "server", "broadcast"},
-    {"bottle", "engineio", "flask", "integration", "prometheus", "testing", "cli", "compat"},
+    {"bottle", "engineio", "flask", "integration", "js", "prometheus", "testing", "cli", "compat"},
     {"", "__main__"},
 ]
 #: Imports between folders of one layer.

@@ -107,7 +107,7 @@ def test_a_logout_ends_all_connections_of_the_user_in_all_processes(
     assert one.post("/logout", user="ann") == b"goodbye"
     for ws in ann:
         assert receive(ws) == [None]
-        assert (ws.close_code, ws.close_reason) == (4001, "logged out")
+        assert (ws.close_code, ws.close_reason) == (4401, "logged out")
     bob.send("still here")
     assert receive(bob) == ["still here"]
 

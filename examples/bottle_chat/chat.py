@@ -23,11 +23,12 @@ import gevent
 from bottle import Bottle, HTTPResponse, request, response, static_file
 from rooms import TEXT_LIMIT, CrowdedError, Member, RefusedError, Rooms, clean_text, make_event
 
-from geventws import WebSocket, WebSocketError, WebSocketServer
+from geventws import WebSocket, WebSocketError, WebSocketServer, js
 
 STATIC = Path(__file__).parent / "static"
 
 app = Bottle()
+app.mount("/geventws/", js.application)  # the script with which the page connects
 # With Redis any number of workers are one chat: BROADCAST_URL=redis://localhost
 rooms = Rooms(os.environ.get("BROADCAST_URL", "memory://"))
 
@@ -81,8 +82,8 @@ def converse(ws: WebSocket, member: Member, since: str) -> None:
     # This accepts the WebSocket.
     ws.send(make_event("welcome", room=member.room, name=member.name, text_limit=TEXT_LIMIT))
     with member.hear(ws, since) as subscription:  # First come the messages that it has missed.
-        has_gap = since != "" and subscription.recovered is False
-        ws.send(make_event("members", members=member.names(), has_gap=has_gap))
+        recovered = subscription.recovered  # False if some messages are no longer kept
+        ws.send(make_event("members", members=member.names(), recovered=recovered))
         for message in ws:  # It ends when the connection does.
             try:
                 member.say(clean_text(message))

@@ -17,7 +17,7 @@ from geventws import ConnectionClosed
 # thousand phones must not become a million messages. The first one after a quiet time is instant.
 BETWEEN_STATES = 0.05
 # A state is repeated after this long without news. Scripts cannot see WebSocket pings, and this
-# is how a phone notices that it fell off the network (see live.js).
+# is how a phone notices that it fell off the network (see scene.js).
 SIGN_OF_LIFE = 20.0
 CLOSED = "That vote is closed, the story has moved on."
 

@@ -45,7 +45,7 @@ from stage import Stage
 from story import Story, StoryError, load
 from werkzeug.exceptions import HTTPException
 
-from geventws import WebSocketMiddleware, WebSocketServer
+from geventws import WebSocketMiddleware, WebSocketServer, js
 
 HERE = Path(__file__).parent
 VOTER = "votes_voter"
@@ -66,6 +66,7 @@ def create_app(stage: Stage, presenter_token: str, audience_url: str = "") -> Fl
     app = Flask(__name__)
     app.config.update(STAGE=stage, PRESENTER_TOKEN=presenter_token, AUDIENCE_URL=audience_url)
     app.register_blueprint(pages)
+    app.wsgi_app = js.serve(app.wsgi_app)  # the script with which the pages connect
     return app
 
 

@@ -1,9 +1,10 @@
 // The page. Whatever people typed goes into it as textContent, never as HTML.
-import { Connection } from "./connection.js";
+import { ReconnectingWebSocket } from "/geventws/geventws.js";
 
 const LOG_LIMIT = 500; // entries on the page; the oldest go first
 const COUNT_FROM = 100; // characters left when the countdown shows up
 const SAME_BREATH = 5 * 60_000; // milliseconds in which an author is not named again
+const PATIENCE = 10_000; // milliseconds for an answer, before the connection is taken for dead
 
 const STATES = {
   connecting: "Connecting…",
@@ -15,7 +16,8 @@ const STATES = {
 const $ = (id) => document.getElementById(id);
 const clock = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" });
 
-let connection = null;
+let ws = null;
+let answerTimer;
 let welcomed = false;
 let me = ""; // as the server calls us, which may differ from what we asked for
 let textLimit = Infinity;
@@ -30,20 +32,32 @@ $("join").addEventListener("submit", (submission) => {
   $("enter").disabled = true;
   const name = $("name").value;
   const room = $("room").value;
-  connection = new Connection(room, name, {
-    onState: showState,
-    onEvent: (event) => handle[event.type]?.(event),
-    onRefused: (reason) => leave(reason),
-  });
+  const place = `/${encodeURIComponent(room)}?name=${encodeURIComponent(name)}`;
+  ws = new ReconnectingWebSocket(() => addressOf(place), [], { since: "" });
+  ws.onmessage = ({ data }) => receive(JSON.parse(data));
+  ws.ongap = () => addNotice("You were away for so long that some messages are missing here.");
+  ws.onstate = ({ state }) => state !== "open" && showState(state); // "open" is our welcome
+  ws.onclose = ({ reason }) => leave(reason);
   remember(name);
   history.replaceState(null, "", `#${encodeURIComponent(room)}`);
 });
 
 $("leave").addEventListener("click", () => leave());
-$("retry").addEventListener("click", () => connection.retryNow());
+$("retry").addEventListener("click", () => ws.reconnect());
+
+// A browser does not tell a page why a WebSocket was refused: we ask with a plain request first.
+async function addressOf(place) {
+  const answer = await fetch(`/check${place}`, { signal: AbortSignal.timeout(PATIENCE) });
+  const isOurs = answer.ok || answer.headers.get("Content-Type")?.startsWith("text/plain");
+  if (!isOurs) throw new Error(`unexpected answer: ${answer.status}`); // a proxy without us behind
+  if (!answer.ok) ws.close(4400, (await answer.text()).trim());
+  return `/ws${place}`;
+}
 
 function leave(reason = "") {
-  connection.stop();
+  ws.onstate = ws.onclose = null;
+  ws.close();
+  clearTimeout(answerTimer);
   welcomed = false;
   returnUnanswered();
   $("messages").replaceChildren();
@@ -73,7 +87,10 @@ function showChat() {
 
 function showState(state) {
   if (state !== "connecting") showChat();
-  if (state !== "open") returnUnanswered();
+  if (state !== "open") {
+    clearTimeout(answerTimer);
+    returnUnanswered();
+  }
   $("state").textContent = STATES[state === "waiting" && !navigator.onLine ? "offline" : state];
   $("chat").dataset.state = state;
   if (document.activeElement === $("retry")) $("text").focus(); // it is about to disappear
@@ -82,8 +99,14 @@ function showState(state) {
 
 // --- What the server tells us ---
 
+function receive(event) {
+  clearTimeout(answerTimer);
+  handle[event.type]?.(event);
+}
+
 const handle = {
   welcome({ room, name, text_limit: limit }) {
+    showState("open");
     me = name;
     textLimit = limit;
     $("title").textContent = room;
@@ -92,10 +115,9 @@ const handle = {
     $("log").setAttribute("aria-live", "off");
   },
 
-  members({ members, has_gap: hasGap }) {
+  members({ members }) {
     $("people").replaceChildren(...members.map(personItem));
     countPeople();
-    if (hasGap) addNotice("You were away for so long that some messages are missing here.");
     if (!welcomed) addNotice(`Welcome, ${me}. The address of this page brings others to this room.`);
     welcomed = true;
     const asked = $("name").value.trim();
@@ -139,8 +161,12 @@ $("compose").addEventListener("submit", (submission) => {
   submission.preventDefault();
   forgetRefusal();
   const text = $("text").value;
-  if (connection.send(text)) {
+  if (ws.readyState === WebSocket.OPEN) {
+    ws.send(JSON.stringify({ text }));
     unanswered.push(text);
+    // A dead connection can look open for minutes. One that owes us an answer cannot.
+    clearTimeout(answerTimer);
+    answerTimer = setTimeout(() => ws.reconnect(), PATIENCE);
     write("");
     scrollToEnd();
   } else {
@@ -289,11 +315,7 @@ function showUnread(count) {
 document.addEventListener("visibilitychange", () => {
   if (document.hidden || $("chat").hidden) return;
   showUnread(0);
-  connection.retryNow(); // a phone that wakes up
 });
-
-addEventListener("online", () => connection?.retryNow());
-addEventListener("offline", () => connection?.doubt());
 
 // Browsers may forbid storage. Then the name is just asked for again.
 function remember(name) {

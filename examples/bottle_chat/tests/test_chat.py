@@ -85,7 +85,7 @@ class Person:
         self.history = []
         while (event := self.hear("message", "members"))["type"] == "message":
             self.history.append(event)
-        self.members, self.has_gap = event["members"], event["has_gap"]
+        self.members, self.recovered = event["members"], event["recovered"]
 
     def say(self, text: str) -> None:
         self.send(json.dumps({"text": text}))

@@ -1,24 +1,26 @@
-import { connect } from "./live.js";
 import {
-  announce, count, find, notify, showConnection, showCounts, showOptions, showScene,
+  announce, connect, count, find, notify, send, showConnection, showCounts, showOptions, showScene,
 } from "./scene.js";
 
 let round = null; // The round whose options are in the page,
 let mine = null; // the option that the server counts as ours,
 let wanted = null; // and the one we asked for and were not answered about yet.
 
-const send = connect("live", {
-  onMessage(message) {
-    if (message.type === "refused") refused(message.reason);
-    else show(message);
-  },
-  onConnection(isOpen) {
-    showConnection(isOpen);
-    wanted = isOpen ? wanted : null;
-    find("#options").classList.toggle("paused", !isOpen);
-    showChoice();
-  },
-});
+const ws = connect("live");
+
+ws.onmessage = ({ data }) => {
+  const message = JSON.parse(data);
+  if (message.type === "refused") refused(message.reason);
+  else show(message);
+};
+
+ws.onstate = ({ state }) => {
+  const isOpen = state === "open";
+  showConnection(isOpen);
+  wanted = isOpen ? wanted : null;
+  find("#options").classList.toggle("paused", !isOpen);
+  showChoice();
+};
 
 function show(state) {
   if (state.round !== round) openStep(state);
@@ -48,7 +50,7 @@ function openStep(state) {
 }
 
 function vote(option) {
-  if (send({ do: "vote", round, option })) {
+  if (send(ws, { do: "vote", round, option })) {
     wanted = option;
     showChoice();
   } else {

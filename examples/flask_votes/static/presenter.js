@@ -1,20 +1,22 @@
-import { connect } from "./live.js";
 import {
-  announce, count, find, notify, showConnection, showCounts, showOptions, showScene, totalVotes,
+  announce, connect, count, find, notify, send, showConnection, showCounts, showOptions, showScene,
+  totalVotes,
 } from "./scene.js";
 
 let round = null;
 
-const send = connect("presenter/live", {
-  onMessage(message) {
-    if (message.type === "refused") notify(message.reason);
-    else show(message);
-  },
-  onConnection(isOpen) {
-    showConnection(isOpen);
-    if (!isOpen) find("#next").disabled = find("#restart").disabled = true;
-  },
-});
+const ws = connect("presenter/live");
+
+ws.onmessage = ({ data }) => {
+  const message = JSON.parse(data);
+  if (message.type === "refused") notify(message.reason);
+  else show(message);
+};
+
+ws.onstate = ({ state }) => {
+  showConnection(state === "open");
+  if (state !== "open") find("#next").disabled = find("#restart").disabled = true;
+};
 
 function show(state) {
   if (state.round !== round) openStep(state);
@@ -51,7 +53,7 @@ function outlook(state) {
 
 function next() {
   // The round says which step is meant: the second of two quick clicks closes nothing.
-  if (!find("#next").disabled) send({ do: "next", round });
+  if (!find("#next").disabled) send(ws, { do: "next", round });
 }
 
 find("#next").addEventListener("click", next);
@@ -59,7 +61,7 @@ find("#restart").addEventListener("click", () => find("#sure").showModal());
 find("#stay").addEventListener("click", () => find("#sure").close());
 find("#go-back").addEventListener("click", () => {
   find("#sure").close();
-  send({ do: "restart", round });
+  send(ws, { do: "restart", round });
 });
 
 // Clickers for slides press Page Down. It goes on scrolling while there is more to read.

@@ -1,5 +1,21 @@
 // What the audience's page and the presenter's have in common. Everything that comes from the
 // server is set as textContent, never as HTML.
+import { ReconnectingWebSocket } from "../geventws/geventws.js";
+
+// The server repeats the state at least every 20 seconds. Longer silence means that the connection
+// is dead, even if the browser, which waits for TCP to give up, believes otherwise.
+const LONGEST_SILENCE = 50_000;
+
+export const connect = (path) => (
+  new ReconnectingWebSocket(path, [], { maxDelay: 10_000, maxSilence: LONGEST_SILENCE })
+);
+
+/** Send a command now or never: later it might no longer be what the person wants. */
+export function send(ws, command) {
+  const isOpen = ws.readyState === WebSocket.OPEN;
+  if (isOpen) ws.send(JSON.stringify(command));
+  return isOpen;
+}
 
 export const find = (selector) => document.querySelector(selector);
 
