@@ -59,6 +59,7 @@ INTERNAL_INTERFACE = {
     "_drop",
     "_drop_incomplete",
     "_drop_slow_consumer",
+    "_has_id",
     "_is_detached",
     "_is_ending",
     "_is_over",

@@ -11,6 +11,7 @@ import socket
 import sys
 from _socket import socket as _new_socket  # not the one that gevent replaces
 from collections.abc import Callable
+from os import urandom
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
@@ -106,6 +107,7 @@ class Connection(Transport):
         "_fault",
         "_hangup_timer",
         "_hung_up",
+        "_id",
         "_is_detached",
         "_keepalive",
         "_on_close",
@@ -152,6 +154,7 @@ class Connection(Transport):
         self._at_end: list[Closeable] | None = None
         self._subprotocol: str | None = None
         self._extensions = ""
+        self._id = ""
 
     def _start(self, sock: Any, extension: PerMessageDeflate | None, early: bytes = b"") -> None:
         """Take over a gevent socket after the opening handshake.
@@ -205,6 +208,13 @@ class Connection(Transport):
     def close_reason(self) -> str:
         """The reason that came with :attr:`close_code`."""
         return self._endpoint.close_reason
+
+    @property
+    def id(self) -> str:
+        """16 random hexadecimal digits that identify the connection, also in geventws' log."""
+        if not self._id:
+            self._id = urandom(8).hex()
+        return self._id
 
     @property
     def latency(self) -> float | None:
@@ -264,6 +274,10 @@ class Connection(Transport):
         self._end_reported = True
         self._endpoint.refuse(lost_by_peer)
         self._sweeper.remove(self)
+
+    def _has_id(self, id_: str | None) -> bool:
+        """Whether :attr:`id` is this one. Creates no id."""
+        return self._id == id_
 
     def _drop_slow_consumer(self, fault: str) -> None:
         """Close with 1013, without waiting: the peer reads too slowly."""
