@@ -135,7 +135,8 @@ class Connection(Transport):
         self._fault: str | None = None
         #: The progress of the peer; None while it is not measured.
         self._progress: Progress | None = None
-        #: Set when TCP has ended; None until a greenlet waits in close().
+        #: Set when TCP has ended, or the peer has hung up while reading was paused. None until a
+        #: greenlet waits in close() or wait_closed().
         self._done: Event | None = None
         #: Whether reading has stopped because the queue is full.
         self._paused = False
@@ -274,6 +275,8 @@ class Connection(Transport):
         self._end_reported = True
         self._endpoint.refuse(lost_by_peer)
         self._sweeper.remove(self)
+        if self._done is not None:
+            self._done.set()
 
     def _has_id(self, id_: str | None) -> bool:
         """Whether :attr:`id` is this one. Creates no id."""
@@ -339,10 +342,59 @@ class Connection(Transport):
             return f"broke the protocol: {error}; closed with {error.close_code}"
         return self._fault
 
+    # --------------------------------------------------------------------- JSON
+
+    # Any: JSON, and what the option ``json`` makes of it.
+    def send_json(self, value: Any, *, compress: bool = True) -> None:
+        """Send a value as JSON, in a text message. In all else as :meth:`send`.
+
+        The option ``json`` replaces the functions for encoding and decoding.
+
+        :raises TypeError: if the value cannot be encoded.
+        :raises ValueError: for NaN and Infinity, which are not JSON.
+        """
+        text = self._options.json.dumps(value)
+        # Bytes, as orjson returns them, are sent as text, too.
+        self.send(text, binary=None if isinstance(text, str) else False, compress=compress)
+
+    def receive_json(self, timeout: float | None = None) -> Any:
+        """Block until the next message, and return the value of its JSON. As :meth:`receive`, but
+        raises :exc:`ConnectionClosed` at the end, because ``None`` is the value of ``null``::
+
+            while True:
+                request = ws.receive_json()  # the exception at the end may leave the view
+
+        A message that is not JSON closes the connection with 1007, and a binary message with 1003.
+        To answer such messages instead, call :meth:`receive`, and decode them yourself.
+
+        :param timeout: in seconds; ``None`` waits without a limit.
+        :raises TimeoutError: when no message arrived in time.
+        :raises ConnectionClosed: when the connection has ended, whichever side ended it, and for a
+            message that is not JSON text.
+        """
+        message = self.receive(timeout)
+        if isinstance(message, str):
+            try:
+                return self._options.json.loads(message)
+            except (ValueError, RecursionError) as problem:  # RecursionError: deeply nested
+                self._refuse_message(CloseCode.INVALID_PAYLOAD, "not JSON")
+                raise self._closed_error() from problem
+        if message is not None:
+            self._refuse_message(CloseCode.UNSUPPORTED_DATA, "not a text message")
+        raise self._closed_error()
+
+    def _refuse_message(self, code: int, fault: str) -> None:
+        """Close the connection without waiting: a message of the peer has the wrong type."""
+        self._fault = f"sent a message that is {fault}; closed with {code}"
+        self._start_close(code, fault)
+
     # ---------------------------------------------------------------- receiving
 
     def _open(self) -> None:
         raise NotImplementedError
+
+    def _end_of_iteration(self) -> Exception:
+        return StopIteration()
 
     def _closed_error(self) -> WebSocketError:
         return self._endpoint.closed_error()
@@ -451,6 +503,8 @@ class Connection(Transport):
             # Messages that the peer has sent before are still received.
             self._hung_up = True
             self._stop_hangup_timer()
+            if self._done is not None:
+                self._done.set()
 
     def _stop_hangup_timer(self) -> None:
         if self._hangup_timer is not None:
@@ -703,6 +757,30 @@ class Connection(Transport):
         finally:
             self._drop()
 
+    def wait_closed(self, timeout: float | None = None) -> bool:
+        """Block until the connection has ended, whichever side ends it; return whether it has.
+
+        For code that waits for something else than messages. Any number of greenlets may wait.
+        Does not receive: messages wait for :meth:`receive`, within the limits of the options. When
+        a limit is reached, a Close frame behind them is not seen, and only the loss of TCP is
+        noticed. ``for message in ws: pass`` waits and drops the messages. Does not send the
+        ``101``.
+
+        :param timeout: in seconds; ``None`` waits without a limit.
+        :raises RuntimeError: in another thread than the view's.
+        """
+        if get_ident() != self._thread:
+            raise RuntimeError("wait_closed() can wait only in the thread of the view")
+        if self._done is None:
+            self._done = Event()
+        end = None if timeout is None else monotonic() + timeout
+        while not (self._hung_up or self._endpoint.state is _CLOSED):
+            left = None if end is None else end - monotonic()
+            if left is not None and left <= 0:
+                return False
+            self._done.wait(left)
+        return True
+
     def _wait_for_end(self) -> None:
         """Block until TCP has ended, or the peer makes no progress."""
         timeout = self._options.close_timeout
@@ -713,6 +791,7 @@ class Connection(Transport):
             if left <= 0:
                 self._drop_unanswered()
             else:
+                self._done.clear()  # set by a hang-up of the peer
                 self._done.wait(min(left, timeout / _PROGRESS_CHECKS))
 
     def _drain_output(self) -> None:
