@@ -9,7 +9,7 @@ from geventws import ConnectionClosed, connect
 from geventws.options import Options
 from geventws.testing import connect as connect_in_test
 from tests.support.client import BINARY, CLOSE, TEXT, close_frame, frame
-from tests.support.servers import SECONDS
+from tests.support.servers import SECONDS, wait_until
 
 VALUES = [None, True, 0, -1.5, "", "hällo 😀", [], {}, {"a": [1, {"b": None}]}, "\ud800"]
 INVALID = ["", "x", "{", "NaN", "[Infinity]", '{"a": 1,}', "1 2", "\ufeff1", "[" * 100_000]
@@ -54,10 +54,16 @@ def test_a_message_that_is_not_json_closes_with_1007(run, text):
     assert (error.code, error.reason, error.by_peer) == (1007, "not JSON", False)
 
 
-def test_a_binary_message_closes_with_1003(run):
+def test_a_binary_message_closes_with_1003_and_the_log_says_so(run, caplog):
     client, _ = run(lambda ws: ws.receive_json())
-    client.send(frame(BINARY, b"{}"))
-    assert client.read_frame() == (CLOSE, b"\x03\xebnot a text message")
+    with caplog.at_level("INFO"):
+        client.send(frame(BINARY, b"{}"))
+        assert client.read_frame() == (CLOSE, b"\x03\xebnot a text message")
+        client.send(close_frame(1003))
+        client.read_to_end()
+        wait_until(
+            lambda: "sent a message that is not a text message; closed with 1003" in caplog.text
+        )
 
 
 def test_the_end_raises_because_none_is_a_value(run):
