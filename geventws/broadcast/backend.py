@@ -69,7 +69,8 @@ _OVERHEAD = 150
 
 def size_of(message: Message) -> int:
     """Return the memory that a message takes, in bytes. An empty message takes memory, too."""
-    return getsizeof(message.data) + _OVERHEAD
+    excluded = 0 if message.excluded is None else getsizeof(message.excluded)
+    return getsizeof(message.data) + excluded + _OVERHEAD
 
 
 class History(NamedTuple):
