@@ -37,19 +37,19 @@ def reconnect(url: str, *, max_delay: float = 30.0, **arguments: Any) -> Iterato
                     print(message)
 
     The ``with`` block of these WebSockets suppresses the :exc:`ConnectionClosed` of its own
-    connection. So whatever ends the connection ends the block, and the loop goes on. ``break``
-    ends the loop.
+    connection: whatever ends the connection ends the block, and the loop goes on. ``break`` ends
+    the loop.
 
-    Before another attempt, waits for a random time between 0 and a limit, which is logged. The
+    Another attempt follows, too, if the server cannot be reached, does not answer, or answers with
+    5xx, 408, 425 or 429. Before it, the loop waits for a random time between 0 and a limit. The
     limit is one second, and doubles with every attempt up to ``max_delay``. A connection that has
-    lasted for ``max_delay`` seconds resets it. The server cannot be reached, does not answer, or
-    answers with 5xx, 408, 425 or 429: all this leads to another attempt.
+    lasted for ``max_delay`` seconds resets it. Each attempt has a line in the log.
 
     :param max_delay: in seconds.
     :param arguments: the arguments of :func:`connect`, except for ``sock``.
     :raises HandshakeError: if the server or the proxy gives another answer, such as 401 or 404.
-    :raises ConnectionClosed: if the server closes with 1008 or a code from 4400 to 4499: as with
-        4xx, the client is to blame.
+    :raises ConnectionClosed: if the server closes with 1008 or a code from 4400 to 4499, which
+        mean a refusal, as 4xx does.
     :raises ssl.SSLCertVerificationError: if the server's certificate is not valid.
     :raises TypeError: as :func:`connect`.
     :raises ValueError: as :func:`connect`, or if ``max_delay`` is not positive.

@@ -346,9 +346,9 @@ class Connection(Transport):
 
     # Any: JSON, and what the option ``json`` makes of it.
     def send_json(self, value: Any, *, compress: bool = True) -> None:
-        """Send a value as JSON, in a text message. In all else as :meth:`send`.
+        """Send a value as JSON in a text message. In all else as :meth:`send`.
 
-        The option ``json`` replaces the functions for encoding and decoding.
+        The option ``json`` replaces the encoder.
 
         :raises TypeError: if the value cannot be encoded.
         :raises ValueError: for NaN and Infinity, which are not JSON.
@@ -358,8 +358,10 @@ class Connection(Transport):
         self.send(text, binary=None if isinstance(text, str) else False, compress=compress)
 
     def receive_json(self, timeout: float | None = None) -> Any:
-        """Block until the next message, and return the value of its JSON. As :meth:`receive`, but
-        raises :exc:`ConnectionClosed` at the end, because ``None`` is the value of ``null``::
+        """Block until the next message and return the value of its JSON.
+
+        At the end, raises :exc:`ConnectionClosed`: ``None`` is the value of ``null``. In all else
+        as :meth:`receive`::
 
             while True:
                 request = ws.receive_json()  # the exception at the end may leave the view
@@ -761,10 +763,9 @@ class Connection(Transport):
         """Block until the connection has ended, whichever side ends it; return whether it has.
 
         For code that waits for something else than messages. Any number of greenlets may wait.
-        Does not receive: messages wait for :meth:`receive`, within the limits of the options. When
-        a limit is reached, a Close frame behind them is not seen, and only the loss of TCP is
-        noticed. ``for message in ws: pass`` waits and drops the messages. Does not send the
-        ``101``.
+        Does not send the ``101``. Does not receive: messages wait for :meth:`receive`, within the
+        limits of the options. When a limit is reached, a Close frame behind the messages is not
+        seen, and only the loss of TCP is noticed. ``for message in ws: pass`` drops the messages.
 
         :param timeout: in seconds; ``None`` waits without a limit.
         :raises RuntimeError: in another thread than the view's.
