@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from .broadcast import Broadcast
 from .client.client import ClientWebSocket, connect
+from .client.reconnecting import reconnect
 from .exceptions import (
     BroadcastError,
     ConnectionClosed,
@@ -54,6 +55,7 @@ __all__ = [
     "__core__",
     "__version__",
     "connect",
+    "reconnect",
     "stats",
 ]
 

@@ -6,6 +6,8 @@ import dataclasses
 import ipaddress
 import sys
 from collections.abc import Iterable, Sequence
+from json import JSONDecoder, JSONEncoder
+from typing import Any, NoReturn, Protocol
 
 from .protocol.headers import is_token
 from .protocol.permessage_deflate import Deflate
@@ -50,6 +52,37 @@ _MAY_BE_NONE = {
     "max_connections",
     "stop_timeout",
 }
+
+
+class JSONCodec(Protocol):
+    """Encodes and decodes JSON, as the modules :mod:`json` and ``orjson`` do."""
+
+    def dumps(self, value: Any, /) -> str | bytes:
+        """Return JSON for a value; bytes in UTF-8."""
+
+    def loads(self, text: str, /) -> Any:
+        """Return the value of JSON.
+
+        :raises ValueError: if the text is not JSON.
+        """
+
+
+class _StandardJSON:
+    """The module :mod:`json`, without spaces, NaN and Infinity."""
+
+    def __init__(self) -> None:
+        self.dumps = JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+        self.loads = JSONDecoder(parse_constant=self._refuse).decode
+
+    @staticmethod
+    def _refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is not JSON")
+
+    def __repr__(self) -> str:
+        return "json"
+
+
+_JSON = _StandardJSON()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +158,10 @@ class Options:
     #: Whether to compress messages (permessage-deflate, RFC 7692) if the peer supports it. A
     #: :class:`~geventws.Deflate` sets the parameters.
     compression: bool | Deflate = True
+    #: What ``send_json()`` and ``receive_json()`` use: a module or an object with the functions
+    #: ``dumps`` and ``loads``, such as ``orjson`` or Flask's ``app.json``. By default :mod:`json`,
+    #: without spaces and without the values NaN and Infinity, which are not JSON.
+    json: JSONCodec = _JSON
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -142,6 +179,8 @@ class Options:
             raise TypeError(
                 f"compression must be True, False or a Deflate, not {self.compression!r}"
             )
+        if not (hasattr(self.json, "dumps") and hasattr(self.json, "loads")):
+            raise TypeError(f"json must have dumps() and loads(), but is {self.json!r}")
 
     def _check_count(self, name: str) -> None:
         value = getattr(self, name)

@@ -59,6 +59,7 @@ INTERNAL_INTERFACE = {
     "_drop",
     "_drop_incomplete",
     "_drop_slow_consumer",
+    "_has_id",
     "_is_detached",
     "_is_ending",
     "_is_over",
@@ -159,7 +160,7 @@ def private_names_of_connections():
         module
         for module in MODULES
         if folder_of(module) not in {"connection", "protocol"}
-        and module not in {"server.websocket", "client.client", "testing"}
+        and module not in {"server.websocket", "client.client", "client.reconnecting", "testing"}
     ],
 )
 def test_other_modules_use_only_the_internal_interface_of_a_connection(module):

@@ -81,10 +81,6 @@ def receive(ws, count=1):
     return [ws.receive(timeout=SECONDS) for _ in range(count)]
 
 
-def receive_json(ws):
-    return json.loads(ws.receive(timeout=SECONDS))
-
-
 def test_every_recipe_is_tested():
     source = (ROOT / "tests" / "test_recipes.py").read_text()
     assert len(RECIPES) == 9
@@ -138,11 +134,11 @@ def test_each_channel_of_a_dialogue_is_checked(run_recipe):
         (ann, "kitchen", "subscribed"),
         (ann, "office", "subscribed"),
     ):
-        ws.send(json.dumps({"subscribe": room}))
-        assert receive_json(ws) == {answer: room}
-    ann.send(json.dumps({"subscribe": "office"}))  # has no effect
-    ann.send(json.dumps({"subscribe": "cellar"}))
-    assert receive_json(ann) == {"refused": "cellar"}
+        ws.send_json({"subscribe": room})
+        assert ws.receive_json(SECONDS) == {answer: room}
+    ann.send_json({"subscribe": "office"})  # has no effect
+    ann.send_json({"subscribe": "cellar"})
+    assert ann.receive_json(SECONDS) == {"refused": "cellar"}
 
 
 def test_who_sends_too_many_messages_is_closed_with_1008(run_recipe, wait_for_subscribers):
@@ -152,7 +148,7 @@ def test_who_sends_too_many_messages_is_closed_with_1008(run_recipe, wait_for_su
     for number in range(40):
         with contextlib.suppress(OSError):  # it may be closed already
             fast.send(str(number))
-    for text in fast:
+    for text in iter(fast.receive, None):
         assert int(text) < 20
     assert fast.close_code == 1008
     slow.send("slow")
@@ -206,30 +202,30 @@ def test_the_history_has_different_sizes_by_pattern(run_recipe, wait_for_subscri
 def test_a_client_that_has_received_no_message_comes_back_by_its_position(run_recipe):
     one, two = run_recipe("position")
     first = one.connect("/chat")
-    hello = receive_json(first)
+    hello = first.receive_json(SECONDS)
     assert hello["id"]
     first.close()
     writer = two.connect("/chat")
-    receive_json(writer)
+    writer.receive_json(SECONDS)
     for text in ("a", "b"):
         writer.send(text)
-        assert receive_json(writer)["text"] == text
+        assert writer.receive_json(SECONDS)["text"] == text
     back = two.connect(f"/chat?since={quote(hello['id'])}")
-    assert [receive_json(back)["text"] for _ in range(2)] == ["a", "b"]
-    again = receive_json(back)
+    assert [back.receive_json(SECONDS)["text"] for _ in range(2)] == ["a", "b"]
+    again = back.receive_json(SECONDS)
     assert again["recovered"] is True
     back.close()
     back = one.connect(f"/chat?since={quote(again['id'])}")
-    assert receive_json(back) == again
+    assert back.receive_json(SECONDS) == again
 
 
 def test_a_client_of_two_channels_comes_back_to_both(run_recipe):
     one, two = run_recipe("channels")
     first = one.connect("/live")
-    assert receive_json(first) == {"news": True, "sports": True}
+    assert first.receive_json(SECONDS) == {"news": True, "sports": True}
     first.send("news headline")
     first.send("sports result")
-    heard = [receive_json(first) for _ in range(2)]
+    heard = [first.receive_json(SECONDS) for _ in range(2)]
     assert sorted((it["channel"], it["text"]) for it in heard) == [
         ("news", "headline"),
         ("sports", "result"),
@@ -237,14 +233,14 @@ def test_a_client_of_two_channels_comes_back_to_both(run_recipe):
     since = {it["channel"]: it["id"] for it in heard}
     first.close()
     other = two.connect("/live")
-    receive_json(other)
+    other.receive_json(SECONDS)
     for text in ("news more", "sports again"):
         other.send(text)
-        receive_json(other)
+        other.receive_json(SECONDS)
     back = two.connect(f"/live?{urlencode(since)}")
-    missed = [receive_json(back) for _ in range(2)]
+    missed = [back.receive_json(SECONDS) for _ in range(2)]
     assert sorted((it["channel"], it["text"]) for it in missed) == [
         ("news", "more"),
         ("sports", "again"),
     ]
-    assert receive_json(back) == {"news": True, "sports": True}
+    assert back.receive_json(SECONDS) == {"news": True, "sports": True}

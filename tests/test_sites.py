@@ -55,7 +55,7 @@ def test_a_plain_request_is_answered_by_the_view(site, serve):
 
 def test_a_fault_closes_with_1011(site):
     with connect(site, "/crash", raise_app_exceptions=False) as ws:
-        assert list(ws) == ["about to fail"]
+        assert list(iter(ws.receive, None)) == ["about to fail"]
         assert ws.close_code == 1011
 
 
@@ -88,7 +88,7 @@ def test_a_fault_is_one_event_for_sentry_and_a_peer_that_leaves_is_none(events):
     assert events == []
     with connect(sites.plain_stack, raise_app_exceptions=False) as ws:
         ws.send("fail")
-        assert list(ws) == ["127.0.0.1 http"]
+        assert list(iter(ws.receive, None)) == ["127.0.0.1 http"]
         assert ws.close_code == 1011
     [event] = events
     assert event["exception"]["values"][0]["type"] == "ZeroDivisionError"

@@ -59,6 +59,8 @@ class Message(NamedTuple):
     #: The position of the message in the history, printable ASCII; ``None`` if it is not stored.
     #: A client resumes after this id.
     id: str | None
+    #: The ``id`` of the WebSocket that does not get the message, 16 hexadecimal digits.
+    excluded: str | None = None
 
 
 #: Bytes of memory that a message takes in addition to its data: tuple, id and queue entry.
@@ -67,7 +69,8 @@ _OVERHEAD = 150
 
 def size_of(message: Message) -> int:
     """Return the memory that a message takes, in bytes. An empty message takes memory, too."""
-    return getsizeof(message.data) + _OVERHEAD
+    excluded = 0 if message.excluded is None else getsizeof(message.excluded)
+    return getsizeof(message.data) + excluded + _OVERHEAD
 
 
 class History(NamedTuple):
@@ -167,7 +170,9 @@ class Backend(ABC):
     # ------------------------------------------------------------- operations
 
     @abstractmethod
-    def publish(self, channel: str, data: str | bytes, keep: bool) -> str | None:
+    def publish(
+        self, channel: str, data: str | bytes, keep: bool, excluded: str | None = None
+    ) -> str | None:
         """Send a message to all processes, including this one.
 
         Return the message's id, or ``None`` if the message is not stored. It is stored if there
@@ -175,6 +180,7 @@ class Backend(ABC):
 
         May be called in any thread, and in a process without subscriptions.
 
+        :param excluded: passed on, and stored, as :attr:`Message.excluded`.
         :raises BroadcastError: if the backend does not answer.
         """
 

@@ -129,7 +129,14 @@ class Broadcast:
 
     # -------------------------------------------------------------- publishing
 
-    def publish(self, channel: str, message: Data, *, keep: bool = True) -> str | None:
+    def publish(
+        self,
+        channel: str,
+        message: Data,
+        *,
+        keep: bool = True,
+        exclude: Connection | None = None,
+    ) -> str | None:
         """Send ``str`` as text, or bytes as binary, to all subscribers; return the message's id.
 
         May be called in any greenlet or thread, and in any process, also without a server. Does
@@ -144,9 +151,13 @@ class Broadcast:
         :param channel: the name of a channel, at most 1,024 bytes in UTF-8.
         :param keep: whether to store the message in the channel's history. Pass ``False`` for
             messages that soon become worthless, such as "Ann is typing".
+        :param exclude: a WebSocket that does not get the message, such as its sender. The message
+            counts as received: :attr:`Subscription.position` moves on. If the client returns with
+            an older id as ``since``, its new WebSocket gets the message.
         :raises BroadcastError: if the backend does not answer. The message may have been sent
             nevertheless: if it is published again, subscribers may get it twice.
-        :raises TypeError: if the message is neither ``str`` nor bytes-like.
+        :raises TypeError: if the message is neither ``str`` nor bytes-like, or ``exclude`` is no
+            WebSocket.
         :raises ValueError: for an invalid channel name, or a ``str`` with a lone surrogate, which
             UTF-8 cannot encode.
         :raises TimeoutError: in another thread, if the thread of the subscribers is blocked for
@@ -157,7 +168,10 @@ class Broadcast:
             message = bytes_of(message)
         elif not message.isascii():
             encode_text(message, "the message")
-        id_ = self._backend.publish(channel, message, keep)
+        if exclude is not None and not isinstance(exclude, Transport):
+            raise TypeError(f"only a WebSocket can be excluded, not {exclude!r:.100}")
+        excluded = None if exclude is None else exclude.id
+        id_ = self._backend.publish(channel, message, keep, excluded)
         hub = self._hub
         if (
             hub is not None
@@ -577,9 +591,14 @@ class Broadcast:
             log_dropped(message.channel)
             return
         if subscribers.sending or is_large(len(subscribers.sockets), len(data)):
-            self._sender.send(message.channel, subscribers, shared, len(data), before)
+            self._sender.send(
+                message.channel, subscribers, shared, len(data), before, message.excluded
+            )
             return
-        for ws in cast("list[Connection]", fan_out(subscribers.sockets, shared)):
+        sockets: Iterable[Connection] = subscribers.sockets
+        if message.excluded is not None:
+            sockets = [ws for ws in sockets if not ws._has_id(message.excluded)]
+        for ws in cast("list[Connection]", fan_out(sockets, shared)):
             self._handle_undelivered(message.channel, ws)
 
     def _payload_of(self, message: Message) -> str | bytes:

@@ -74,13 +74,16 @@ class MemoryBackend(Backend):
         self._size = 0
         self._max_size = _max_history_size(url)
 
-    def publish(self, channel: str, data: str | bytes, keep: bool) -> str | None:
+    def publish(
+        self, channel: str, data: str | bytes, keep: bool, excluded: str | None = None
+    ) -> str | None:
         size = self.history_size_of(channel) if keep else 0
         if not self.history_size:
-            self.receiver.deliver(Message(channel, data, None))
+            self.receiver.deliver(Message(channel, data, None, excluded))
             return None
         with self._lock:
-            message = Message(channel, data, _text_of(self._next_id()) if size else None)
+            id_ = _text_of(self._next_id()) if size else None
+            message = Message(channel, data, id_, excluded)
             if size:
                 self._store(message, size)
             self.receiver.deliver(message)

@@ -21,7 +21,8 @@ import gevent
 from gevent.monkey import get_original, is_module_patched
 
 from ..exceptions import BroadcastError
-from .backend import Backend, History, Message, Receiver, Refusal, parse_id, require_patched_sockets
+from .backend import Backend, History, Receiver, Refusal, parse_id, require_patched_sockets
+from .bodies import encode_body
 from .postgresql_channels import ChannelState, Stored
 from .postgresql_connections import (
     FAILURES,
@@ -43,10 +44,9 @@ from .postgresql_messages import (
     Reference,
     array_of_names,
     array_of_numbers,
-    decode_body,
-    encode_body,
     encode_question,
     group_of,
+    message_of,
     text_of,
 )
 from .postgresql_schema import (
@@ -104,9 +104,11 @@ class PostgreSQLBackend(Backend):
 
     # ------------------------------------------------------------- operations
 
-    def publish(self, channel: str, data: str | bytes, keep: bool) -> str | None:
+    def publish(
+        self, channel: str, data: str | bytes, keep: bool, excluded: str | None = None
+    ) -> str | None:
         size = self.history_size_of(channel) if keep else 0
-        name, body = channel.encode(), encode_body(data)
+        name, body = channel.encode(), encode_body(data, excluded)
         rows = self._query(PUBLISH, group_of(channel), name, body, size, self.history_ttl)
         id_ = rows[0][0]
         return None if id_ is None else id_.decode()
@@ -163,7 +165,7 @@ class PostgreSQLBackend(Backend):
             if generation != self._listener.generation:
                 # Messages after these may have been missed by now.
                 raise BroadcastError(f"the subscriptions of {self.name} were interrupted")
-        messages = [_message(channel, (epoch, number), body) for number, body in found]
+        messages = [message_of(channel, (epoch, number), body) for number, body in found]
         is_known = id_ is not None and id_[0] == epoch and last - id_[1] == len(found)
         return History([it for it in messages if it is not None], not since or is_known)
 
@@ -380,8 +382,3 @@ class PostgreSQLBackend(Backend):
             self._probe(_sleep_in_thread)
         finally:
             gevent.get_hub().destroy()  # psycopg's waits create it in a program that is patched
-
-
-def _message(channel: str, id_: Id, body: bytes) -> Message | None:
-    data = decode_body(body)
-    return None if data is None else Message(channel, data, text_of(id_))

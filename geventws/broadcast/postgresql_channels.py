@@ -14,8 +14,8 @@ from typing import NamedTuple
 from gevent.event import Event
 
 from ..exceptions import BroadcastError
-from .backend import Message, Receiver
-from .postgresql_messages import Id, Notification, Reference, decode_body, group_of, text_of
+from .backend import Receiver
+from .postgresql_messages import Id, Notification, Reference, group_of, message_of
 
 #: Bytes that the waiting notifications of one channel may take. Above it, they are dropped: stored
 #: messages are read from the table later.
@@ -135,10 +135,9 @@ class ChannelState:
         self._set_position(id_)
 
     def _deliver(self, id_: Id | None, body: bytes) -> None:
-        data = decode_body(body)
-        if data is not None:
-            text = None if id_ is None else text_of(id_)
-            self._receiver.deliver(Message(self.name, data, text))
+        message = message_of(self.name, id_, body)
+        if message is not None:
+            self._receiver.deliver(message)
 
     def _enqueue(self, notification: Notification) -> None:
         self.waiting.append(notification)

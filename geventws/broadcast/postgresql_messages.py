@@ -1,6 +1,6 @@
 """The format of messages in PostgreSQL.
 
-- A stored body is one byte for the kind, and the data.
+- :mod:`.bodies` describes the bodies that are stored.
 - A notification has fields that are separated by spaces. ``m``, id, name and body are a message.
   ``r``, id, name and "channel:number" refer to a stored body that is too large for a notification.
   The id is ``-`` for a message that is not kept. Names and bodies are in base64, because a
@@ -21,12 +21,12 @@ from collections.abc import Iterable
 from typing import NamedTuple
 from zlib import crc32
 
-from .backend import parse_id
+from .backend import Message, parse_id
+from .bodies import decode_body
 
 GROUPS = 256
 #: The notification channel for questions to all processes.
 CONTROL = "geventws"
-TEXT, BINARY = b"\x01", b"\x02"
 #: The epoch of a channel, and the number of a message in it.
 Id = tuple[int, int]
 #: The channel and the number of a stored body.
@@ -61,19 +61,13 @@ def group_of(channel: str) -> str:
     return f"{CONTROL}_{crc32(channel.encode()) % GROUPS:02x}"
 
 
-def encode_body(data: str | bytes) -> bytes:
-    return TEXT + data.encode() if isinstance(data, str) else BINARY + data
-
-
-def decode_body(body: bytes) -> str | bytes | None:
-    """Return the data of a message; ``None`` if another program has written it."""
-    kind, data = body[:1], body[1:]
-    if kind == BINARY:
-        return data
-    try:
-        return data.decode() if kind == TEXT else None
-    except UnicodeDecodeError:
+def message_of(channel: str, id_: Id | None, body: bytes) -> Message | None:
+    """Return a message; ``None`` if another program has written it."""
+    decoded = decode_body(body[:1], body[1:])
+    if decoded is None:
         return None
+    data, excluded = decoded
+    return Message(channel, data, None if id_ is None else text_of(id_), excluded)
 
 
 def encode_question(question: Question) -> str:

@@ -45,13 +45,13 @@ except ImportError as problem:
 
 from redis.exceptions import NoScriptError, RedisClusterException
 
+from .bodies import encode_body
 from .redis_channel import ChannelState, Read
 from .redis_history import HistoryReader, Result, read_histories
 from .redis_messages import (
     COUNT,
     LATEST_TTL,
     REPLY_PREFIX,
-    encode_body,
     epoch_of,
     key_of,
     latest_key_of,
@@ -167,8 +167,10 @@ class RedisBackend(Backend):
 
     # ------------------------------------------------------------- operations
 
-    def publish(self, channel: str, data: str | bytes, keep: bool) -> str | None:
-        body = encode_body(data)
+    def publish(
+        self, channel: str, data: str | bytes, keep: bool, excluded: str | None = None
+    ) -> str | None:
+        body = encode_body(data, excluded)
         size = self.history_size_of(channel) if keep else 0
         key = key_of(channel)
         with self._commands() as client:

@@ -2,9 +2,10 @@
 
 - The Redis channel of a channel is ``geventws:`` and its name. Its history is a stream with the
   same key, so that a cluster stores it on the same node.
-- A published message is one byte for its kind, its id, a space, and the data.
-- A stream entry has two fields: ``m`` is one byte for the kind, and the data; ``p`` is the time in
-  the id of the message before it. Entries without these fields belong to other programs.
+- A published message is the first byte of its body (:mod:`.bodies`), its id, a space, and the rest
+  of the body.
+- A stream entry has two fields: ``m`` is the body; ``p`` is the time in the id of the message
+  before it. Entries without these fields belong to other programs.
 - An id has the form "milliseconds-number". The number is 2\\ :sup:`32` times the *epoch*, plus the
   number of the message in its epoch, from 1 on. An epoch is a random number that is chosen when
   Redis knows no message of the channel: for the first one, and if Redis has lost its data. The
@@ -28,6 +29,7 @@ from random import getrandbits
 from typing import NamedTuple
 
 from .backend import Message, parse_id
+from .bodies import decode_body
 
 PREFIX = "geventws:"
 #: The prefix of the keys of lists for numbers of subscribers.
@@ -36,11 +38,10 @@ REPLY_PREFIX = f"{PREFIX}reply:"
 _MARK = "\x7f"
 #: Milliseconds after the end of a history until Redis forgets the latest id of the channel.
 LATEST_TTL = 24 * 60 * 60 * 1000
-#: The kinds of published messages.
-TEXT, BINARY, COUNT = b"\x01", b"\x02", b"\x03"
+#: The kind of a message that asks for the number of subscribers; no kind of a body.
+COUNT = b"\x03"
 #: The beginning of a message that asks for the number of subscribers.
 COUNT_REQUEST = COUNT + REPLY_PREFIX.encode()
-_KINDS = frozenset({TEXT, BINARY})
 
 #: The number of slots of a cluster. The slot of a key is its CRC modulo this.
 _SLOTS = 16384
@@ -121,11 +122,6 @@ def order_of(id_: str) -> tuple[int, int]:
     return parse_id(id_) or (0, 0)
 
 
-def encode_body(data: str | bytes) -> bytes:
-    """Return the kind and the data of a message."""
-    return TEXT + data.encode() if isinstance(data, str) else BINARY + data
-
-
 def decode_published(channel: str, data: bytes) -> Message | None:
     """Return a message that was published; ``None`` if another program has published it."""
     kind = data[:1]
@@ -143,10 +139,11 @@ def decode_entry(channel: str, id_: bytes, fields: Mapping[bytes, bytes]) -> Ent
 
 
 def _decode(channel: str, kind: bytes, payload: bytes, id_: bytes) -> Message | None:
-    if kind not in _KINDS:
+    decoded = decode_body(kind, payload)
+    if decoded is None:
         return None
+    data, excluded = decoded
     try:
-        data = payload.decode() if kind == TEXT else payload
-        return Message(channel, data, id_.decode() or None)
+        return Message(channel, data, id_.decode() or None, excluded)
     except UnicodeDecodeError:
         return None

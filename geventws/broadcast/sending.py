@@ -43,6 +43,7 @@ class _Sending:
         "before",
         "channel",
         "entry",
+        "excluded",
         "message",
         "number",
         "position",
@@ -58,6 +59,7 @@ class _Sending:
         message: SharedMessage,
         length: int,
         before: str | None,
+        excluded: str | None,
     ) -> None:
         self.channel = channel
         self.entry = entry
@@ -65,6 +67,7 @@ class _Sending:
         entry.number += 1
         self.number = entry.number
         self.before = before
+        self.excluded = excluded
         self.subscriptions: list[Subscription] = list(entry.sockets.values())
         #: The number of sockets that had their turn.
         self.position = 0
@@ -93,6 +96,7 @@ class SlicedSender:
         message: SharedMessage,
         length: int,
         before: str | None,
+        excluded: str | None,
     ) -> None:
         """Send a message to all sockets of a channel, in slices. Never blocks.
 
@@ -101,8 +105,9 @@ class SlicedSender:
 
         :param length: the length of the message, roughly in bytes.
         :param before: the id of the message before, the position of those who have not got it.
+        :param excluded: the id of the socket that does not get it.
         """
-        sending = _Sending(channel, entry, message, length, before)
+        sending = _Sending(channel, entry, message, length, before, excluded)
         self._queue.append(sending)
         self._size += sending.size
         entry.sending.append(sending)
@@ -140,6 +145,7 @@ class SlicedSender:
         for subscription in sending.subscriptions[first:last]:
             if subscription.is_live:
                 subscription.reached = sending.number
-                sockets.append(subscription.ws)
+                if not subscription.ws._has_id(sending.excluded):
+                    sockets.append(subscription.ws)
         for ws in cast("list[Connection]", fan_out(sockets, sending.message)):
             self._handle_undelivered(sending.channel, ws)

@@ -238,7 +238,8 @@ class Subscription(_Closeable):
 
     def _send(self, message: Message, encode: Callable[[Message], str | bytes]) -> None:
         try:
-            self.ws.send(encode(message))
+            if not self.ws._has_id(message.excluded):
+                self.ws.send(encode(message))
         except ConnectionClosed:
             raise
         except Exception:  # noqa: BLE001 - raised by the application's envelope; it is logged

@@ -301,5 +301,5 @@ class _Check:
 
 
 def _discard_messages(ws: ClientWebSocket) -> None:
-    for _ in ws:
+    while ws.receive() is not None:
         pass

@@ -242,7 +242,7 @@ class _Session:
             return
         finally:
             self._opened.set()
-        for message in self._ws:
+        while (message := self._ws.receive()) is not None:
             self._print(f"< {self._format(message)}")
         self._ended.set()
         if _INTERRUPT is None:

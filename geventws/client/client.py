@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..connection.connection import Connection
-from ..exceptions import HandshakeError
+from ..exceptions import ConnectionClosed, HandshakeError
 from ..options import Options
 from ..protocol import client_handshake
+from ..protocol.frames import CloseCode
 from ..protocol.permessage_deflate import PerMessageDeflate
 from ..protocol.redirects import Redirects, Request
 from ..protocol.urls import Target, parse_url
@@ -36,6 +37,9 @@ _SERVER_OPTIONS = {
     "trusted_proxies",
 }
 
+#: The close codes after which the server has nothing more to send.
+_NORMAL_ENDS = {CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RECEIVED}
+
 
 class Opening(NamedTuple):
     """The request of an opening handshake, and its Sec-WebSocket-Key."""
@@ -49,9 +53,13 @@ class ClientWebSocket(Connection):
 
     It is open from the beginning, and then works as :class:`geventws.WebSocket` does. The end of a
     ``with`` block closes it. The socket stays open until one of the two sides closes the WebSocket.
+
+    An iteration ends if the close code is 1000, 1001 or 1005 (no code). After any other end, such
+    as a lost connection (1006), it raises :exc:`ConnectionClosed`: messages may be missing.
     """
 
     __slots__ = (
+        "_is_reconnecting",
         "_requested",
         "_response_headers",
         "_target",
@@ -63,6 +71,8 @@ class ClientWebSocket(Connection):
         self._target = target
         self._requested = list(options.subprotocols)
         self._response_headers: Headers = []
+        #: Whether the ``with`` block suppresses the ConnectionClosed of this connection.
+        self._is_reconnecting = False
 
     def __repr__(self) -> str:
         state = self._endpoint.state.name.lower()
@@ -71,8 +81,10 @@ class ClientWebSocket(Connection):
     def __enter__(self: T) -> T:
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, *exc_info: object) -> bool | None:
+        is_end = self._is_ending and isinstance(exc_info[1], ConnectionClosed)
         self.close()
+        return is_end and self._is_reconnecting
 
     # -------------------------------------------------------------- handshake
 
@@ -127,6 +139,9 @@ class ClientWebSocket(Connection):
 
     def _open(self) -> None:
         raise AssertionError("connect() returns only open WebSockets")
+
+    def _end_of_iteration(self) -> Exception:
+        return StopIteration() if self.close_code in _NORMAL_ENDS else self._closed_error()
 
     @property
     def requested_subprotocols(self) -> list[str]:

@@ -924,7 +924,7 @@ cdef class Messages:
                 message = connection.wait()
             if message is not None:
                 return message
-        raise StopIteration
+        raise connection._end_of_iteration()
 
 
 cdef class SharedMessage:

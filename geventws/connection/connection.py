@@ -11,6 +11,7 @@ import socket
 import sys
 from _socket import socket as _new_socket  # not the one that gevent replaces
 from collections.abc import Callable
+from os import urandom
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
@@ -106,6 +107,7 @@ class Connection(Transport):
         "_fault",
         "_hangup_timer",
         "_hung_up",
+        "_id",
         "_is_detached",
         "_keepalive",
         "_on_close",
@@ -133,7 +135,8 @@ class Connection(Transport):
         self._fault: str | None = None
         #: The progress of the peer; None while it is not measured.
         self._progress: Progress | None = None
-        #: Set when TCP has ended; None until a greenlet waits in close().
+        #: Set when TCP has ended, or the peer has hung up while reading was paused. None until a
+        #: greenlet waits in close() or wait_closed().
         self._done: Event | None = None
         #: Whether reading has stopped because the queue is full.
         self._paused = False
@@ -152,6 +155,7 @@ class Connection(Transport):
         self._at_end: list[Closeable] | None = None
         self._subprotocol: str | None = None
         self._extensions = ""
+        self._id = ""
 
     def _start(self, sock: Any, extension: PerMessageDeflate | None, early: bytes = b"") -> None:
         """Take over a gevent socket after the opening handshake.
@@ -205,6 +209,13 @@ class Connection(Transport):
     def close_reason(self) -> str:
         """The reason that came with :attr:`close_code`."""
         return self._endpoint.close_reason
+
+    @property
+    def id(self) -> str:
+        """16 random hexadecimal digits that identify the connection, also in geventws' log."""
+        if not self._id:
+            self._id = urandom(8).hex()
+        return self._id
 
     @property
     def latency(self) -> float | None:
@@ -265,6 +276,12 @@ class Connection(Transport):
         self._end_reported = True
         self._endpoint.refuse(lost_by_peer)
         self._sweeper.remove(self)
+        if self._done is not None:
+            self._done.set()
+
+    def _has_id(self, id_: str | None) -> bool:
+        """Whether :attr:`id` is this one. Creates no id."""
+        return self._id == id_
 
     def _drop_slow_consumer(self, fault: str) -> None:
         """Close with 1013, without waiting: the peer reads too slowly."""
@@ -326,10 +343,61 @@ class Connection(Transport):
             return f"broke the protocol: {error}; closed with {error.close_code}"
         return self._fault
 
+    # --------------------------------------------------------------------- JSON
+
+    # Any: JSON, and what the option ``json`` makes of it.
+    def send_json(self, value: Any, *, compress: bool = True) -> None:
+        """Send a value as JSON in a text message. In all else as :meth:`send`.
+
+        The option ``json`` replaces the encoder.
+
+        :raises TypeError: if the value cannot be encoded.
+        :raises ValueError: for NaN and Infinity, which are not JSON.
+        """
+        text = self._options.json.dumps(value)
+        # Bytes, as orjson returns them, are sent as text, too.
+        self.send(text, binary=None if isinstance(text, str) else False, compress=compress)
+
+    def receive_json(self, timeout: float | None = None) -> Any:
+        """Block until the next message and return the value of its JSON.
+
+        At the end, raises :exc:`ConnectionClosed`: ``None`` is the value of ``null``. In all else
+        as :meth:`receive`::
+
+            while True:
+                request = ws.receive_json()  # the exception at the end may leave the view
+
+        A message that is not JSON closes the connection with 1007, and a binary message with 1003.
+        To answer such messages instead, call :meth:`receive`, and decode them yourself.
+
+        :param timeout: in seconds; ``None`` waits without a limit.
+        :raises TimeoutError: when no message arrived in time.
+        :raises ConnectionClosed: when the connection has ended, whichever side ended it, and for a
+            message that is not JSON text.
+        """
+        message = self.receive(timeout)
+        if isinstance(message, str):
+            try:
+                return self._options.json.loads(message)
+            except (ValueError, RecursionError) as problem:  # RecursionError: deeply nested
+                self._refuse_message(CloseCode.INVALID_PAYLOAD, "not JSON")
+                raise self._closed_error() from problem
+        if message is not None:
+            self._refuse_message(CloseCode.UNSUPPORTED_DATA, "not a text message")
+        raise self._closed_error()
+
+    def _refuse_message(self, code: int, fault: str) -> None:
+        """Close the connection without waiting: a message of the peer has the wrong type."""
+        self._fault = f"sent a message that is {fault}; closed with {code}"
+        self._start_close(code, fault)
+
     # ---------------------------------------------------------------- receiving
 
     def _open(self) -> None:
         raise NotImplementedError
+
+    def _end_of_iteration(self) -> Exception:
+        return StopIteration()
 
     def _closed_error(self) -> WebSocketError:
         return self._endpoint.closed_error()
@@ -438,6 +506,8 @@ class Connection(Transport):
             # Messages that the peer has sent before are still received.
             self._hung_up = True
             self._stop_hangup_timer()
+            if self._done is not None:
+                self._done.set()
 
     def _stop_hangup_timer(self) -> None:
         if self._hangup_timer is not None:
@@ -696,6 +766,29 @@ class Connection(Transport):
         finally:
             self._drop()
 
+    def wait_closed(self, timeout: float | None = None) -> bool:
+        """Block until the connection has ended, whichever side ends it; return whether it has.
+
+        For code that waits for something else than messages. Any number of greenlets may wait.
+        Does not send the ``101``. Does not receive: messages wait for :meth:`receive`, within the
+        limits of the options. When a limit is reached, a Close frame behind the messages is not
+        seen, and only the loss of TCP is noticed. ``for message in ws: pass`` drops the messages.
+
+        :param timeout: in seconds; ``None`` waits without a limit.
+        :raises RuntimeError: in another thread than the view's.
+        """
+        if get_ident() != self._thread:
+            raise RuntimeError("wait_closed() can wait only in the thread of the view")
+        if self._done is None:
+            self._done = Event()
+        end = None if timeout is None else monotonic() + timeout
+        while not (self._hung_up or self._endpoint.state is _CLOSED):
+            left = None if end is None else end - monotonic()
+            if left is not None and left <= 0:
+                return False
+            self._done.wait(left)
+        return True
+
     def _wait_for_end(self) -> None:
         """Block until TCP has ended, or the peer makes no progress."""
         timeout = self._options.close_timeout
@@ -706,6 +799,7 @@ class Connection(Transport):
             if left <= 0:
                 self._drop_unanswered()
             else:
+                self._done.clear()  # set by a hang-up of the peer
                 self._done.wait(min(left, timeout / _PROGRESS_CHECKS))
 
     def _drain_output(self) -> None:

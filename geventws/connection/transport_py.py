@@ -465,7 +465,7 @@ class Transport:
     def __next__(self) -> str | bytes:
         message = self.receive() if not self._end_reported else None
         if message is None:
-            raise StopIteration
+            raise self._end_of_iteration()
         return message
 
     # ---------------------------------------------------------------- sending
@@ -740,6 +740,10 @@ class Transport:
         """The exception for a use of the connection after its end."""
         raise NotImplementedError
 
+    def _end_of_iteration(self) -> Exception:
+        """The exception for an iteration after the end of the connection."""
+        raise NotImplementedError
+
     def _receive_parsed(self) -> str | bytes | None:
         """Return the next message of the queue or of the kept input; None without one."""
         raise NotImplementedError
@@ -842,10 +846,16 @@ def bytes_of(data: Any) -> bytes:
         raise TypeError(f"a message is str or bytes-like, not {type(data).__name__}") from None
 
 
-def _message(data: str | bytes | bytearray | memoryview, binary: bool | None) -> tuple[int, bytes]:
-    """The opcode and the payload of a message."""
+def _message(data: Any, binary: bool | None) -> tuple[int, bytes]:
+    """The opcode and the payload of a message.
+
+    :raises TypeError: if it is neither ``str`` nor bytes-like.
+    """
     if isinstance(data, str):
         return (_BINARY if binary else _TEXT), encode_text(data)
+    if isinstance(data, (dict, list)):
+        kind = type(data).__name__
+        raise TypeError(f"a message is str or bytes-like, not {kind}; send_json() sends it as JSON")
     payload = bytes_of(data)
     if binary is None or binary:
         return _BINARY, payload

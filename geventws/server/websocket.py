@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Mapping
-from os import urandom
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gevent import GreenletExit, getcurrent, spawn
@@ -92,7 +91,6 @@ class WebSocket(Connection):
         "_around",
         "_environ",
         "_headers_hook",
-        "_id",
         "_keeps_environ",
         "_refusal",
         "_registry",
@@ -110,7 +108,6 @@ class WebSocket(Connection):
         self._adapter: Any = adapter
         #: The HTTP status of a view that has refused.
         self._refusal = ""
-        self._id = ""
         #: True while a greenlet sends the 101, or the Event that others wait for meanwhile.
         self._accepting: Any = False
         #: Whether the 101 was sent because of accept_after; None when the view has called accept()
@@ -470,13 +467,6 @@ class WebSocket(Connection):
             logger.exception("The WebSocket of %s cannot be accepted", printable(self.path))
 
     # ------------------------------------------------------------- the request
-
-    @property
-    def id(self) -> str:
-        """16 random hexadecimal digits that identify the connection, also in geventws' log."""
-        if not self._id:
-            self._id = urandom(8).hex()
-        return self._id
 
     @property
     def environ(self) -> Environ:

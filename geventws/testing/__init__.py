@@ -121,9 +121,20 @@ class TestedWebSocket(ClientWebSocket):
             self._run.raise_failure()
         return message
 
+    def wait_closed(self, timeout: float | None = None) -> bool:
+        """As :meth:`geventws.WebSocket.wait_closed`, by default with the ``timeout`` of
+        :func:`connect`.
+        """
+        return super().wait_closed(self._timeout if timeout is None else timeout)
+
     def __iter__(self) -> Iterator[Message]:
-        while not self._end_reported and (message := self.receive()) is not None:
-            yield message
+        return self
+
+    def __next__(self) -> Message:
+        message = None if self._end_reported else self.receive()
+        if message is None:
+            raise self._end_of_iteration()
+        return message
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()

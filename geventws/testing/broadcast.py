@@ -550,6 +550,24 @@ class BackendTests:
             publisher.publish(f"{channel}a", "last")
             assert sorted(map(str, member.receive(3))) == ["a", "b", "last"]
 
+    @pytest.mark.parametrize("history", [0, 100])
+    def test_an_excluded_socket_gets_all_messages_but_its_own(
+        self, site: Site, channel: str, history: int
+    ) -> None:
+        first, second = site.processes(2, history=history)
+        ann, bob = site.join(first, channel), site.join(second, channel)
+        listener = site.listen(second, channel)
+        messages = [*MESSAGES, "long" * 10_000]
+        for message in messages:
+            first.publish(channel, message, exclude=ann.ws)
+        second.publish(channel, "last")
+        assert ann.receive_until("last") == []
+        assert bob.receive_until("last") == messages
+        heard = take_until(listener, "last")
+        assert data_of(heard) == messages
+        assert {message.excluded for message in heard} == {ann.ws.id}
+        assert first.history(channel)[:-1] == (heard if history else [])
+
     def test_subscribing_twice_is_the_same_as_once(self, site: Site, channel: str) -> None:
         process = site.process()
         member = site.join(process, channel)
@@ -1065,6 +1083,22 @@ class BackendTests:
             assert back.subscription.recovered is True
             assert back.receive(5) == [f"{it} {text}" for text, it in enumerate(ids)]
             back.leave()
+
+    def test_an_excluded_socket_is_excluded_from_the_replay_and_its_successor_is_not(
+        self, site: Site, channel: str
+    ) -> None:
+        publisher, process = site.processes(2, history=5)
+        first = publisher.publish(channel, "first")
+        member = site.join(process, channel)
+        publisher.publish(channel, "own", exclude=member.ws)
+        id_ = publisher.publish(channel, "next")
+        assert member.receive(1) == ["next"]
+        assert _position_of(member) == id_
+        member.subscribe(process, channel, first)
+        back = site.join(process, channel, first)
+        publisher.publish(channel, "last")
+        assert member.receive_until("last") == ["next"]
+        assert back.receive_until("last") == ["own", "next"]
 
     def test_many_who_join_while_others_publish_get_each_message_once_and_in_order(
         self, site: Site, channel: str

@@ -88,6 +88,18 @@ def test_who_leaves_before_its_turn_knows_where_it_stood(room):
     assert room.subscriptions[0].position == second
 
 
+def test_an_excluded_socket_is_passed_over_and_its_position_moves_on(room):
+    clients = [room.join() for _ in range(10)]
+    sender = room.subscriptions[4]
+    id_ = room.broadcast.publish("room", "own", exclude=sender.ws)
+    wait_until(lambda: not room.broadcast._sender._queue)
+    assert sender.position == id_
+    room.broadcast.publish("room", "next")
+    assert texts(clients.pop(4), 1) == ["next"]
+    for client in clients:
+        assert texts(client, 2) == ["own", "next"]
+
+
 def test_a_message_to_fewer_keeps_its_place_behind_one_to_many(room):
     clients = [room.join() for _ in range(10)]
     room.broadcast.publish("room", "first")

@@ -53,6 +53,7 @@ STEPS = {
 HOOKS = {
     "_callback_failed",
     "_closed_error",
+    "_end_of_iteration",
     "_finish",
     "_input_parsed",
     "_let_wait",
