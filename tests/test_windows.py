@@ -62,9 +62,7 @@ def test_the_interactive_client_asks_for_enter_when_the_server_has_closed(serve)
     url = f"ws://127.0.0.1:{serve(site).server_port}/close"
     ours, theirs = pty.openpty()
     command = [sys.executable, *WITHOUT_POSIX, "geventws", "connect", url]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs
-    ) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         output = b""
         while b"Press Enter." not in output:
