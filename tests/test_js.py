@@ -177,6 +177,17 @@ def test_final_codes_end_it_with_the_reason_and_other_ends_do_not(window):
             assert (state, ready_state, closed) == ("waiting", 0, None)
 
 
+def test_a_message_that_was_too_slow_for_the_server_is_no_reason_to_stay_away(window):
+    slow = """
+        const ws = connect("/close?1008&message+timeout", {minDelay: 1e6});
+        await until(() => ["waiting", "closed"].includes(ws.state));
+        const {state, reason} = ws.states.pop();
+        ws.close();
+        return [state, reason];
+    """
+    assert run(window, slow) == ["waiting", "message timeout"]
+
+
 def test_a_refused_handshake_looks_to_a_page_like_a_server_that_is_away(window):
     lost = """
         const ws = connect(url, {minDelay: 1e6});

@@ -13,7 +13,7 @@ from gevent import sleep
 from ..connection.logs import logger, printable
 from ..exceptions import HandshakeError
 from ..options import MAX_SECONDS
-from ..protocol.frames import CloseCode
+from ..protocol.frames import MESSAGE_TIMEOUT, CloseCode
 from ..protocol.urls import parse_url
 from ..typing import Keywords
 from .client import ClientWebSocket, connect
@@ -49,7 +49,8 @@ def reconnect(url: str, *, max_delay: float = 30.0, **arguments: Any) -> Iterato
     :param arguments: the arguments of :func:`connect`, except for ``sock``.
     :raises HandshakeError: if the server or the proxy gives another answer, such as 401 or 404.
     :raises ConnectionClosed: if the server closes with 1008 or a code from 4400 to 4499, which
-        mean a refusal, as 4xx does.
+        mean a refusal, as 4xx does. 1008 with the reason ``message timeout`` means none: a message
+        was too slow for the server's ``message_timeout``.
     :raises ssl.SSLCertVerificationError: if the server's certificate is not valid.
     :raises TypeError: as :func:`connect`.
     :raises ValueError: as :func:`connect`, or if ``max_delay`` is not positive.
@@ -81,7 +82,7 @@ def _connections(
             yield ws
             ws.close()
             problem = ws._closed_error()
-            if ws._endpoint.closed_by_peer and _is_refusal(ws.close_code):
+            if ws._endpoint.closed_by_peer and _is_refusal(ws.close_code, ws.close_reason):
                 raise problem
             if monotonic() - opened >= max_delay:
                 limit = _FIRST_LIMIT
@@ -100,5 +101,7 @@ def _is_final(failure: OSError) -> bool:
     return isinstance(failure, SSLCertVerificationError)
 
 
-def _is_refusal(code: int | None) -> bool:
-    return code == CloseCode.POLICY_VIOLATION or code in _REFUSALS
+def _is_refusal(code: int | None, reason: str) -> bool:
+    if code == CloseCode.POLICY_VIOLATION:
+        return reason != MESSAGE_TIMEOUT
+    return code in _REFUSALS

@@ -22,6 +22,7 @@ from ..exceptions import WebSocketError
 from ..protocol.endpoint import Endpoint
 from ..protocol.frames import (
     MAX_CONTROL_PAYLOAD,
+    MESSAGE_TIMEOUT,
     CloseCode,
     Opcode,
     close_payload,
@@ -665,7 +666,7 @@ class Connection(Transport):
             number = 0 if waits_for_us else self._endpoint.unfinished()
             if keepalive.is_message_overdue(number, now, options.message_timeout):
                 self._fault = f"did not finish a message within {options.message_timeout:g} seconds"
-                self._start_close(CloseCode.POLICY_VIOLATION, "message timeout")
+                self._start_close(CloseCode.POLICY_VIOLATION, MESSAGE_TIMEOUT)
                 return None  # _start_close() has asked for the next check
         if options.ping_interval is None:
             return options.check_interval

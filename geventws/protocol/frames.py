@@ -10,6 +10,9 @@ from ..exceptions import InvalidPayload, ProtocolError
 MAX_CONTROL_PAYLOAD = 125
 #: The longest reason of a Close frame in bytes of UTF-8: the code takes two of the 125.
 MAX_REASON = MAX_CONTROL_PAYLOAD - 2
+#: The reason with 1008 for a message that takes too long to arrive. Unlike other causes of 1008, a
+#: slow network can be one, and a new connection can help.
+MESSAGE_TIMEOUT = "message timeout"
 
 
 class Opcode(enum.IntEnum):

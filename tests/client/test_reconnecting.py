@@ -8,6 +8,8 @@ import pytest
 from geventws import ConnectionClosed, HandshakeError, connect, reconnect
 from geventws.client import reconnecting
 from geventws.testing import connect as connect_in_test
+from tests.support.apps import echo
+from tests.support.client import frame
 from tests.support.proxies import free_port
 
 QUICK = 0.01
@@ -139,6 +141,19 @@ def test_it_gives_up_when_the_server_closes_with_the_code_of_a_refusal(serve, co
     with pytest.raises(ConnectionClosed) as caught:
         next(connections)
     assert caught.value.code == code
+
+
+def test_it_comes_back_after_a_message_that_was_too_slow_for_the_server(serve):
+    server = serve(echo, message_timeout=0.05)
+    connections = reconnect(at(server), max_delay=QUICK)
+    with next(connections) as ws:
+        ws._send_frames(frame(0x01, "unfinished"))
+        ws.wait_closed()
+        assert (ws.close_code, ws.close_reason) == (1008, "message timeout")
+    with next(connections) as ws:
+        ws.send("hello")
+        assert ws.receive() == "hello"
+    connections.close()
 
 
 def test_it_gives_up_when_the_certificate_is_not_valid(serve, tls):

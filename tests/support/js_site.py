@@ -86,7 +86,8 @@ def echo(environ, start_response):
 
 def close(environ, start_response):
     ws = environ["wsgi.websocket"]
-    ws.close(int(environ["QUERY_STRING"]), "the reason")
+    code, _, reason = environ["QUERY_STRING"].partition("&")
+    ws.close(int(code), reason.replace("+", " ") or "the reason")
     return []
 
 

@@ -15,7 +15,11 @@
   // A connection whose loss is reported so soon after a sleep was lost during the sleep.
   const AWAKENING = 1000;
 
-  const isFinal = (code) => code === 1000 || code === 1008 || (code >= 4400 && code <= 4499);
+  // geventws closes with 1008, too, if a slow network has delayed a message for too long.
+  const isFinal = ({ code, reason }) =>
+    code === 1000 ||
+    (code === 1008 && reason !== "message timeout") ||
+    (code >= 4400 && code <= 4499);
 
   globalThis.ReconnectingWebSocket = class ReconnectingWebSocket extends EventTarget {
     #url;
@@ -159,7 +163,7 @@
       socket.onopen = ifCurrent(() => this.#opened(socket));
       socket.onmessage = ifCurrent((event) => this.#receive(event));
       socket.onclose = ifCurrent((event) => {
-        if (this.#state === "closing" || isFinal(event.code)) this.#end(event);
+        if (this.#state === "closing" || isFinal(event)) this.#end(event);
         else this.#lose(event.code, event.reason);
       });
     }
