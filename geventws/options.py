@@ -10,6 +10,7 @@ from json import JSONDecoder, JSONEncoder
 from typing import Any, NoReturn, Protocol
 
 from .protocol.headers import is_token
+from .protocol.origin import can_match, similar_origin
 from .protocol.permessage_deflate import Deflate
 
 _DEFLATE = Deflate()
@@ -18,7 +19,7 @@ _DEFLATE = Deflate()
 MAX_SECONDS = 3_155_760_000
 
 #: Values of allowed_origins that are not origins. Browsers send "null" for pages without an origin.
-_ORIGIN_KEYWORDS = {"self", "null"}
+_NO_ORIGINS = {"self", "null", "*"}
 _COUNTS = (
     "max_message_size",
     "max_queued_messages",
@@ -213,14 +214,16 @@ class Options:
 
     def _check_origins(self) -> None:
         for origin in self.allowed_origins:
-            if isinstance(origin, str) and (
-                origin in _ORIGIN_KEYWORDS or "://" in origin or "*" in origin
-            ):
+            if origin in _NO_ORIGINS:
                 continue
-            raise ValueError(
-                f"allowed_origins: {origin!r} is not an origin such as 'https://example.com',"
-                " and not 'self'"
-            )
+            if not isinstance(origin, str):
+                raise ValueError(f"allowed_origins must be strings, not {origin!r}")
+            if not can_match(origin):
+                example = similar_origin(origin) or "https://example.com"
+                raise ValueError(
+                    f"allowed_origins: {origin!r} is not an origin that a page can have, such as"
+                    f" {example!r}; 'self' is the server's own origin"
+                )
 
     def _check_proxies(self) -> None:
         for proxy in self.trusted_proxies:

@@ -1,5 +1,7 @@
 """Which values options may have, and whose hold when several have a say."""
 
+import re
+
 import pytest
 from gevent.pywsgi import WSGIServer
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -8,7 +10,7 @@ from geventws import WebSocketHandler, WebSocketMiddleware
 from geventws.options import Options
 from geventws.server.configuration import combine_options, take_options
 from tests.support.apps import site
-from tests.support.client import TEXT, RawClient, frame
+from tests.support.client import TEXT, RawClient, frame, request
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,55 @@ from tests.support.client import TEXT, RawClient, frame
 def test_a_wrong_value_is_refused_at_once(wrong):
     with pytest.raises(ValueError, match=r"must be|cannot be|does not appear|not an origin"):
         Options(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("a.example", "https://a.example"),
+        ("localhost:5173", "http://localhost:5173"),
+        ("localhost:*", "http://localhost:*"),
+        ("*.a.example", "https://*.a.example"),
+        ("https://*.a.example/", "https://*.a.example"),
+        ("https://*.a.example:443", "https://*.a.example"),
+        ("http://m\xfcnchen.example", "http://xn--mnchen-3ya.example"),
+        ("a.example/chat", "https://a.example"),
+        ("https://", "https://example.com"),
+        ("https://a example", "https://example.com"),
+        ("http://a.example:port", "https://example.com"),
+    ],
+)
+def test_an_origin_that_no_page_has_is_refused_with_what_may_be_meant(written, meant):
+    with pytest.raises(ValueError, match=re.escape(f"such as '{meant}'")):
+        Options(allowed_origins=[written])
+    Options(allowed_origins=[meant])
+
+
+@pytest.mark.parametrize(
+    "origin", ["null", "*", "file://", "http://[::1]:*", "app://-", "WSS://A/"]
+)
+def test_an_unusual_origin_that_a_page_can_have_is_allowed(origin):
+    assert Options(allowed_origins=[origin]).allowed_origins == (origin,)
+
+
+def test_the_log_has_the_option_that_lets_a_refused_page_in(serve, caplog):
+    server = serve(site)
+    with server.client() as client:
+        client.send(request(headers=[("Origin", "http://localhost:5173")]))
+        assert client.read_head() == "403"
+    option = 'allowed_origins=["self", "http://localhost:5173"]'
+    assert f"{option}, or with the command geventws: --allowed-origins self," in caplog.text
+    server = serve(site, allowed_origins=["self", "http://localhost:5173"])
+    with server.client().open(headers=[("Origin", "http://localhost:5173")]) as client:
+        client.finish()
+
+
+@pytest.mark.parametrize("origin", ["null", "https://", "x" * 300, 'https://a",b.example'])
+def test_the_log_repeats_no_origin_that_is_none(serve, caplog, origin):
+    with serve(site).client() as client:
+        client.send(request(headers=[("Origin", origin)]))
+        assert client.read_head() == "403"
+    assert "If you trust the Origin, add it to allowed_origins." in caplog.text
 
 
 def test_a_wrong_attribute_of_a_handler_is_refused_when_its_class_is_made():

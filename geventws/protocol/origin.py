@@ -7,6 +7,7 @@ web could act in the name of a logged-in user (cross-site WebSocket hijacking).
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from urllib.parse import urlsplit
@@ -18,6 +19,8 @@ from .headers import split_list
 MAX_HOST = 1024
 #: The longest origin that is compared, from whichever header.
 _MAX_ORIGIN = 2 * MAX_HOST
+_IS_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9_.:%\[\]-]*").fullmatch
+_LOCAL_HOSTS = ("localhost", "127.0.0.1")
 
 
 def is_origin_allowed(
@@ -36,6 +39,33 @@ def is_origin_allowed(
         (given == own and given != "") if allowed == "self" else _matches(given, allowed)
         for allowed in allowed_origins
     )
+
+
+def can_match(allowed: str) -> bool:
+    """Whether the Origin of a page can match this element of ``allowed_origins``.
+
+    Browsers send a scheme, a host in ASCII and a port that is not the scheme's default.
+    """
+    example = _normal_origin(allowed.replace("*://", "https://").replace("*", "1"))
+    scheme, _, rest = example.partition("://")
+    has_host = bool(rest) or scheme == "file"
+    return has_host and _IS_ORIGIN(example) is not None and _matches(example, allowed)
+
+
+def similar_origin(text: str) -> str:
+    """Return what may have been meant by an origin that no page has, or an empty string."""
+    scheme, slashes, rest = text.strip().rpartition("://")
+    host, colon, port = rest.partition("/")[0].partition(":")
+    if not slashes:
+        scheme = "http" if host in _LOCAL_HOSTS else "https"
+    if port == {"http": "80", "https": "443"}.get(scheme):
+        colon = port = ""
+    try:
+        host = host if host.isascii() else host.encode("idna").decode()
+    except UnicodeError:
+        return ""
+    origin = f"{scheme}://{host}{colon}{port}".lower()
+    return origin if can_match(origin) else ""
 
 
 def request_origin(environ: Environ, trusted_proxies: Sequence[str]) -> str:

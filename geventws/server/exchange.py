@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from gevent import GreenletExit
 from gevent.socket import socket as gevent_socket
@@ -13,7 +14,7 @@ from ..exceptions import ConnectionClosed, HandshakeError
 from ..options import Options
 from ..protocol import server_handshake as handshake
 from ..protocol.frames import CloseCode
-from ..protocol.origin import request_origin
+from ..protocol.origin import request_origin, similar_origin
 from ..typing import Application, Environ, ExcInfo, HeaderPairs, Headers, StartResponse, Write
 from .adapters import Adapter, closing
 from .engineio_driver import use_if_imported
@@ -23,6 +24,8 @@ from .websocket import WebSocket
 #: Keys of the environ. They are only set for WebSocket requests.
 WEBSOCKET = "wsgi.websocket"
 WEBSOCKET_VERSION = "wsgi.websocket_version"
+#: The longest origin that is repeated in the log, in characters.
+_MAX_LOGGED = 200
 
 
 def serve(
@@ -267,19 +270,33 @@ def close_result(result: object) -> None:
 
 def _log_refusal(peer: str, environ: Environ, refusal: HandshakeError, options: Options) -> None:
     if refusal.status.startswith("403"):
+        origin = environ.get("HTTP_ORIGIN", "")
         peers.log(
             logging.WARNING,
             "Refused a WebSocket from %s: its Origin is %.200r, and the origin of this server is"
-            " %r. If you trust the Origin, add it to allowed_origins. If a proxy is in front of the"
-            " server, configure it to forward the Host header, or to set X-Forwarded-Proto and"
-            " X-Forwarded-Host, and add it to trusted_proxies",
+            " %r. If you trust the Origin, %s. If a proxy is in front of the server, configure it"
+            " to forward the Host header, or to set X-Forwarded-Proto and X-Forwarded-Host, and add"
+            " it to trusted_proxies",
             peer,
-            environ.get("HTTP_ORIGIN"),
+            origin,
             request_origin(environ, options.trusted_proxies),
+            _way_in(origin, options.allowed_origins),
         )
     else:
         level = logging.WARNING if refusal.status.startswith("503") else logging.INFO
         peers.log(level, "Refused a WebSocket from %s: %s", peer, refusal)
+
+
+def _way_in(origin: str, allowed_origins: Sequence[str]) -> str:
+    """Say which option lets in the pages of an origin."""
+    origin = similar_origin(origin) if "://" in origin else ""
+    if not origin or "*" in origin or len(origin) > _MAX_LOGGED:
+        return "add it to allowed_origins"
+    allowed = [*allowed_origins, origin]
+    return (
+        f"set the option allowed_origins={json.dumps(allowed)}, or with the command geventws:"
+        f" --allowed-origins {','.join(allowed)}"
+    )
 
 
 def _peer(environ: Environ, sock: gevent_socket | None = None) -> str:
