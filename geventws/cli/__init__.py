@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from .. import __core__, __version__
-from . import bench, check, connect, settings
+from . import bench, check, connect, environment, settings
 from .errors import UsageError
 from .serve import serve
 
@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _serve(arguments: list[str]) -> int:
+    environment.load_from(arguments)  # first, because it has the defaults of other arguments
     parser = argparse.ArgumentParser(
         prog="geventws",
         description="Serve a WSGI application with WebSockets. Ctrl-C closes them and stops.",

@@ -24,6 +24,9 @@ def find_module(name: str) -> str:
     if here not in sys.path:
         sys.path.insert(0, here)
     module = name.partition(":")[0]
+    if module.endswith(".py"):
+        module = os.path.normpath(module).removesuffix(".py").replace(os.sep, ".")
+        raise UsageError(f"{name} is a file: name the module and the application, {module}:app")
     top = module.partition(".")[0]
     if not top.isidentifier() or importlib.util.find_spec(top) is None:
         raise UsageError(f"there is no module {module} here")

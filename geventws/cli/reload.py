@@ -24,18 +24,21 @@ def serve_and_reload(settings: Settings) -> int:
     The sockets are opened once, in this process. A client that connects during a restart waits, and
     is not refused.
 
-    :raises UsageError: if watchfiles is not installed, or an address cannot be used.
+    :raises UsageError: if watchfiles is not installed, or an address or a directory cannot be used.
     """
     try:
         from watchfiles import PythonFilter, watch  # noqa: PLC0415 - an optional dependency
     except ImportError:
         raise UsageError("--reload needs watchfiles: pip install 'geventws[cli]'") from None
     find_module(settings.app)
+    for directory in settings.reload_dir:
+        if not os.path.isdir(directory):
+            raise UsageError(f"--reload-dir: there is no directory {directory}")
     listeners = open_listeners(settings.bind)
     signal.signal(signal.SIGTERM, _interrupt)
     child = _start(settings, listeners)
     try:
-        for changes in watch(os.getcwd(), watch_filter=PythonFilter()):
+        for changes in watch(*(settings.reload_dir or ["."]), watch_filter=PythonFilter()):
             names = sorted(os.path.relpath(path) for _, path in changes)
             print(f"Reloading: {', '.join(names)} changed", file=sys.stderr, flush=True)
             _stop(child)
@@ -62,6 +65,7 @@ def _start(settings: Settings, listeners: list[socket.socket]) -> subprocess.Pop
         __package__.partition(".")[0],
         settings.app,
         *child_settings.arguments([f"fd://{number}" for number in numbers]),
+        *child_settings.own_arguments(),
         "--workers",
         "1",
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 import warnings
@@ -18,6 +17,7 @@ from ..server.server import WebSocketServer
 from .application import load_application
 from .errors import UsageError
 from .listeners import close_listeners, open_listeners, url_of
+from .logs import access_log, configure_early, configure_late
 from .reload import serve_and_reload
 from .settings import Settings
 from .workers import exec_gunicorn
@@ -25,9 +25,7 @@ from .workers import exec_gunicorn
 if TYPE_CHECKING:
     import socket
 
-    from ..typing import Application, Keywords
-
-_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    from ..typing import Application
 
 
 def serve(settings: Settings) -> int:
@@ -37,6 +35,8 @@ def serve(settings: Settings) -> int:
     """
     if settings.keyfile is not None and settings.certfile is None:
         raise UsageError("--keyfile needs --certfile")
+    if settings.reload_dir and not settings.reload:
+        raise UsageError("--reload-dir needs --reload")
     if sys.platform == "win32" and (settings.reload or settings.workers > 1):
         raise UsageError("--reload and --workers do not work on Windows")
     if settings.workers > 1:
@@ -53,9 +53,10 @@ def serve_here(settings: Settings) -> int:
         warnings.simplefilter("ignore", monkey.MonkeyPatchWarning)
         monkey.patch_all()
     install_if_present()
+    configure_early(settings)
     application = load_application(settings.app)
-    logging.basicConfig(format=_FORMAT)  # no effect if the application has configured logging
-    logging.getLogger(__package__.partition(".")[0]).setLevel(settings.log_level.upper())
+    if settings.log_config is None:
+        configure_late(settings.log_level)
     listeners = open_listeners(settings.bind)
     try:
         servers = [_create_server(listener, application, settings) for listener in listeners]
@@ -70,13 +71,12 @@ def serve_here(settings: Settings) -> int:
 def _create_server(
     listener: socket.socket, application: Application, settings: Settings
 ) -> WebSocketServer:
-    options: Keywords = {}
+    options = dict(settings.options)
+    options["log"] = access_log(settings) if settings.logs_requests else None
     if settings.trusted_proxies:
         options["trusted_proxies"] = settings.trusted_proxies
     if settings.certfile is not None:
         options.update(certfile=settings.certfile, keyfile=settings.keyfile)
-    if not settings.logs_requests:
-        options["log"] = None
     try:
         return WebSocketServer(listener, application, **options)
     except OSError as problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import sys
 from typing import NoReturn
@@ -10,14 +11,22 @@ from typing import NoReturn
 from .application import find_module
 from .errors import UsageError
 from .listeners import open_listeners
+from .logs import json_formatter
 from .settings import Settings
+
+_WORKER = f"{__package__}.gunicorn_worker"  # it imports gunicorn
+#: The environment variable in which the workers get the options of WebSockets, in JSON.
+OPTIONS = "GEVENTWS_CLI_OPTIONS"
 
 
 def exec_gunicorn(settings: Settings) -> NoReturn:
     """Replace this process with gunicorn and ``geventws.Worker``. It inherits the open sockets.
 
-    :raises UsageError: if gunicorn is not installed, or an address cannot be used.
+    :raises UsageError: if gunicorn or another package is not installed, or an address cannot be
+        used.
     """
+    if settings.reload_dir:
+        raise UsageError("--reload-dir works with one process only")
     if importlib.util.find_spec("gunicorn") is None:
         raise UsageError("--workers needs gunicorn: pip install 'geventws[gunicorn]'")
     module = find_module(settings.app)
@@ -33,7 +42,7 @@ def exec_gunicorn(settings: Settings) -> NoReturn:
         "-m",
         "gunicorn",
         "--worker-class",
-        "geventws.Worker",
+        f"{_WORKER}.Worker",
         "--workers",
         str(settings.workers),
         *settings.arguments(binds),
@@ -42,5 +51,12 @@ def exec_gunicorn(settings: Settings) -> NoReturn:
         arguments += ["--access-logfile", "-"]
     if settings.reload:
         arguments.append("--reload")
+    if settings.log_config is not None:
+        kind = "--log-config-json" if settings.log_config.endswith(".json") else "--log-config"
+        arguments += [kind, settings.log_config]
+    elif settings.log_format == "json":
+        json_formatter()  # raises if the package is missing
+        arguments += ["--logger-class", f"{_WORKER}.JSONLogger"]
+    os.environ[OPTIONS] = json.dumps(settings.options)
     arguments.append(f"{module}:{settings.app.partition(':')[2] or 'app'}")
     os.execv(sys.executable, arguments)  # noqa: S606 - no shell is needed

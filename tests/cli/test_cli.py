@@ -1,5 +1,6 @@
 """``geventws module:app``, as a user meets it."""
 
+import json
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ from geventws.cli.application import load_application
 from geventws.cli.errors import UsageError
 from geventws.cli.listeners import open_listener
 from tests.support.client import TEXT, RawClient, close_frame, frame, request
+from tests.support.proxies import free_port
 from tests.support.servers import ROOT, arguments_of, serving, wait_until
 from tests.support.tools import need
 
@@ -27,6 +29,30 @@ def create_app(greeting="hello", *, excited=False):
         return [(greeting + "!" * excited).encode()]
     return app
 """
+LOGGING = {
+    "json": """{
+        "version": 1,
+        "formatters": {"own": {"format": "%(name)s says %(message)s"}},
+        "handlers": {"own": {"class": "logging.StreamHandler", "formatter": "own"}},
+        "root": {"level": "INFO", "handlers": ["own"]}
+    }""",
+    "ini": """
+[loggers]
+keys = root
+[handlers]
+keys = own
+[formatters]
+keys = own
+[logger_root]
+level = INFO
+handlers = own
+[handler_own]
+class = StreamHandler
+formatter = own
+[formatter_own]
+format = %(name)s says %(message)s
+""",
+}
 
 
 def run(*arguments, cwd=ROOT, **environment):
@@ -115,6 +141,21 @@ def test_requests_and_connections_have_a_line_each(tmp_path):
             " together",
         ),
         (
+            ["./app.py"],
+            "geventws: ./app.py is a file: name the module and the application, app:app",
+        ),
+        ([SITE, "--reload-dir", "tests"], "geventws: --reload-dir needs --reload"),
+        (
+            [SITE, "--reload", "--reload-dir", "nowhere"],
+            "geventws: --reload-dir: there is no directory nowhere",
+        ),
+        ([SITE, "--env-file", "nowhere"], "geventws: --env-file: there is no file nowhere"),
+        (
+            [SITE, "--log-config", "nowhere.json"],
+            "geventws: --log-config nowhere.json: [Errno 2] No such file or directory:"
+            " 'nowhere.json'",
+        ),
+        (
             [SITE, "--bind", "127.0.0.1:0", "--forwarded-allow-ips", "proxy"],
             "geventws: --forwarded-allow-ips: 'proxy' does not appear to be an IPv4 or IPv6 network",
         ),
@@ -128,7 +169,11 @@ def test_a_mistake_is_one_clear_sentence(arguments, sentence):
     ("name", "sentence"),
     [
         ("tests.support.nowhere:app", "there is no module tests.support.nowhere here"),
-        ("tests/support/apps.py", "there is no module tests/support/apps.py here"),
+        (
+            "tests/support/apps.py",
+            "tests/support/apps.py is a file: name the module and the application,"
+            " tests.support.apps:app",
+        ),
         ("tests.support.apps:nothing", "tests.support.apps has no nothing"),
         ("tests.support.apps:site.nothing", "tests.support.apps has no site.nothing"),
         ("tests.support.apps", "tests.support.apps has no app"),
@@ -328,6 +373,86 @@ def test_the_environment_says_where_and_how_many(tmp_path):
     with serving([*CLI, SITE], tmp_path / "log", ready=ready, **environment) as process:
         process.address = "127.0.0.1", port
         wait_for_two_workers(process)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "reason"),
+    [
+        (["--graceful-timeout", "0.5"], {}, "'0.5' is not a whole number of at least 1"),
+        ([], {"WEB_CONCURRENCY": ""}, "WEB_CONCURRENCY: '' is not a whole number of at least 1"),
+        (["--max-message-size", "0"], {}, "max_message_size must be a positive integer, not 0"),
+        (["--ping-timeout", "none"], {}, "ping_timeout must be a positive number of seconds"),
+        (["--allowed-origins", "self,a.example"], {}, "such as 'https://a.example'"),
+        (["--compression", "yes"], {}, "compression must be True, False"),
+    ],
+)
+def test_a_wrong_value_is_explained(arguments, environment, reason):
+    status, said = run(SITE, *arguments, **environment)
+    assert status == 2
+    assert reason in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_options_of_websockets_are_arguments(tmp_path, workers):
+    arguments = ["--allowed-origins", "self,http://localhost:5173", "--max-message-size", "4"]
+    arguments += ["--compression", "off", "--accept-after", "none", "--workers", workers]
+    with serving([*arguments_of("cli"), *arguments], tmp_path / "log") as process:
+        wanted = [("Origin", "http://localhost:5173")]
+        wanted.append(("Sec-WebSocket-Extensions", "permessage-deflate"))
+        with process.client().open(headers=wanted) as client:
+            assert "sec-websocket-extensions" not in client.headers
+            client.send(frame(TEXT, "12345"))
+            assert client.read_close()[0] == 1009
+            client.send(close_frame(1009))
+        if workers == "2":
+            wait_for_two_workers(process)
+
+
+def test_environment_variables_of_a_file_count_unless_they_are_set_already(tmp_path):
+    (tmp_path / "variables").write_text("PORT=1\nGREETING=hello\n")
+    (tmp_path / "app.py").write_text(
+        FACTORY + "import os\napp = create_app(os.environ['GREETING'])"
+    )
+    port = free_port()
+    arguments = [*CLI, "app", "--env-file", "variables"]
+    ready = rf"http://0\.0\.0\.0:{port}"
+    with serving(arguments, tmp_path / "log", cwd=tmp_path, ready=ready, PORT=str(port)) as process:
+        process.address = "127.0.0.1", port
+        assert body(process.client()) == "hello"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_each_line_of_the_log_can_be_json(tmp_path, workers):
+    arguments = [*arguments_of("cli"), "--log-format", "json", "--workers", workers]
+    with serving(arguments, tmp_path / "log") as process:
+        echo(process.client())
+        with process.client().open() as client:
+            client.send(frame(TEXT, "\0", mask=None))
+            assert client.read_close()[0] == 1002
+        with process.client() as client:
+            client.send(request("/crash-early"))
+            assert client.read_head() == "500"
+        process.wait_for("ZeroDivisionError")
+        process.wait_for("broke the protocol")
+        if workers == "2":
+            wait_for_two_workers(process)
+        assert process.stop() == 0
+    lines = [line for line in process.output.splitlines() if not line.startswith("Serving ")]
+    records = [json.loads(line) for line in lines]
+    assert all(record["time"] and record["level"] and record["logger"] for record in records)
+    assert any('"GET /echo HTTP/1.1" 101' in record["message"] for record in records)
+    assert any("ZeroDivisionError" in record.get("exc_info", "") for record in records)
+
+
+@pytest.mark.parametrize("kind", ["json", "ini"])
+def test_a_file_can_configure_logging(tmp_path, kind):
+    path = tmp_path / f"logging.{kind}"
+    path.write_text(LOGGING[kind])
+    arguments = [*arguments_of("cli"), "--log-config", str(path)]
+    with serving(arguments, tmp_path / "log") as process:
+        echo(process.client())
+        process.wait_for('geventws.access says 127.0.0.1 .*"GET /echo HTTP/1.1" 101')
 
 
 def test_several_workers_are_gunicorns(tmp_path, tls):

@@ -1,0 +1,40 @@
+"""What ``--workers`` passes on to gunicorn's workers, beyond the arguments of gunicorn."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from gunicorn import glogging
+
+from .. import Worker as _Worker
+from .logs import configure_late, json_formatter
+from .workers import OPTIONS
+
+if TYPE_CHECKING:
+    from gunicorn.config import Config
+
+
+class Worker(_Worker):
+    """:class:`geventws.Worker` with the options of the command line."""
+
+    websocket_options = json.loads(os.environ.get(OPTIONS, "{}"))
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        if not (self.cfg.logconfig or self.cfg.logconfig_json):
+            configure_late(self.cfg.loglevel)
+
+
+class JSONLogger(glogging.Logger):
+    """gunicorn's logger with lines of JSON, also for the records of applications."""
+
+    def setup(self, cfg: Config) -> None:
+        super().setup(cfg)
+        formatter = json_formatter()
+        handler = logging.StreamHandler()
+        logging.basicConfig(handlers=[handler])
+        for each in (handler, *self.error_log.handlers, *self.access_log.handlers):
+            each.setFormatter(formatter)

@@ -1,0 +1,88 @@
+"""``--log-level``, ``--log-format`` and ``--log-config``: what the command line sets in logging."""
+
+from __future__ import annotations
+
+import json
+import logging.config
+from types import TracebackType
+
+import gevent
+
+from .errors import UsageError
+from .settings import Settings
+
+_ACCESS = "geventws.access"
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def configure_early(settings: Settings) -> None:
+    """Configure what the application must not change unless it means to, before it is loaded.
+
+    :raises UsageError: if the configuration cannot be used, or a package is missing.
+    """
+    if settings.log_config is not None:
+        _load(settings.log_config)
+    elif settings.log_format == "json":
+        handler = logging.StreamHandler()
+        handler.setFormatter(json_formatter())
+        logging.basicConfig(handlers=[handler])
+    else:
+        return
+    # gevent prints the exceptions of views, in several lines.
+    gevent.get_hub().print_exception = _log_exception  # type: ignore[assignment]
+
+
+def configure_late(log_level: str) -> None:
+    """Configure the log of geventws. A configuration of the application has been made before."""
+    logging.basicConfig(format=_FORMAT)
+    logging.getLogger(__package__.partition(".")[0]).setLevel(log_level.upper())
+
+
+def access_log(settings: Settings) -> logging.Logger:
+    """Return the logger of requests. As text, their lines have a date of their own."""
+    access = logging.getLogger(_ACCESS)
+    is_configured = settings.log_config is not None or access.handlers
+    if settings.log_format == "text" and not is_configured:
+        access.addHandler(logging.StreamHandler())
+        access.propagate = False
+    return access
+
+
+def json_formatter() -> logging.Formatter:
+    """Return a formatter that writes a record as one line of JSON.
+
+    :raises UsageError: if python-json-logger is not installed.
+    """
+    try:
+        from pythonjsonlogger.json import JsonFormatter  # noqa: PLC0415 - an optional dependency
+    except ImportError:
+        raise UsageError(
+            "--log-format json needs python-json-logger: pip install 'geventws[cli]'"
+        ) from None
+    names = {"levelname": "level", "name": "logger"}
+    return JsonFormatter(
+        "%(levelname)s %(name)s %(message)s", rename_fields=names, timestamp="time"
+    )
+
+
+def _load(file: str) -> None:
+    try:
+        if file.endswith(".json"):
+            with open(file, encoding="utf-8") as text:
+                logging.config.dictConfig(json.load(text))
+        else:
+            logging.config.fileConfig(file, disable_existing_loggers=False)
+    # The functions of logging.config raise nearly anything.
+    except Exception as problem:
+        raise UsageError(f"--log-config {file}: {problem}") from problem
+
+
+def _log_exception(
+    context: object,
+    kind: type[BaseException],
+    error: BaseException,
+    traceback: TracebackType | None,
+) -> None:
+    logging.getLogger(__package__.partition(".")[0]).error(
+        "An exception was not caught", exc_info=(kind, error, traceback)
+    )
