@@ -8,10 +8,12 @@ from ssl import PROTOCOL_TLS_SERVER
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from gevent.monkey import is_module_patched
 from gevent.pywsgi import WSGIServer
 from gevent.ssl import SSLContext
 
 from ..connection.greenlets import LightGreenlet
+from ..connection.logs import logger
 from ..connection.tls import cooperative_context
 from ..typing import Application, Environ
 from .accepting import AcceptingServer, Address
@@ -77,6 +79,9 @@ class WebSocketServer(AcceptingServer, WSGIServer):
     """
 
     handler_class = WebSocketHandler
+    #: Whether :meth:`serve_forever` warns in the log if the program has not called
+    #: ``gevent.monkey.patch_all()``.
+    warns_if_unpatched = True
 
     def __init__(
         self,
@@ -132,6 +137,20 @@ class WebSocketServer(AcceptingServer, WSGIServer):
             self.websockets.kill()
         left = max(0.0, deadline - monotonic())
         super().stop(None if left == inf else left)
+
+    def serve_forever(self, stop_timeout: float | None = None) -> None:
+        """Start, and block until the server is stopped, or by KeyboardInterrupt.
+
+        :param stop_timeout: as in :meth:`stop`.
+        """
+        if self.warns_if_unpatched and not is_module_patched("time"):
+            logger.warning(
+                "Functions of Python such as time.sleep() and socket.recv() stop all WebSockets of"
+                " this program while they wait. Begin the program with: from gevent import monkey;"
+                " monkey.patch_all(). If it calls no such function, set warns_if_unpatched = False"
+                " on the server"
+            )
+        super().serve_forever(stop_timeout)
 
     def stats(self) -> Stats:
         """Return the statistics of this server. May be called in any thread."""
