@@ -69,7 +69,7 @@ def _bench(arguments: list[str]) -> int:
         prog="geventws bench",
         description="Measure a WebSocket server that answers each message with one message.",
     )
-    return _run(parser, arguments, bench.bench, connect.add_arguments, bench.add_arguments)
+    return _run(parser, arguments, bench.bench, bench.add_arguments)
 
 
 def _run(

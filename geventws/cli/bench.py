@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from time import monotonic, perf_counter
 
@@ -13,17 +14,20 @@ from gevent.pool import Group
 
 from ..client.client import ClientWebSocket
 from ..exceptions import ConnectionClosed
-from .connect import open_from
+from .connect import add_opening_arguments, open_from
 from .errors import UsageError
 
 #: The maximum number of concurrent opening handshakes.
 _MAX_HANDSHAKES = 64
 #: The width of the progress bar in characters.
 _WIDTH = 30
+#: The quantiles of the latency in the result.
+_PARTS = {"50%": 0.5, "90%": 0.9, "99%": 0.99, "max": 1.0}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command that ``connect`` does not have."""
+    """Add the arguments of this command."""
+    add_opening_arguments(parser)
     add = parser.add_argument
     add(
         "--connections",
@@ -54,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the total number of messages per second, sent on a fixed schedule"
         " (default: each connection sends the next message when it has the answer)",
     )
+    add("--json", action="store_true", help="print the result as JSON")
 
 
 def bench(options: argparse.Namespace) -> int:
@@ -153,17 +158,26 @@ class _Bench:
             )
 
     def _report(self, opening: float, seconds: float) -> None:
+        times = sorted(self._latencies)
+        latency = {name: _quantile(times, part) * 1000 for name, part in _PARTS.items() if times}
+        result = {
+            "connections": len(self._sockets),
+            "opening_seconds": opening,
+            "messages": len(times),
+            "seconds": seconds,
+            "messages_per_second": len(times) / seconds,
+            "latency_ms": latency,
+            "failed": self._failures,
+        }
+        if self._options.json:
+            print(json.dumps(result, indent=2))
+            return
         count = len(self._sockets)
         print(f"connections   {count:,} in {opening:.2f} s, {count / opening:,.0f} per second")
-        times = sorted(self._latencies)
         rate = len(times) / seconds
         print(f"messages      {len(times):,} in {seconds:.2f} s, {rate:,.0f} per second")
-        if times:
-            percentiles = " ".join(
-                f"{name} {_quantile(times, part) * 1000:.2f}"
-                for name, part in (("50%", 0.5), ("90%", 0.9), ("99%", 0.99), ("max", 1.0))
-            )
-            print(f"latency, ms   {percentiles}")
+        if latency:
+            print("latency, ms  ", *(f"{name} {value:.2f}" for name, value in latency.items()))
         for reason, number in self._failures.items():
             print(f"failed        {number:,}: {reason}")
 

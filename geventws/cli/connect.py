@@ -58,18 +58,22 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
     add("--unix-socket", metavar="PATH", help="connect to a unix socket, not to the host")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command."""
+def add_opening_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of :func:`open_from`."""
     add_request_arguments(parser)
-    add = parser.add_argument
-    add(
+    parser.add_argument(
         "--max-redirects",
         metavar="N",
         type=int,
         default=0,
         help="the number of redirects that are followed (default: %(default)s)",
     )
-    add("--json", action="store_true", help="print JSON messages indented")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    add_opening_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON messages indented")
 
 
 def headers_from(options: argparse.Namespace) -> Headers:

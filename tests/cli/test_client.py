@@ -1,5 +1,6 @@
 """``geventws connect`` and ``geventws bench``, as a user meets them."""
 
+import json
 import os
 import pty
 import re
@@ -231,6 +232,16 @@ def test_bench_tells_rate_and_latency(serve, start):
     count = int(re.search(r"messages      ([\d,]+) in", session.output)[1].replace(",", ""))
     assert 0 < count <= server.stats().messages_sent
     assert re.search(r"latency, ms   50% [\d.]+ 90% [\d.]+ 99% [\d.]+ max [\d.]+", session.output)
+
+
+def test_bench_prints_its_result_as_json(serve, start):
+    session = start("bench", url_of(serve(echo)), "-c", "2", "--duration", "0.2", "--json")
+    assert session.end() == 0
+    result = json.loads(session.output)
+    assert result["connections"] == 2
+    assert result["messages"] > 0
+    assert result["latency_ms"]["50%"] <= result["latency_ms"]["max"]
+    assert result["failed"] == {}
 
 
 def test_bench_keeps_a_rate_and_shows_a_bar(serve, start):
