@@ -1,6 +1,7 @@
 """The documentation: every Python snippet is valid, and the tutorials work."""
 
 import configparser
+import importlib
 import re
 import subprocess
 import sys
@@ -20,6 +21,14 @@ PAGES = sorted(
     for folder in (".", "benchmarks", "compliance", "docs", "examples/*")
     for page in ROOT.glob(f"{folder}/*.md")
 )
+#: The public modules that have an ``__all__``.
+PUBLIC = [
+    "geventws",
+    *(
+        f"geventws.{name}"
+        for name in ("bottle", "broadcast", "compat", "engineio", "flask", "integration", "js")
+    ),
+]
 TUTORIALS = ["tutorial-flask.md", "tutorial-bottle.md"]
 
 
@@ -104,6 +113,16 @@ def test_every_promise_of_security_names_a_test_that_exists():
     assert len(named) > 40
     for file, name in named:
         assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(), (file, name)
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_the_reference_has_every_public_name(module):
+    reference = "\n".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    documented = {name.rpartition(".")[2] for name in re.findall(r"auto\w+:: ([\w.]+)", reference)}
+    for whole in re.findall(r"automodule:: ([\w.]+)", reference):
+        documented |= set(vars(importlib.import_module(whole)))
+    names = set(importlib.import_module(module).__all__)
+    assert names - {"__core__", "__version__"} <= documented
 
 
 def test_every_make_target_and_every_extra_that_is_named_exists():
