@@ -11,7 +11,7 @@ author = "The geventws developers"
 copyright = "The geventws developers"  # noqa: A001 - the name is Sphinx's
 release = version = geventws.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.intersphinx"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.intersphinx", "sphinx_copybutton"]
 intersphinx_mapping = {}
 myst_heading_anchors = 3
 
@@ -22,4 +22,7 @@ autodoc_preserve_defaults = True
 html_theme = "furo"
 html_title = "geventws"
 html_show_sphinx = False
+html_static_path = ["static"]
+html_css_files = ["tables.css"]
+copybutton_exclude = ".linenos, .gp, .go"  # prompts and output
 exclude_patterns = ["_build"]
