@@ -21,13 +21,21 @@ import gevent
 from bottle import HTTPError, ServerAdapter, request, response
 from gevent.local import local
 
+from .connection.greenlets import check_function
+from .connection.logs import logger, printable
 from .integration import run_view
+from .protocol.server_handshake import is_websocket_request
 from .server.exchange import WEBSOCKET
 from .server.server import WebSocketServer
 from .server.websocket import WebSocket
 from .typing import Application, Environ, Headers
 
 __all__ = ["GeventWebSocketServer", "websocket"]
+
+_WRONG_SERVER = (
+    "This server cannot open the WebSocket {}. Run the application with"
+    " app.run(server=GeventWebSocketServer), or with the command: python -m geventws MODULE:APP"
+)
 
 
 def websocket(callback: Callable[..., object]) -> Callable[..., object]:
@@ -40,12 +48,19 @@ def websocket(callback: Callable[..., object]) -> Callable[..., object]:
     The return value of the view is the response if the ``101`` was not sent, and dropped otherwise.
     A view that returns ``None`` without using the WebSocket accepts it; then it is closed with
     1000. A plain HTTP request gets the status 426.
+
+    :raises TypeError: for an ``async def`` view.
     """
+    check_function(callback)
 
     @functools.wraps(callback)
     def view(*args: Any, **kwargs: Any) -> object:
         ws: WebSocket | None = request.environ.get(WEBSOCKET)
         if ws is None:
+            if is_websocket_request(request.environ):
+                sentence = _WRONG_SERVER.format(printable(request.path))
+                logger.error(sentence)
+                raise HTTPError(501, sentence)
             # RFC 9110 section 15.5.22: "MUST send an Upgrade header field"; section 7.8 requires
             # "Connection: Upgrade" with it.
             raise HTTPError(

@@ -15,29 +15,36 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
-from collections.abc import Callable, Iterator
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import copy_context
+from ipaddress import ip_address
 from typing import Any, TypeAlias, TypeVar, cast
 from weakref import WeakSet
 
-from flask import Blueprint, Flask, current_app, request
+from flask import Blueprint, Flask, Response, current_app, request
 from flask.ctx import RequestContext
 from flask.globals import request_ctx
+from flask.sessions import SecureCookieSession
 from flask.typing import ResponseReturnValue
+from werkzeug.datastructures import CallbackDict
 from werkzeug.exceptions import BadRequest, HTTPException, RequestTimeout
 from werkzeug.routing.exceptions import WebsocketMismatch
 
+from .connection.greenlets import check_function
+from .connection.logs import logger, printable
 from .integration import run_view
 from .options import Options
 from .protocol.frames import CloseCode
+from .protocol.server_handshake import is_websocket_request
 from .server.configuration import combine_options
 from .server.exchange import WEBSOCKET
 from .server.middleware import WebSocketMiddleware
 from .server.registry import OpenWebSockets
 from .server.request_body import BodyError, BodyTimeoutError
 from .server.websocket import WebSocket
-from .typing import Environ, Headers, Keywords, Message
+from .typing import Environ, Headers, Keywords, Message, StartResponse
 
 __all__ = ["Sock", "Sockets", "UpgradeRequired"]
 
@@ -45,8 +52,6 @@ __all__ = ["Sock", "Sockets", "UpgradeRequired"]
 WebSocketView: TypeAlias = Callable[..., ResponseReturnValue | None]
 FlaskView: TypeAlias = Callable[..., ResponseReturnValue]
 View = TypeVar("View", bound=WebSocketView)
-
-logger = logging.getLogger("geventws")
 
 #: The key in ``app.extensions``.
 _EXTENSION = "geventws"
@@ -103,6 +108,9 @@ class Sockets:
             app.geventws_options = functools.partial(_options_in, app)  # type: ignore[attr-defined]
             middleware = app.extensions[_EXTENSION] = _Middleware(app)
             app.wsgi_app = middleware  # type: ignore[method-assign]
+            app.add_url_rule = functools.partial(  # type: ignore[method-assign]
+                _add_url_rule, app, app.add_url_rule
+            )
             app.register_error_handler(WebsocketMismatch, _answer_mismatch)
             app.register_error_handler(BodyError, _answer_body_error)
         self._apps.add(app)
@@ -119,13 +127,14 @@ class Sockets:
         :param rule: the path, as for :meth:`flask.Flask.route`.
         :param bp: the blueprint of the view. Register it with Flask; it may be nested.
         :param options: other options of :meth:`flask.Flask.route`, such as ``endpoint``.
+        :raises TypeError: for an ``async def`` view, or a view of :meth:`flask.Flask.route`.
         """
 
         def decorate(view: View) -> View:
             if bp is None:
                 self.add_url_rule(rule, options.pop("endpoint", None), view, **options)
             else:
-                bp.route(rule, **{**options, "websocket": True})(self._flask_view(view))
+                bp.route(rule, **{**options, "websocket": True})(_SocketView(view, self._adapt))
             return view
 
         return decorate
@@ -135,7 +144,7 @@ class Sockets:
     ) -> None:
         """Add a WebSocket view; see :meth:`route`."""
         options["websocket"] = True
-        view = self._flask_view(view_func)
+        view = _SocketView(view_func, self._adapt)
         self._rules.append((rule, endpoint, view, options))
         for app in self._apps:
             app.add_url_rule(rule, endpoint, view, **options)
@@ -150,28 +159,37 @@ class Sockets:
         for app in self._apps:
             blueprint.register(_WebSocketApp(app, self), options)  # type: ignore[arg-type]
 
-    def _flask_view(self, view: WebSocketView) -> FlaskView:
-        """Return a view for Flask: without the WebSocket argument, and with a response."""
+    def run(
+        self, app: Flask, host: str = "127.0.0.1", port: int = 5000, debug: bool | None = None
+    ) -> None:
+        """Serve an application during development. Replaces :meth:`flask.Flask.run`.
 
-        @functools.wraps(view)
-        def socket_view(**variables: Any) -> ResponseReturnValue:
-            ws: WebSocket = request.environ[WEBSOCKET]
-            context = request_ctx._get_current_object()  # type: ignore[attr-defined]
-            response = run_view(
-                ws,
-                functools.partial(view, self._adapt(ws), **variables),
-                # Another greenlet, without Flask's contexts, may send the 101.
-                functools.partial(copy_context().run, _collect_headers, context),
-                functools.partial(_context_of_event, context.app, request.environ),
-            )
-            if ws._is_detached:
-                # The callbacks keep the environ, and need not keep the request of the view.
-                request.environ.pop("werkzeug.request", None)
-            if response is None:
-                return current_app.response_class()  # Flask requires one; it is not sent
-            return cast("ResponseReturnValue", response)  # mypy infers object
+        Blocks until SIGINT or SIGTERM arrives. In debug mode, Werkzeug's debugger shows exceptions
+        of HTTP views in the browser, and the program restarts when a Python file below the current
+        folder or the folder of the application changes. The debugger runs code that is entered in
+        the browser: it is only enabled if ``host`` is a loopback address.
 
-        return socket_view
+        Inside a command of ``flask``, this method returns at once.
+
+        :param host: the address. ``"0.0.0.0"`` accepts connections of other machines.
+        :param port: the port; 0 selects a free one.
+        :param debug: sets ``app.debug``, which is ``--debug`` or ``$FLASK_DEBUG`` by default.
+        :raises SystemExit: if the server cannot start.
+        """
+        from werkzeug.debug import DebuggedApplication  # noqa: PLC0415 - for development only
+
+        from .cli.script import say, serve_script  # noqa: PLC0415
+
+        if os.environ.get("FLASK_RUN_FROM_CLI") == "true":
+            say("ignoring sockets.run(): call it only if __name__ == '__main__'")
+            return
+        if debug is not None:
+            app.debug = debug
+        if app.debug and _is_loopback(host):
+            app.wsgi_app = DebuggedApplication(app.wsgi_app, evalex=True)  # type: ignore[method-assign]
+        elif app.debug:
+            say(f"the debugger is disabled, because other machines may connect to {host}")
+        serve_script(app, app.name, host, port, app.root_path if app.debug else None)
 
     def _adapt(self, ws: WebSocket) -> object:
         """Return the first argument of a view."""
@@ -261,6 +279,10 @@ class _Middleware(WebSocketMiddleware):
         self.websockets = OpenWebSockets()
         self._app = app
         self._has_checked = False
+        #: The functions of all WebSocket views.
+        self.socket_views: list[WebSocketView] = []
+        #: Whether the log has the warning about a changed session.
+        self.has_warned = False
 
     @functools.cached_property
     def options(self) -> Options:  # type: ignore[override]
@@ -268,6 +290,40 @@ class _Middleware(WebSocketMiddleware):
 
     def geventws_options(self) -> Keywords:
         return _options_in(self._app)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        is_werkzeug = environ.get("SERVER_SOFTWARE", "").startswith("Werkzeug/")
+        if is_werkzeug and is_websocket_request(environ):
+            return _answer_in_werkzeug(environ, start_response)
+        return super().__call__(environ, start_response)
+
+
+class _SocketView:
+    """A view for Flask: without the WebSocket argument, and with a response."""
+
+    __wrapped__: WebSocketView
+
+    def __init__(self, view: WebSocketView, adapt: Callable[[WebSocket], object]) -> None:
+        check_function(view)
+        functools.update_wrapper(self, view)
+        self._adapt = adapt
+
+    def __call__(self, **variables: Any) -> ResponseReturnValue:
+        ws: WebSocket = request.environ[WEBSOCKET]
+        context = request_ctx._get_current_object()  # type: ignore[attr-defined]
+        response = run_view(
+            ws,
+            functools.partial(self.__wrapped__, self._adapt(ws), **variables),
+            # Another greenlet, without Flask's contexts, may send the 101.
+            functools.partial(copy_context().run, _collect_headers, context),
+            functools.partial(_context_of_event, context.app, request.environ),
+        )
+        if ws._is_detached:
+            # The callbacks keep the environ, and need not keep the request of the view.
+            request.environ.pop("werkzeug.request", None)
+        if response is None:
+            return current_app.response_class()  # Flask requires one; it is not sent
+        return cast("ResponseReturnValue", response)  # mypy infers object
 
 
 class _WebSocketApp:
@@ -290,7 +346,8 @@ class _WebSocketApp:
         if view_func is None:
             raise TypeError(f"the route {rule} of a WebSocket blueprint has no view")
         options["websocket"] = True
-        self._app.add_url_rule(rule, endpoint, self._sockets._flask_view(view_func), **options)
+        view = _SocketView(view_func, self._sockets._adapt)
+        self._app.add_url_rule(rule, endpoint, view, **options)
 
 
 def _options_in(app: Flask) -> Keywords:
@@ -301,6 +358,53 @@ def _options_in(app: Flask) -> Keywords:
         **{name: sock_options[name] for name in known if sock_options[name] is not None},
         **app.config.get_namespace("GEVENTWS_"),
     }
+
+
+def _add_url_rule(
+    app: Flask,
+    add_url_rule: Callable[..., None],
+    rule: str,
+    endpoint: str | None = None,
+    view_func: FlaskView | None = None,
+    *args: Any,
+    **options: Any,
+) -> None:
+    """Call Flask's method of this name, except for a function that is a view of both kinds.
+
+    :raises TypeError: if a WebSocket view is also a view for HTTP.
+    """
+    socket_views = app.extensions[_EXTENSION].socket_views
+    view: WebSocketView | None = view_func
+    if isinstance(view_func, _SocketView):
+        view = view_func.__wrapped__
+        socket_views.append(view)
+        is_wrong = view in app.view_functions.values()
+    else:
+        is_wrong = view in socket_views or _lacks_websocket(view, rule, options)
+    if is_wrong:
+        name = getattr(view, "__name__", view)
+        raise TypeError(f"{name} is a WebSocket view: use @sockets.route, without @app.route")
+    add_url_rule(rule, endpoint, view_func, *args, **options)
+
+
+def _lacks_websocket(view: object, rule: str, options: Keywords) -> bool:
+    """Return whether the first argument of a view is ``ws``, and Flask would not pass it."""
+    code = getattr(view, "__code__", None)
+    if code is None or "ws" in (options.get("defaults") or ()) or re.search(r"[<:]ws>", rule):
+        return False
+    required = code.co_argcount - len(getattr(view, "__defaults__", None) or ())
+    return bool(code.co_varnames[: min(required, 1)] == ("ws",))
+
+
+def _answer_in_werkzeug(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Refuse a WebSocket of Werkzeug's server, which has a thread for each request."""
+    sentence = (
+        f"The server of flask run and app.run() cannot open the WebSocket"
+        f" {printable(environ['PATH_INFO'])}. Run the application with the command"
+        " python -m geventws MODULE:APP --reload, or call sockets.run(app) instead of app.run()"
+    )
+    logger.error(sentence)
+    return Response(f"{sentence}\n", 501, mimetype="text/plain")(environ, start_response)
 
 
 def _answer_mismatch(mismatch: WebsocketMismatch) -> ResponseReturnValue:
@@ -319,7 +423,8 @@ def _answer_body_error(error: BodyError) -> ResponseReturnValue:
 def _context_of_event(app: Flask, environ: Environ) -> Iterator[None]:
     """Push new contexts for a callback of a detached WebSocket, of the same request."""
     # Werkzeug stores the request object of the view in the environ.
-    with app.request_context({**environ, "werkzeug.request": None}):
+    with app.request_context({**environ, "werkzeug.request": None}) as context:
+        _warn_of_changes(context)
         yield
 
 
@@ -334,8 +439,39 @@ def _collect_headers(context: RequestContext) -> Headers:
     session = context.session
     if session is not None and not app.session_interface.is_null_session(session):
         app.session_interface.save_session(app, session, response)
+        if isinstance(session, SecureCookieSession):  # others are saved on the server later
+            _warn_of_changes(context)
     response.headers.pop("Vary", None)  # caches do not store a 101
     return list(response.headers)
+
+
+def _warn_of_changes(context: RequestContext) -> None:
+    """In debug mode, log the first change of a session that is not going to be saved."""
+    session, middleware = context.session, context.app.extensions[_EXTENSION]
+    if not context.app.debug or not isinstance(session, CallbackDict):
+        return
+    on_update = session.on_update
+
+    def warn(changed: Any) -> None:  # the session
+        if on_update is not None:
+            on_update(changed)
+        if not middleware.has_warned:
+            middleware.has_warned = True
+            logger.warning(
+                "The session was changed after the WebSocket %s had been accepted. The change is"
+                " lost: it would need a cookie, and the headers were already sent. Change the"
+                " session before the first use of the WebSocket, or in an HTTP request",
+                printable(context.request.path),
+            )
+
+    session.on_update = warn
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def __getattr__(name: str) -> object:

@@ -13,10 +13,12 @@ view through :func:`run_view`. Plain HTTP requests do not have this key. :mod:`g
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
+from .connection.greenlets import coroutine_error
 from .exceptions import ConnectionClosed
 from .server.websocket import WebSocket
 from .typing import HeaderPairs
@@ -48,12 +50,16 @@ def run_view(
     :param around: called for every callback of a detached WebSocket. Returns a context manager that
         is entered around the callback: it sets up what the framework's views have, and releases
         what they use, such as connections to a database.
+    :raises TypeError: if the view is an ``async def`` function.
     """
     ws._headers_hook = headers
     ws._around = around
     response = None
     try:
         response = view()
+        if inspect.iscoroutine(response):
+            response.close()
+            raise coroutine_error(response.__qualname__)
         if response is None and not ws.accepted:
             ws.accept()
     except ConnectionClosed:

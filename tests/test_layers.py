@@ -26,7 +26,13 @@ LAYERS = [
     {"", "__main__"},
 ]
 #: Imports between folders of one layer.
-BESIDE = {("flask", "integration"), ("bottle", "integration"), ("cli", ""), ("compat", "")}
+BESIDE = {
+    ("flask", "integration"),
+    ("flask", "cli"),
+    ("bottle", "integration"),
+    ("cli", ""),
+    ("compat", ""),
+}
 #: The packages beside gevent that a module may import.
 INTEGRATED = {
     "bottle": {"bottle"},

@@ -55,6 +55,11 @@ def serve_here(settings: Settings) -> int:
     install_if_present()
     configure_early(settings)
     application = load_application(settings.app)
+    return serve_application(application, settings)
+
+
+def serve_application(application: Application, settings: Settings) -> int:
+    """Serve an application in this process; see :func:`serve`."""
     if settings.log_config is None:
         configure_late(settings.log_level)
     listeners = open_listeners(settings.bind)

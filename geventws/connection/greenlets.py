@@ -1,7 +1,8 @@
-"""A greenlet that takes less memory, and the number of references to a greenlet."""
+"""Greenlets that take less memory, references to greenlets, and the functions that they run."""
 
 from __future__ import annotations
 
+from inspect import isasyncgenfunction, iscoroutinefunction
 from sys import getrefcount
 from weakref import getweakrefcount
 
@@ -17,3 +18,20 @@ class LightGreenlet(Greenlet):  # type: ignore[type-arg] # generic for the type 
 def references(greenlet: object) -> int:
     """The number of references to a greenlet, for a comparison with that of another moment."""
     return getrefcount(greenlet) + getweakrefcount(greenlet)
+
+
+def check_function(function: object) -> None:
+    """Check that a view or a callback is a function for a greenlet.
+
+    :raises TypeError: for an ``async def`` function, which would only return a coroutine.
+    """
+    if iscoroutinefunction(function) or isasyncgenfunction(function):
+        raise coroutine_error(getattr(function, "__qualname__", repr(function)))
+
+
+def coroutine_error(name: str) -> TypeError:
+    """Return the error for an ``async def`` function."""
+    return TypeError(
+        f"{name} is an async def function, and geventws runs functions in greenlets. Write def, and"
+        " call methods such as ws.receive() without await"
+    )

@@ -12,6 +12,7 @@ from gevent import GreenletExit, getcurrent, spawn
 from gevent.event import Event
 
 from ..connection.connection import Connection
+from ..connection.greenlets import check_function
 from ..connection.hub import hub_state
 from ..connection.logs import logger, name_of_peer, peers, printable
 from ..connection.threads import call_in_hub, get_ident
@@ -272,7 +273,7 @@ class WebSocket(Connection):
         :param keep_environ: whether to keep :attr:`environ`, which takes one to four KiB, after the
             end of the view. :attr:`path`, :attr:`origin` and :attr:`remote_address` always stay.
         :raises ConnectionClosed: if the client disconnected before the ``101``.
-        :raises TypeError: for a callback that cannot be called.
+        :raises TypeError: for a callback that cannot be called, or is an ``async def`` function.
         :raises WebSocketError: if the view has answered with HTTP.
         :raises RuntimeError: in another thread than the view's.
         """
@@ -281,6 +282,7 @@ class WebSocket(Connection):
         for callback in (on_message, on_close):
             if callback is not None and not callable(callback):
                 raise TypeError(f"a callback must be callable, not {callback!r:.100}")
+            check_function(callback)
         self._open()
         if not self.accepted:
             raise self._closed_error()
