@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import wsgiref.simple_server
 from pathlib import Path
 
 import bottle
@@ -47,6 +49,28 @@ def test_a_plain_request_gets_426(app, serve):
         assert status == "426"
         assert b"is a WebSocket endpoint" in body
         assert client.headers["upgrade"] == "websocket"
+
+
+def test_an_async_view_is_an_error():
+    async def echo(ws):
+        """A view for another library."""
+
+    with pytest.raises(TypeError, match=r"echo is an async def function.* Write def"):
+        websocket(echo)
+
+
+def test_another_server_says_what_to_run_instead(app, caplog):
+    app.get("/echo", apply=[websocket])(lambda ws: None)
+    with wsgiref.simple_server.make_server("127.0.0.1", 0, app) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        with RawClient(server.server_address) as client:
+            client.send(request("/echo"))
+            status, body = client.read_response()
+        thread.join()
+    assert status == "501"
+    assert b"app.run(server=GeventWebSocketServer)" in body
+    assert "This server cannot open the WebSocket /echo. Run the application" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 import contextlib
 import gc
 import logging
+import signal
 import subprocess
+import threading
 import time
 import weakref
 
@@ -13,6 +15,7 @@ import gevent
 import pytest
 import sqlalchemy
 import sqlalchemy.orm
+import werkzeug.serving
 from gevent.event import AsyncResult
 from gevent.pywsgi import WSGIServer
 from gevent.queue import Queue
@@ -23,7 +26,7 @@ from geventws import ConnectionClosed
 from geventws.flask import Sock, Sockets, UpgradeRequired
 from tests.support.client import BINARY, TEXT, RawClient, close_frame, frame, request
 from tests.support.npm import MODULES
-from tests.support.servers import serving, wait_until
+from tests.support.servers import ROOT, serving, wait_until
 from tests.support.tools import need
 
 SECONDS = 10  # nothing here takes so long
@@ -164,6 +167,86 @@ def test_a_socket_in_nested_blueprints_of_flasks_own_has_their_prefix_and_their_
 # ------------------------------------------------------------- plain requests
 
 
+async def echo_async(ws):
+    """A view for another library."""
+
+
+@pytest.mark.parametrize("extension", [Sockets, Sock])
+@pytest.mark.parametrize("place", [{}, {"bp": flask.Blueprint("talk", __name__)}])
+def test_an_async_view_is_an_error_at_its_decoration(app, extension, place):
+    for sockets in extension(app), extension():
+        with pytest.raises(TypeError, match=r"echo_async is an async def function.* Write def"):
+            sockets.route("/echo", **place)(echo_async)
+
+
+def test_an_async_view_of_a_blueprint_is_an_error_at_its_registration(app, sockets):
+    blueprint = flask.Blueprint("talk", __name__)
+    blueprint.route("/echo")(echo_async)
+    with pytest.raises(TypeError, match="echo_async is an async def function"):
+        sockets.register_blueprint(blueprint)
+
+
+def test_an_async_view_inside_another_function_is_an_error_of_the_view(app, sockets, serve, caplog):
+    sockets.route("/echo", endpoint="echo")(lambda ws: echo_async(ws) or None)
+    assert refusal(serve(app), "/echo")[0] == "500"
+    assert "TypeError: echo_async is an async def function" in caplog.text
+
+
+def listen(websocket):
+    """A view for a WebSocket, with another name for it."""
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        lambda app, sockets: app.route("/echo")(echo),
+        lambda app, sockets: app.route("/listen")(sockets.route("/listen")(listen)),
+        lambda app, sockets: sockets.route("/listen")(app.route("/listen")(listen)),
+        lambda app, sockets: app.route("/page")(sockets.route("/x", endpoint="x")(listen)),
+    ],
+    ids=["argument", "above", "below", "endpoint"],
+)
+def test_a_websocket_view_cannot_be_a_view_for_http(app, sockets, register):
+    with pytest.raises(TypeError, match=r"is a WebSocket view: use @sockets\.route, without @app"):
+        register(app, sockets)
+
+
+def test_a_websocket_view_in_a_blueprint_of_flask_is_an_error_at_the_registration(app, sockets):
+    blueprint = flask.Blueprint("talk", __name__)
+    blueprint.route("/echo/<name>")(echo)
+    with pytest.raises(TypeError, match="echo is a WebSocket view"):
+        app.register_blueprint(blueprint)
+
+
+def test_an_argument_ws_that_flask_passes_is_no_error(app, sockets):
+    app.route("/rooms/<int:ws>")(lambda ws: f"{ws}")
+    app.route("/first", endpoint="first", defaults={"ws": 1})(lambda ws: f"{ws}")
+    app.route("/any", endpoint="any")(lambda ws=None: f"{ws}")
+    pages = app.test_client()
+    assert [pages.get(path).text for path in ("/rooms/2", "/first", "/any")] == ["2", "1", "None"]
+
+
+def test_flasks_own_server_says_what_to_run_instead(app, sockets, caplog):
+    sockets.route("/echo")(echo)
+    app.route("/page")(lambda: "a page")
+    server = werkzeug.serving.make_server("127.0.0.1", 0, app)
+    thread = threading.Thread(target=lambda: [server.handle_request() for _ in range(2)])
+    thread.start()
+    try:
+        for path, answer in ("/page", "a page"), ("/echo", "python -m geventws MODULE:APP"):
+            with RawClient(("127.0.0.1", server.port)) as client:
+                client.send(request(path, without="Upgrade" if answer == "a page" else ""))
+                status, body = client.read_response()
+                assert answer in body.decode()
+        assert status == "501"
+        assert [record.getMessage() for record in caplog.records if record.name == "geventws"] == [
+            body.decode().rstrip()
+        ]
+    finally:
+        thread.join()
+        server.server_close()
+
+
 def test_a_plain_request_for_a_socket_gets_426(app, sockets, serve):
     sockets.route("/echo")(echo)
     status, body, headers = ask(serve(app), "/echo")
@@ -274,6 +357,42 @@ def test_a_session_that_is_changed_before_the_upgrade_travels_in_the_101(app, so
         with server.client().open("/count", headers) as client:
             assert client.read_frame() == (TEXT, visit)
             cookie = cookies_of(client).partition(";")[0]
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_a_session_that_is_changed_too_late_is_a_warning_in_debug_mode(
+    app, sockets, serve, caplog, debug
+):
+    @sockets.route("/early")
+    def early(ws):
+        flask.session["visits"] = 1
+        ws.send("changed")
+
+    @sockets.route("/late")
+    def late(ws):
+        ws.accept()
+        early(ws)
+
+    app.debug = debug
+    server = serve(app)
+    for path in "/early", "/late", "/late":
+        with server.client().open(path) as client:
+            assert client.read_frame() == (TEXT, b"changed")
+    assert caplog.text.count("The session was changed") == debug
+    assert caplog.text.count("The session was changed after the WebSocket /late had") == debug
+
+
+def test_a_session_that_a_callback_changes_is_a_warning(app, sockets, serve, caplog):
+    def change(ws, message):
+        flask.session["messages"] = 1
+        ws.send("changed")
+
+    app.debug = True
+    sockets.route("/late", endpoint="late")(lambda ws: ws.detach(change))
+    with serve(app).client().open("/late") as client:
+        client.send(frame(TEXT, "x"))
+        assert client.read_frame() == (TEXT, b"changed")
+    assert caplog.text.count("The session was changed after the WebSocket /late had") == 1
 
 
 def test_a_session_that_nobody_changes_adds_nothing_to_the_101(app, sockets, serve):
@@ -619,6 +738,79 @@ def test_flask_under_gunicorn_whatever_the_worker(worker, tmp_path):
 
 
 # ----------------------------------------------------------------- flask-sock
+
+
+PROGRAM = """
+import sys
+from flask import Flask
+from geventws.flask import Sockets
+
+app = Flask(__name__)
+sockets = Sockets(app)
+
+@app.get("/")
+def page():
+    raise ValueError("first")
+
+@sockets.route("/echo")
+def echo(ws):
+    for message in ws:
+        ws.send(message)
+
+if __name__ == "__main__":
+"""
+
+
+def test_run_has_the_debugger_and_the_reloader(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        f"from gevent import monkey\nmonkey.patch_all()\n{PROGRAM}"
+        "    sockets.run(app, port=0, debug=True)"
+    )
+    with serving([str(program)], tmp_path / "log", PYTHONPATH=str(ROOT)) as process:
+        assert_echoes(process.client().open("/echo"))
+        status, body, _ = ask(process, "/")
+        assert status == "500"
+        assert "ValueError: first" in body
+        assert "Werkzeug Debugger" in body
+        program.write_text(program.read_text().replace("first", "second"))
+        process.wait_for("Reloading: .*program.py changed")
+        assert "ValueError: second" in ask(process, "/")[1]  # waits for the new process
+        assert "patch_all" not in process.output
+        assert process.stop(signal.SIGINT) == 0
+        assert "KeyboardInterrupt" not in process.output
+
+
+def test_run_has_no_debugger_for_other_machines_and_says_what_is_missing(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        f"{PROGRAM}    sys.modules['watchfiles'] = None\n"
+        "    sockets.run(app, '0.0.0.0', 0, debug=True)"
+    )
+    ready = r"http://0\.0\.0\.0:(\d+)"
+    with serving([str(program)], tmp_path / "log", ready=ready, PYTHONPATH=str(ROOT)) as process:
+        process.address = ("127.0.0.1", int(process.wait_for(ready)[1]))
+        assert_echoes(process.client().open("/echo"))
+        assert ask(process, "/")[0] == "500"
+        assert "Debugger" not in ask(process, "/")[1]
+        for sentence in (
+            "the debugger is disabled, because other machines may connect to 0.0.0.0",
+            "this needs watchfiles",
+            "gevent.monkey.patch_all() was not called",
+        ):
+            assert process.output.count(sentence) == 1
+
+
+def test_run_says_in_a_sentence_that_the_port_is_in_use(app, sockets, serve):
+    port = serve(app).server_port
+    with pytest.raises(SystemExit, match=f"geventws: cannot listen on 127.0.0.1:{port}: Address"):
+        sockets.run(app, port=port, debug=True)
+
+
+def test_run_does_not_block_a_command_of_flask(app, sockets, monkeypatch, capsys):
+    monkeypatch.setenv("FLASK_RUN_FROM_CLI", "true")
+    sockets.run(app)
+    assert "ignoring sockets.run()" in capsys.readouterr().err
 
 
 def test_flask_socks_views_end_by_connection_closed(app, serve):

@@ -9,6 +9,7 @@ from ssl import SSLError
 from typing import TYPE_CHECKING
 
 import gevent
+import gevent.socket
 from gevent import monkey
 from gevent.event import Event
 
@@ -83,6 +84,8 @@ def _create_server(
     if settings.certfile is not None:
         options.update(certfile=settings.certfile, keyfile=settings.keyfile)
     try:
+        if not monkey.is_module_patched("socket"):
+            listener = gevent.socket.fromfd(listener.fileno(), listener.family, listener.type)
         return WebSocketServer(listener, application, **options)
     except OSError as problem:
         files = " with ".join(filter(None, (settings.certfile, settings.keyfile)))

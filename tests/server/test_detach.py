@@ -361,10 +361,17 @@ def test_a_refused_websocket_cannot_be_detached(serve):
         assert client.read_head() == "401"
 
 
-@pytest.mark.parametrize("arguments", [("x",), (None, 1)])
-def test_a_callback_must_be_callable(run, arguments):
+async def callback(ws):
+    """A callback for another library."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [(("x",), "callable"), ((None, 1), "callable"), ((None, callback), "async def")],
+)
+def test_a_callback_must_be_a_function(run, arguments, problem):
     def view(ws):
-        with pytest.raises(TypeError, match="callable"):
+        with pytest.raises(TypeError, match=problem):
             ws.detach(*arguments)
 
     client, result = run(view)
