@@ -21,7 +21,7 @@ from pathlib import Path
 
 import gevent
 from bottle import Bottle, HTTPResponse, request, response, static_file
-from rooms import TEXT_LIMIT, CrowdedError, Member, RefusedError, Rooms, clean_text, make_event
+from rooms import TEXT_LIMIT, CrowdedError, Member, RefusedError, Rooms, clean_text
 
 from geventws import WebSocket, WebSocketError, WebSocketServer, js
 
@@ -80,15 +80,16 @@ def chat(room_name: str = "") -> HTTPResponse | None:
 def converse(ws: WebSocket, member: Member, since: str) -> None:
     """Send the room's events to a page, and the page's messages to the room."""
     # This accepts the WebSocket.
-    ws.send(make_event("welcome", room=member.room, name=member.name, text_limit=TEXT_LIMIT))
+    names = {"room": member.room, "name": member.name}
+    ws.send_json({"type": "welcome", **names, "text_limit": TEXT_LIMIT})
     with member.hear(ws, since) as subscription:  # First come the messages that it has missed.
         recovered = subscription.recovered  # False if some messages are no longer kept
-        ws.send(make_event("members", members=member.names(), recovered=recovered))
-        for message in ws:  # It ends when the connection does.
+        ws.send_json({"type": "members", "members": member.names(), "recovered": recovered})
+        while True:  # It ends when the connection does: receive_json() raises ConnectionClosed.
             try:
-                member.say(clean_text(message))
+                member.say(clean_text(ws.receive_json()))
             except RefusedError as refusal:
-                ws.send(make_event("refused", reason=str(refusal)))
+                ws.send_json({"type": "refused", "reason": str(refusal)})
 
 
 @app.hook("after_request")

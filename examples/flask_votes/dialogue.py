@@ -33,7 +33,7 @@ def converse(ws: WebSocket, stage: Stage, voter: str | None, commands: Commands)
         answer(ws, message, commands)
         gevent.sleep(BETWEEN_COMMANDS)
 
-    page = Page(voter, lambda page: ws.send(stage.state_for(page.voter)))
+    page = Page(voter, lambda page: ws.send_json(stage.state_for(page.voter)))
     with suppress(WebSocketError):  # A page may leave whenever it likes: that is no error.
         ws.detach(carry_out, lambda _: stage.remove(page))
         stage.add(page)
@@ -48,10 +48,10 @@ def answer(ws: WebSocket, message: str | bytes, commands: Commands) -> None:
             raise Refused(f'"do" must be one of: {", ".join(commands)}.')
         do(command)
     except Refused as refusal:
-        ws.send(json.dumps({"type": "refused", "reason": str(refusal)}))
+        ws.send_json({"type": "refused", "reason": str(refusal)})
     except Unavailable:
         reason = "Votes cannot be counted at the moment. Please try again."
-        ws.send(json.dumps({"type": "refused", "reason": reason}))
+        ws.send_json({"type": "refused", "reason": reason})
 
 
 def parse(message: str | bytes) -> Command:

@@ -1,6 +1,5 @@
 """The current state of the show: the open step, its votes, and the connected pages."""
 
-import json
 import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -122,10 +121,10 @@ class Stage:
     def restart(self, round_id: int) -> None:
         self._open(self._open_round(round_id), self.story.start)
 
-    def state_for(self, voter: str | None) -> str:
-        """Return the state for a page, as JSON. It differs only in the choice of the voter."""
+    def state_for(self, voter: str | None) -> dict[str, object]:
+        """Return the state for a page. It differs only in the choice of the voter."""
         mine = None if voter is None else self._votes.get(voter)
-        return json.dumps({**self._everyone_sees, "mine": mine})
+        return {**self._everyone_sees, "mine": mine}
 
     def refresh(self) -> None:
         """Read the ballots, once for all pages, and notify the pages."""

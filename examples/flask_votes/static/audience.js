@@ -1,26 +1,18 @@
 import {
-  announce, connect, count, find, notify, send, showConnection, showCounts, showOptions, showScene,
+  announce, connect, count, find, notify, send, showCounts, showOptions, showScene,
 } from "./scene.js";
 
 let round = null; // The round whose options are in the page,
 let mine = null; // the option that the server counts as ours,
 let wanted = null; // and the one we asked for and were not answered about yet.
 
-const ws = connect("live");
+const ws = connect("live", { show, refused, connected });
 
-ws.onmessage = ({ data }) => {
-  const message = JSON.parse(data);
-  if (message.type === "refused") refused(message.reason);
-  else show(message);
-};
-
-ws.onstate = ({ state }) => {
-  const isOpen = state === "open";
-  showConnection(isOpen);
+function connected(isOpen) {
   wanted = isOpen ? wanted : null;
   find("#options").classList.toggle("paused", !isOpen);
   showChoice();
-};
+}
 
 function show(state) {
   if (state.round !== round) openStep(state);

@@ -1,22 +1,14 @@
 import {
-  announce, connect, count, find, notify, send, showConnection, showCounts, showOptions, showScene,
-  totalVotes,
+  announce, connect, count, find, notify, send, showCounts, showOptions, showScene, totalVotes,
 } from "./scene.js";
 
 let round = null;
 
-const ws = connect("presenter/live");
+const ws = connect("presenter/live", { show, refused: notify, connected });
 
-ws.onmessage = ({ data }) => {
-  const message = JSON.parse(data);
-  if (message.type === "refused") notify(message.reason);
-  else show(message);
-};
-
-ws.onstate = ({ state }) => {
-  showConnection(state === "open");
-  if (state !== "open") find("#next").disabled = find("#restart").disabled = true;
-};
+function connected(isOpen) {
+  if (!isOpen) find("#next").disabled = find("#restart").disabled = true;
+}
 
 function show(state) {
   if (state.round !== round) openStep(state);

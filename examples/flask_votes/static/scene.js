@@ -6,9 +6,22 @@ import { ReconnectingWebSocket } from "../geventws/geventws.js";
 // is dead, even if the browser, which waits for TCP to give up, believes otherwise.
 const LONGEST_SILENCE = 50_000;
 
-export const connect = (path) => (
-  new ReconnectingWebSocket(path, [], { maxDelay: 10_000, maxSilence: LONGEST_SILENCE })
-);
+/** Connect, and pass on each state of the show, each refusal, and whether there is a connection. */
+export function connect(path, { show, refused, connected }) {
+  const ws = new ReconnectingWebSocket(path, [], {
+    maxDelay: 10_000, maxSilence: LONGEST_SILENCE,
+  });
+  ws.onmessage = ({ data }) => {
+    const message = JSON.parse(data);
+    if (message.type === "refused") refused(message.reason);
+    else show(message);
+  };
+  ws.onstate = ({ state }) => {
+    showConnection(state === "open");
+    connected(state === "open");
+  };
+  return ws;
+}
 
 /** Send a command now or never: later it might no longer be what the person wants. */
 export function send(ws, command) {
@@ -61,7 +74,7 @@ export function showCounts(state, describe) {
   });
 }
 
-export function showConnection(isOpen) {
+function showConnection(isOpen) {
   const state = isOpen ? "live" : "lost";
   const connection = find("#connection");
   if (connection.dataset.state === state) return; // Or screen readers would read it again.
