@@ -44,7 +44,7 @@ def follow(tutorial: str, folder: Path) -> None:
         if name := re.search(r"\A(?:<!doctype html>\n<!--|#) ([\w/]+\.\w+)\b", snippet):
             (folder / name[1]).write_text(snippet)
     written = {str(path.relative_to(folder)) for path in folder.rglob("*.*")}
-    assert written == {"app.py", "test_app.py", "static/chat.html"}
+    assert written == {"app.py", "follow.py", "test_app.py", "static/chat.html"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
