@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import runpy
 import sys
 
 import pytest
@@ -37,11 +38,11 @@ def site(environ, start_response):
     return []
 
 
-def run_locust(file, server) -> str:
-    """Run the load test of a file, with one user; return its output."""
+def run_locust(file, server, *arguments) -> str:
+    """Run the load test of a file; return its output."""
     host = f"http://127.0.0.1:{server.server_port}"
     return subprocess.run(
-        [sys.executable, "-m", "locust", "-f", file, "--headless", "--users", "1", "--host", host],
+        [sys.executable, "-m", "locust", "-f", file, "--headless", "--host", host, *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -52,7 +53,7 @@ def run_locust(file, server) -> str:
 
 
 def test_the_statistics_have_round_trips_sizes_and_failures(serve):
-    output = run_locust("tests/support/locustfile.py", serve(site))
+    output = run_locust("tests/support/locustfile.py", serve(site), "--users", "1")
     assert "Traceback" not in output, output
     lines, errors = json.loads(re.search("report: (.*)", output)[1])
     # requests, failures, requests without a time, bytes
@@ -79,3 +80,20 @@ def test_the_statistics_have_round_trips_sizes_and_failures(serve):
         "/overload send": closed,
         "/refuse connect": "HandshakeError('503 Service Unavailable')",
     }
+
+
+def test_the_example_runs_without_failures(serve):
+    app = runpy.run_path(ROOT / "examples" / "locust_load" / "server.py")["app"]
+    output = run_locust(
+        "examples/locust_load/locustfile.py",
+        serve(app),
+        *("--users", "6", "--spawn-rate", "6", "--run-time", "2s"),
+    )
+    counts = {
+        name: int(count) for name, count in re.findall(r"(?m)^WS +(\S.*\S) +(\d+) +0\(0", output)
+    }
+    assert set(counts) == {
+        *("/echo connect", "/echo request", "/room connect", "/room request", "/room receive"),
+        *("/room of listeners connect", "/room of listeners receive"),
+    }
+    assert min(counts.values()) > 0, output
