@@ -85,15 +85,11 @@ def test_the_statistics_have_round_trips_sizes_and_failures(serve):
 def test_the_example_runs_without_failures(serve):
     app = runpy.run_path(ROOT / "examples" / "locust_load" / "server.py")["app"]
     output = run_locust(
-        "examples/locust_load/locustfile.py",
+        "examples/locust_load/locustfile.py,tests/support/locust_example.py",
         serve(app),
-        *("--users", "6", "--spawn-rate", "6", "--run-time", "2s"),
+        *("--users", "6", "--spawn-rate", "6"),
     )
-    counts = {
-        name: int(count) for name, count in re.findall(r"(?m)^WS +(\S.*\S) +(\d+) +0\(0", output)
-    }
-    assert set(counts) == {
+    assert set(re.findall(r"(?m)^WS +(\S.*\S) +[1-9]\d* +0\(0", output)) == {
         *("/echo connect", "/echo request", "/room connect", "/room request", "/room receive"),
         *("/room of listeners connect", "/room of listeners receive"),
     }
-    assert min(counts.values()) > 0, output
