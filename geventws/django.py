@@ -57,8 +57,8 @@ def websocket(view: Callable[..., Any]) -> Callable[..., Any]:
       ``login_required``, inside or outside of this one. A Host that ``ALLOWED_HOSTS`` does not
       contain gets 400.
     - The ``101`` is sent when the view first uses the WebSocket. A session that was changed until
-      then is saved, and its cookie is sent with the ``101``. Later changes need
-      ``request.session.save()``.
+      then is saved, and its cookie is sent with the ``101``. Later changes are not saved: other
+      requests may have changed the session meanwhile.
     - The return value is the response if the ``101`` was not sent, and dropped otherwise. A view
       that returns ``None`` without using the WebSocket accepts it; then it is closed with 1000.
     - Database connections are closed, or returned to Django's pool, when the WebSocket opens, each
