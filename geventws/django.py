@@ -22,8 +22,8 @@ import contextlib
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias, cast
 from urllib.parse import urlsplit
 
 from django import urls
@@ -32,6 +32,7 @@ from django.contrib.sessions.middleware import SessionMiddleware
 from django.core import wsgi
 from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 
 from .integration import run_view
 from .server.exchange import WEBSOCKET
@@ -41,6 +42,10 @@ from .typing import Environ, Headers, Keywords, Message, StartResponse
 
 __all__ = ["get_wsgi_application", "path", "websocket"]
 
+#: A view with a request and a WebSocket as its first arguments.
+WebSocketView: TypeAlias = Callable[..., HttpResponseBase | None]
+DjangoView: TypeAlias = Callable[..., HttpResponseBase]
+
 logger = logging.getLogger("geventws")
 
 #: The beginning of the names of options in the settings.
@@ -49,7 +54,7 @@ _PREFIX = "GEVENTWS_"
 _MARK = "_takes_websocket"
 
 
-def websocket(view: Callable[..., Any]) -> Callable[..., Any]:
+def websocket(view: WebSocketView) -> DjangoView:
     """Decorate a WebSocket view: ``view(request, ws, …)``, with the variables of the URL.
 
     - Before the ``101``, everything works as in other views: middleware, ``request.session``,
@@ -72,12 +77,12 @@ def websocket(view: Callable[..., Any]) -> Callable[..., Any]:
     :raises TypeError: for an ``async def`` view.
     """
     if getattr(view, _MARK, False):
-        return view
+        return cast("DjangoView", view)
     if inspect.iscoroutinefunction(view):
         raise TypeError(f"{view!r} must be a plain function: geventws runs it in a greenlet")
 
     @functools.wraps(view)
-    def socket_view(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+    def socket_view(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         ws: WebSocket | None = request.META.get(WEBSOCKET)
         if ws is None:
             return _answer_without_websocket(request)
@@ -106,8 +111,8 @@ def websocket(view: Callable[..., Any]) -> Callable[..., Any]:
 
 def path(
     route: str,
-    view: Callable[..., Any],
-    kwargs: Mapping[str, Any] | None = None,
+    view: WebSocketView,
+    kwargs: dict[str, Any] | None = None,
     name: str | None = None,
 ) -> urls.URLPattern:
     """Return :func:`django.urls.path` for a view that need not be decorated with ``websocket``."""

@@ -59,7 +59,8 @@ class WebSocketUser(User):
 
         :param path: the path and the query, or a whole URL.
         :param name: the name in the statistics; by default ``path`` without the query.
-        :param options: the other arguments of :func:`geventws.connect`.
+        :param options: the other arguments of :func:`geventws.connect`. ``proxy`` is ``None`` by
+            default, as for Locust's ``HttpUser``: reading the environment takes time.
         :raises ValueError: for an invalid URL, or if there is no host.
         """
         url = path
@@ -70,7 +71,7 @@ class WebSocketUser(User):
         name = path.partition("?")[0] if name is None else name
         started = perf_counter()
         try:
-            ws = connect(re.sub("^http", "ws", url), **options)
+            ws = connect(re.sub("^http", "ws", url), **{"proxy": None, **options})
         except OSError as problem:
             raise _failure(self, f"{name} connect", problem, started) from problem
         _report(self, f"{name} connect", started, 0)
