@@ -30,6 +30,7 @@ DATABASES = {
         "ATOMIC_REQUESTS": True,
     }
 }
+USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 MIGRATION_MODULES = dict.fromkeys(["auth", "contenttypes", "sessions"])  # faster
 GEVENTWS_MAX_MESSAGE_SIZE = 1000
