@@ -1,5 +1,6 @@
 """Beside the example's locustfile: stops when each of its seven lines has a request."""
 
+import gevent
 from locust import events
 
 
@@ -8,4 +9,5 @@ def stop_when_complete(environment, **_):
     @events.request.add_listener
     def stop(**_):
         if len(environment.stats.entries) == 7:
-            environment.runner.quit()
+            events.request.remove_listener(stop)
+            gevent.spawn(environment.runner.quit)
