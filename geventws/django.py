@@ -68,8 +68,8 @@ def websocket(view: WebSocketView) -> DjangoView:
       that returns ``None`` without using the WebSocket accepts it; then it is closed with 1000.
     - Database connections are closed, or returned to Django's pool, when the WebSocket opens, each
       time before the view waits for a message, after each callback of a detached WebSocket, and
-      when the view ends. ``CONN_MAX_AGE`` has no effect, and ``ATOMIC_REQUESTS`` does not apply. A
-      view that waits inside :func:`django.db.transaction.atomic` keeps its connection.
+      when the view ends, whatever ``CONN_MAX_AGE`` is. ``ATOMIC_REQUESTS`` does not apply. A view
+      that waits inside ``transaction.atomic()`` keeps its connection.
     - A plain HTTP request gets the status 426.
 
     Class-based views work, too: ``websocket(Chat.as_view())`` calls ``get(request, ws, …)``.
@@ -87,7 +87,7 @@ def websocket(view: WebSocketView) -> DjangoView:
         if ws is None:
             return _answer_without_websocket(request)
         request.get_host()  # raises DisallowedHost, which Django answers with 400
-        ws.__class__ = _ViewWebSocket
+        ws.__class__ = DjangoWebSocket
         try:
             response = run_view(
                 ws,
@@ -143,7 +143,7 @@ class _Application(WebSocketMiddleware):
         return super().__call__(environ, start_response)
 
 
-class _ViewWebSocket(WebSocket):
+class DjangoWebSocket(WebSocket):
     """The WebSocket of a view. It holds no database connection while it waits."""
 
     __slots__ = ()
