@@ -3,6 +3,7 @@
 import os
 
 os.environ["GEVENTWS_PURE_PYTHON"] = "1"  # the Python twins have the docstrings
+os.environ["LOCUST_SKIP_MONKEY_PATCH"] = "1"  # Sphinx has imported ssl already
 
 import geventws
 

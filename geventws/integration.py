@@ -1,8 +1,8 @@
 """The interface for framework extensions: :func:`run_view` runs a view with a WebSocket.
 
 An extension finds the :class:`~geventws.WebSocket` in ``environ["wsgi.websocket"]``, and calls its
-view through :func:`run_view`. Plain HTTP requests do not have this key. :mod:`geventws.flask` and
-:mod:`geventws.bottle` use nothing else. For Pyramid::
+view through :func:`run_view`. Plain HTTP requests do not have this key. :mod:`geventws.flask`,
+:mod:`geventws.bottle` and :mod:`geventws.django` use nothing else. For Pyramid::
 
     @view_config(route_name="echo")
     def echo(request):

@@ -26,7 +26,10 @@ PUBLIC = [
     "geventws",
     *(
         f"geventws.{name}"
-        for name in ("bottle", "broadcast", "compat", "engineio", "flask", "integration", "js")
+        for name in (
+            *("bottle", "broadcast", "compat", "django"),
+            *("engineio", "flask", "integration", "js"),
+        )
     ),
 ]
 TUTORIALS = ["tutorial-flask.md", "tutorial-bottle.md"]

@@ -22,16 +22,15 @@ LAYERS = [
     {"options"},
     {"connection"},
     {"client", "server", "broadcast"},
-    {"bottle", "engineio", "flask", "integration", "js", "prometheus", "testing", "cli", "compat"},
+    {
+        *("bottle", "cli", "compat", "django", "engineio", "flask", "integration", "js"),
+        *("locust", "prometheus", "testing"),
+    },
     {"", "__main__"},
 ]
 #: Imports between folders of one layer.
-BESIDE = {
-    ("flask", "integration"),
-    ("flask", "cli"),
-    ("bottle", "integration"),
-    ("cli", ""),
-    ("compat", ""),
+BESIDE = {(name, "integration") for name in ("bottle", "django", "flask")} | {
+    *(("cli", ""), ("compat", ""), ("flask", "cli")),
 }
 #: The packages beside gevent that a module may import.
 INTEGRATED = {
@@ -46,7 +45,9 @@ INTEGRATED = {
     "cli.reload": {"watchfiles"},
     "client.socks": {"python_socks"},
     "compat.workers": {"gunicorn"},
+    "django": {"django"},
     "flask": {"flask", "werkzeug"},
+    "locust": {"locust"},
     "prometheus": {"prometheus_client"},
     "protocol.compression": {"isal"},
     "protocol.urls": {"idna"},

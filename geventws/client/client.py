@@ -38,7 +38,7 @@ _SERVER_OPTIONS = {
 }
 
 #: The close codes after which the server has nothing more to send.
-_NORMAL_ENDS = {CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RECEIVED}
+NORMAL_ENDS = {CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RECEIVED}
 
 
 class Opening(NamedTuple):
@@ -141,7 +141,7 @@ class ClientWebSocket(Connection):
         raise AssertionError("connect() returns only open WebSockets")
 
     def _end_of_iteration(self) -> Exception:
-        return StopIteration() if self.close_code in _NORMAL_ENDS else self._closed_error()
+        return StopIteration() if self.close_code in NORMAL_ENDS else self._closed_error()
 
     @property
     def requested_subprotocols(self) -> list[str]:

@@ -1,0 +1,1 @@
+"""A Django project with the settings of ``startproject``, and accounts in SQLite."""
