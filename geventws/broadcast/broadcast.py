@@ -398,13 +398,9 @@ class Broadcast:
 
     def _join(self, subscriptions: list[Subscription], entry: str) -> None:
         """Make a socket a member, and wait until it has got the lists of members."""
-        results = [
-            self._presence.join(subscription, entry)
-            for subscription in subscriptions
-            if not subscription.is_over
-        ]
+        joined = [(it, self._presence.join(it, entry)) for it in subscriptions if not it.is_over]
         deadline = monotonic() + TIMEOUT
-        for subscription, result in zip(subscriptions, results, strict=False):
+        for subscription, result in joined:
             if subscription.is_live:
                 result.wait(max(deadline - monotonic(), 0))
             if result.exception is not None:

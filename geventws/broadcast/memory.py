@@ -175,9 +175,7 @@ class MemoryBackend(Backend):
             changes = {f"{update.process}:{it}": text for it, text in update.changes.items()}
             removed = [it for it in changes if changes[it] is None and it in entries]
             added = {
-                it: text
-                for it, text in changes.items()
-                if text is not None and it not in entries
+                it: text for it, text in changes.items() if text is not None and it not in entries
             }
             lines = [f"-{it}" for it in removed] + [f"+{it} {text}" for it, text in added.items()]
             after = version + bool(lines)

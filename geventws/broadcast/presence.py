@@ -1,11 +1,11 @@
 """Presence: which members a channel has, in all processes.
 
-A :class:`Room` has what this process knows about a channel in which it has entries: its own entries,
-which it tells the backend, and the :class:`~.members.Roster` of all, which follows the changes that
-the backend publishes. :class:`Presence` keeps both equal to the backend:
+A :class:`Room` has what this process knows about a channel in which it has entries: these entries,
+which it writes to the backend, and the :class:`~.members.Roster` of all processes' entries, which
+follows the changes that the backend publishes. :class:`Presence` keeps both equal to the backend:
 
-- Each process renews its entries every :data:`RENEWAL` seconds. The backend forgets the entries of a
-  process that has not done so for :data:`LEASE` seconds; one of the others publishes this change.
+- Each process renews its lease every :data:`RENEWAL` seconds. If a process has not done so for
+  :data:`LEASE` seconds, the next renewal of another process removes its entries.
 - With each renewal, the process compares versions. It reads all entries if it has missed a change,
   and writes all of its own if the backend has lost them.
 - If it does not know whether the backend has got an update, it writes all of its entries: this
@@ -23,7 +23,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
-from gevent import Timeout, sleep, spawn, spawn_later
+from gevent import sleep, spawn, spawn_later
 from gevent.event import AsyncResult, Event
 
 from ..connection.logs import Throttle
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("geventws.broadcast")
 _refusals = Throttle(target=logger)
-#: Seconds between two renewals, and until a process that does not renew its entries is forgotten.
-#: The sum is the time until its members have left.
+#: Seconds between two renewals of a lease, and until it is over. If a process is killed, its members
+#: have left after the sum at the latest.
 RENEWAL, LEASE = 4.0, 10.0
 #: Seconds after a loss until the entries of other processes are read: they are written again, too.
 _SETTLING = 5.0
-#: Seconds that subscribe() waits for the list of members, and members() for updates of this process.
+#: Seconds that subscribe() waits for the list of members, and members() for this process's updates.
 TIMEOUT = 5.0
 #: Seconds that the end of the process waits until the backend knows that its members have left.
 _LEAVE_TIMEOUT = 1.0
@@ -205,7 +205,7 @@ class Presence:
     def wait_until_stored(self, channel: str) -> None:
         """Wait until the backend has got the entries of this process, for a bounded time."""
         room = self._rooms.get(channel)
-        if room is not None:
+        if room is not None and self._backend.is_up:
             room.is_stored.wait(TIMEOUT)
 
     def receive(self, channel: str, payload: str) -> None:
@@ -232,12 +232,17 @@ class Presence:
     def close(self) -> None:
         """Tell the backend that all members of this process have left. Waits for a second."""
         rooms = self.forget()
-        with Timeout(_LEAVE_TIMEOUT, False):
+        if rooms:
+            leaving = spawn(self._leave, rooms)
+            leaving.join(_LEAVE_TIMEOUT)
+            leaving.kill(block=False)
+
+    def _leave(self, rooms: list[Room]) -> None:
+        try:
             for room in rooms:
-                try:
-                    self._send_update(room, {}, None)
-                except BroadcastError:
-                    return  # it forgets this process after a while
+                self._send_update(room, {}, None)
+        except BroadcastError:
+            pass  # it forgets this process after a while
 
     def forget(self) -> list[Room]:
         """Forget all members, without telling the backend. Return the rooms."""
