@@ -265,7 +265,7 @@ class Backend(ABC):
           Otherwise, remove the entries of all processes whose lease is over.
         - Remove and add the entries in ``update.changes``. An existing entry stays as it is.
         - Store the number, and renew the lease. If no process has a lease, forget everything: the
-          next version is a new epoch, which differs by more than 2\ :sup:`20`.
+          next version is a new epoch, which differs by more than a million.
         - If entries have changed, the version grows by 1, and the change is passed to
           :meth:`Receiver.change_members` in each process that is subscribed to the channel.
 

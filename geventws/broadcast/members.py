@@ -19,7 +19,7 @@ MAX_KEY, MAX_MEMBER = 256, 4096
 #: The maximum number of entries of a process in one channel.
 MAX_ENTRIES = 10_000
 #: The versions of two epochs, before and after the backend has lost a channel, differ by more.
-_EPOCH = 1 << 20
+_EPOCH = 1_000_000
 
 
 class Update(NamedTuple):

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("geventws.broadcast")
 _refusals = Throttle(target=logger)
-#: Seconds between two renewals of a lease, and until it is over. If a process is killed, its members
-#: have left after the sum at the latest.
+#: Seconds between two renewals of a lease, and until it is over. If a process is killed, its
+#: members have left after the sum at the latest.
 RENEWAL, LEASE = 4.0, 10.0
 #: Seconds after a loss until the entries of other processes are read: they are written again, too.
 _SETTLING = 5.0
