@@ -267,7 +267,7 @@ CLEAN = "SELECT geventws_clean()"
 #: The version, and then the entries if another version is known. Nothing if the update is refused.
 UPDATE_MEMBERS = """
 SELECT r_version, r_id, r_text
-FROM geventws_update_members($1, $2, $3, $4, $5, $6, nullif($7, -1), $8, $9, $10, $11)
+FROM geventws_update_members($1, $2, $3, $4, $5, $6, nullif($7::bigint, -1), $8, $9, $10, $11)
 """
 READ_MEMBERS = """
 SELECT n.version, n.process || ':' || n.number, n.body
