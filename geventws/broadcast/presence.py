@@ -41,7 +41,7 @@ _refusals = Throttle(target=logger)
 #: members have left after the sum at the latest.
 RENEWAL, LEASE = 4.0, 10.0
 #: Seconds after a loss until the entries of other processes are read: they are written again, too.
-_SETTLING = 5.0
+SETTLING = 5.0
 #: Seconds that subscribe() waits for the list of members, and members() for this process's updates.
 TIMEOUT = 5.0
 #: Seconds that the end of the process waits until the backend knows that its members have left.
@@ -133,7 +133,7 @@ class Room:
         self.roster.version = None
         self.waiting.clear()
         self.needs_read = True
-        self.read_after = monotonic() + _SETTLING
+        self.read_after = monotonic() + SETTLING
         self.is_stored.set()
 
 
