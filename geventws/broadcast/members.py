@@ -118,23 +118,24 @@ class Roster:
     The latest entry of a key decides what its member is.
     """
 
-    __slots__ = ("_before", "_ids", "_texts", "version")
+    __slots__ = ("_before", "_entries", "_ids", "version")
 
     def __init__(self) -> None:
         #: ``None`` if changes are missing.
         self.version: int | None = None
-        self._texts: dict[str, str] = {}
-        #: The ids of the entries by key, both in the order of their arrival.
+        #: The keys and the texts by id.
+        self._entries: dict[str, tuple[str, str]] = {}
+        #: The ids by key, both in the order of their arrival.
         self._ids: dict[str, list[str]] = {}
-        #: The texts of the members that have changed since :meth:`take_difference`, before that.
+        #: The texts of members before their first change since :meth:`take_difference`, by key.
         self._before: dict[str, str | None] = {}
 
     def __contains__(self, id_: str) -> bool:
-        return id_ in self._texts
+        return id_ in self._entries
 
     def texts(self) -> Iterator[str]:
         """Return the texts of the members, in the order of their arrival."""
-        return (self._texts[ids[-1]] for ids in self._ids.values())
+        return (self._entries[ids[-1]][1] for ids in self._ids.values())
 
     def has_reached(self, version: int) -> bool:
         """Whether a change is known already, or belongs to an earlier epoch."""
@@ -157,7 +158,7 @@ class Roster:
     def load(self, version: int, entries: Mapping[str, str]) -> None:
         """Replace all entries."""
         self.version = version
-        for id_ in list(self._texts):
+        for id_ in list(self._entries):
             self._remove(id_)
         # Of one process, older entries have smaller numbers.
         added = sorted(
@@ -184,21 +185,20 @@ class Roster:
 
     def _text_of(self, key: str) -> str | None:
         ids = self._ids.get(key)
-        return self._texts[ids[-1]] if ids else None
+        return self._entries[ids[-1]][1] if ids else None
 
     def _add(self, id_: str, text: str) -> None:
         key: str = json.loads(text)[0]
         self._before.setdefault(key, self._text_of(key))
-        self._texts[id_] = text
+        self._entries[id_] = key, text
         self._ids.setdefault(key, []).append(id_)
 
     def _remove(self, id_: str) -> None:
-        text = self._texts.get(id_)
-        if text is None:
+        if id_ not in self._entries:
             return
-        key: str = json.loads(text)[0]
+        key = self._entries[id_][0]
         self._before.setdefault(key, self._text_of(key))
-        del self._texts[id_]
+        del self._entries[id_]
         ids = self._ids[key]
         ids.remove(id_)
         if not ids:

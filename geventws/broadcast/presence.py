@@ -170,7 +170,7 @@ class Presence:
         number = subscription.entry = next(self._numbers)
         room.own[number] = room.changes[number] = text
         result: AsyncResult[None] = AsyncResult()
-        if monotonic() < room.read_after:
+        if monotonic() < room.read_after or not self._backend.is_up:
             result.set()  # the list comes later
         room.newcomers[number] = subscription, result
         self._enqueue(room)
