@@ -14,14 +14,12 @@ follows the changes that the backend publishes. :class:`Presence` keeps both equ
 
 from __future__ import annotations
 
-import atexit
 import logging
 from collections.abc import Iterable, Mapping
 from itertools import count
 from os import urandom
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
-from weakref import WeakSet
 
 from gevent import sleep, spawn, spawn_later
 from gevent.event import AsyncResult, Event
@@ -44,7 +42,7 @@ RENEWAL, LEASE = 4.0, 10.0
 SETTLING = 5.0
 #: Seconds that subscribe() waits for the list of members, and members() for this process's updates.
 TIMEOUT = 5.0
-#: Seconds that the end of the process waits until the backend knows that its members have left.
+#: Seconds that the end of a broadcast waits until the backend knows that its members have left.
 _LEAVE_TIMEOUT = 1.0
 #: Seconds before another attempt after a failure, and until a published change counts as missed.
 _RETRY_DELAY, _PATIENCE = 0.5, 0.3
@@ -52,8 +50,6 @@ _RETRY_DELAY, _PATIENCE = 0.5, 0.3
 _MAX_WORKERS, _MAX_WAITING = 4, 1000
 #: Seconds between two events of a channel, for each socket: events take a tenth of a core at most.
 _PAUSE = 50e-6
-#: All objects with members, for :func:`_leave_all`.
-_all: WeakSet[Presence] = WeakSet()
 
 
 class Sender(Protocol):
@@ -161,7 +157,6 @@ class Presence:
         room = self._rooms.get(subscription.channel)
         if room is None:
             room = self._rooms[subscription.channel] = Room(subscription.channel)
-            _all.add(self)
         if len(room.own) >= MAX_ENTRIES:
             raise Refusal(
                 f"this process has {MAX_ENTRIES:,} members in {subscription.channel!r:.200}, which"
@@ -256,7 +251,6 @@ class Presence:
             room.is_stored.set()
             for _, result in newcomers.values():
                 result.set()
-        _all.discard(self)
         return rooms
 
     # --------------------------------------------------------------- the updates
@@ -416,12 +410,3 @@ class Presence:
         sockets: Mapping[Connection, Subscription],
     ) -> None:
         self._sender.send_event(PresenceEvent(room.channel, kind, texts), dict(sockets))
-
-
-def _leave_all() -> None:
-    """The process ends: its members leave now, and not after :data:`LEASE`."""
-    for presence in list(_all):
-        presence.close()
-
-
-atexit.register(_leave_all)
