@@ -66,14 +66,11 @@ def chat(room_name: str = "") -> HTTPResponse | None:
         return plain_text(426, "This address is for WebSockets.", Upgrade="websocket")
     # As long as nothing was done with `ws`, any HTTP response can still be the answer.
     try:
-        member = rooms.join(room_name, request.query.name)
+        member = rooms.check(room_name, request.query.name)
     except RefusedError as refusal:
         return refuse(refusal)
-    try:
-        with suppress(WebSocketError):  # Whoever leaves in the middle of a sentence is no error.
-            converse(ws, member, request.query.since)
-    finally:
-        member.leave()
+    with suppress(WebSocketError):  # Whoever leaves in the middle of a sentence is no error.
+        converse(ws, member, request.query.since)
     return None
 
 
@@ -81,9 +78,9 @@ def converse(ws: WebSocket, member: Member, since: str) -> None:
     """Send the room's events to a page, and the page's messages to the room."""
     # This accepts the WebSocket.
     ws.send(make_event("welcome", room=member.room, name=member.name, text_limit=TEXT_LIMIT))
-    with member.hear(ws, since) as subscription:  # First come the messages that it has missed.
-        recovered = subscription.recovered  # False if some messages are no longer kept
-        ws.send(make_event("members", members=member.names(), recovered=recovered))
+    with member.join(ws, since) as subscription:
+        # False if some of the messages that the page has missed are no longer kept.
+        ws.send(make_event("recovered", recovered=subscription.recovered))
         for message in ws:  # It ends when the connection does.
             try:
                 member.say(clean_text(message))

@@ -232,6 +232,7 @@ def test_members_of_a_worker_that_was_killed_leave_once(redis_server, start):
 def test_members_of_a_worker_that_shuts_down_leave_at_once(redis_server, start):
     with Broadcast(redis_server.url) as broadcast:
         with start(lease=600) as process:
-            join_until_both_workers_have_members(process, broadcast)
+            for client in join_until_both_workers_have_members(process, broadcast):
+                gevent.spawn(list, client)  # whoever does not read does not answer a Close frame
             process.stop()
         assert broadcast.members("room") == {}
