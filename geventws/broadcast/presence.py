@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from gevent import sleep, spawn, spawn_later
 from gevent.event import AsyncResult, Event
+from gevent.pool import Group
 
 from ..connection.logs import Throttle
 from ..exceptions import BroadcastError
@@ -146,6 +147,8 @@ class Presence:
         self._queue: dict[Room, None] = {}
         self._workers = 0
         self._is_renewing = False
+        #: The greenlets that may wait for the backend.
+        self._greenlets = Group()
 
     # ------------------------------------------------- the interface for Broadcast
 
@@ -171,7 +174,7 @@ class Presence:
         self._enqueue(room)
         if not self._is_renewing:
             self._is_renewing = True
-            spawn(self._renew)
+            self._greenlets.spawn(self._renew)
         return result
 
     def leave(self, subscription: Subscription) -> None:
@@ -213,16 +216,18 @@ class Presence:
         except ValueError:
             logger.debug("Ignored a change of members by another program in %.200r", channel)
             return
-        if room.roster.has_reached(version):
+        roster = room.roster
+        if roster.has_reached(version):
             return
-        if not lines or len(room.waiting) >= _MAX_WAITING or not room.roster.is_ahead(version):
+        is_stored = bool(lines) and roster.is_ahead(version) and len(room.waiting) < _MAX_WAITING
+        if is_stored:
+            room.waiting[version] = lines
+            room.apply_waiting()
+            self._report(room)
+        if roster.version is not None and not roster.has_reached(version):
             self._read(room)
-            return
-        room.waiting[version] = lines
-        room.apply_waiting()
-        self._report(room)
-        if room.waiting and room.roster.version is not None:
-            self._read(room)
+        elif not is_stored:
+            room.needs_read = True  # once more: the entries are being read
 
     def close(self) -> None:
         """Tell the backend that all members of this process have left. Waits for a second."""
@@ -240,7 +245,8 @@ class Presence:
             pass  # it forgets this process after a while
 
     def forget(self) -> list[Room]:
-        """Forget all members, without telling the backend. Return the rooms."""
+        """Forget all members, without telling the backend. Return the rooms. Never blocks."""
+        self._greenlets.kill(block=False)
         rooms = list(self._rooms.values())
         self._rooms = {}
         self._queue = {}
@@ -264,7 +270,7 @@ class Presence:
         self._queue[room] = None
         if self._workers < _MAX_WORKERS:
             self._workers += 1
-            spawn(self._work)
+            self._greenlets.spawn(self._work)
 
     def _read(self, room: Room) -> None:
         """Read the entries: a change is missing."""
@@ -328,7 +334,7 @@ class Presence:
         if room.roster.version is None:
             if not is_reading:
                 spawn_later(max(room.read_after - monotonic(), 0), self._read, room)
-        elif room.waiting or not self._wait_for(room, state.version):
+        elif room.waiting or room.needs_read or not self._wait_for(room, state.version):
             room.is_due = room.needs_read = True
 
     def _send_update(
