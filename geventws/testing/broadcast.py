@@ -805,8 +805,12 @@ class BackendTests:
     def test_the_end_of_a_broadcast_releases_its_greenlets_and_its_connections(
         self, site: Site, channel: str
     ) -> None:
+        ann = site.connect()
+
         def use() -> Broadcast:
             broadcast = Broadcast(site.url, history=3)
+            if broadcast._backend.has_members:
+                broadcast.subscribe(channel, ann.ws, member="Ann")
             with broadcast.listen(channel):
                 broadcast.publish(channel, "message")
                 broadcast.subscribers(channel)
