@@ -66,14 +66,11 @@ def chat(room_name: str = "") -> HTTPResponse | None:
         return plain_text(426, "This address is for WebSockets.", Upgrade="websocket")
     # As long as nothing was done with `ws`, any HTTP response can still be the answer.
     try:
-        member = rooms.join(room_name, request.query.name)
+        member = rooms.check(room_name, request.query.name)
     except RefusedError as refusal:
         return refuse(refusal)
-    try:
-        with suppress(WebSocketError):  # Whoever leaves in the middle of a sentence is no error.
-            converse(ws, member, request.query.since)
-    finally:
-        member.leave()
+    with suppress(WebSocketError):  # Whoever leaves in the middle of a sentence is no error.
+        converse(ws, member, request.query.since)
     return None
 
 
@@ -82,9 +79,9 @@ def converse(ws: WebSocket, member: Member, since: str) -> None:
     # This accepts the WebSocket.
     names = {"room": member.room, "name": member.name}
     ws.send_json({"type": "welcome", **names, "text_limit": TEXT_LIMIT})
-    with member.hear(ws, since) as subscription:  # First come the messages that it has missed.
-        recovered = subscription.recovered  # False if some messages are no longer kept
-        ws.send_json({"type": "members", "members": member.names(), "recovered": recovered})
+    with member.join(ws, since) as subscription:  # First come the messages that it has missed.
+        # False if some messages are no longer kept.
+        ws.send_json({"type": "recovered", "recovered": subscription.recovered})
         while True:  # It ends when the connection does: receive_json() raises ConnectionClosed.
             try:
                 member.say(clean_text(ws.receive_json()))

@@ -6,10 +6,8 @@ of the room, in all workers. Everything that can grow has a limit.
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime, timezone
-
-from people import People
 
 from geventws import Broadcast, BroadcastError, WebSocket
 from geventws.broadcast import Subscription
@@ -77,60 +75,42 @@ class Rooms:
         # A slow client is closed with 1013, "try again later". Skipping messages instead would
         # leave gaps. A page that reconnects gets the messages that it missed.
         self._broadcast = Broadcast(url, history=HISTORY_LIMIT, envelope=with_id)
-        self._people = People()
-        if not url.startswith("memory:"):
-            from shared_people import SharedPeople  # noqa: PLC0415 - it needs redis-py
 
-            self._people = SharedPeople(url, self._tell_left)
+    def check(self, room: str, name: str) -> "Member":
+        """Return the member that may join. Its name is one that no other member has.
 
-    def check(self, room: str, name: str) -> tuple[str, str]:
-        """Return both names in their final form. Raise the same errors as `join`."""
-        name, room = clean_name(name), clean_room_name(room)
-        # If several people ask at the same time, a few more than the limit may join.
-        with refusing_if_away("The chat is not available. Please try again later."):
-            if len(self._people.names(room)) >= MEMBER_LIMIT:
-                raise CrowdedError("This room is full. Please try again later.")
-        return room, name
-
-    def join(self, room: str, name: str) -> "Member":
-        """Add a member to a room, under a name that no other member has."""
-        room, name = self.check(room, name)
-        with refusing_if_away("The chat is not available. Please try again later."):
-            return Member(self._broadcast, self._people, room, self._take_name(room, name))
-
-    def _take_name(self, room: str, name: str) -> str:
-        """Return the name, with a number after it if another member has the name.
-
-        A refusal would lock out people whose network failed: they reconnect before the
-        server has detected the loss.
+        A refusal of a name that is in use would lock out people whose network failed: they
+        reconnect before the server has detected the loss. They get a number after the name.
         """
+        name, room = clean_name(name), clean_room_name(room)
+        with refusing_if_away("The chat is not available. Please try again later."):
+            members = self._broadcast.members(room).values()
+        # If several people ask at the same time, a few more than the limit may join.
+        if len(members) >= MEMBER_LIMIT:
+            raise CrowdedError("This room is full. Please try again later.")
+        taken = {member["name"].casefold() for member in members}
         candidate, number = name, 1
-        while not self._people.enter(room, candidate):
+        while candidate.casefold() in taken:
             number += 1
             candidate = f"{name} {number}"
-        return candidate
-
-    def _tell_left(self, room: str, name: str) -> None:
-        tell(self._broadcast, room, make_event("left", name=name))
+        return Member(self._broadcast, room, candidate)
 
 
 class Member:
-    """One person in one room, from `Rooms.join` until `leave`."""
+    """One person in one room."""
 
-    def __init__(self, broadcast: Broadcast, people: People, room: str, name: str) -> None:
+    def __init__(self, broadcast: Broadcast, room: str, name: str) -> None:
         self._broadcast = broadcast
-        self._people = people
         self.room = room
         self.name = name
-        tell(broadcast, room, make_event("joined", name=name))
 
-    def hear(self, ws: WebSocket, since: str) -> Subscription:
-        """Send the messages of the room after ``since`` to a WebSocket, and then all new messages.
+    def join(self, ws: WebSocket, since: str) -> Subscription:
+        """Join the room, until the ``with`` block ends.
 
-        ``since`` is the id of the last message that the page has. If it is empty, the page gets all
-        messages that the room has kept.
+        The page gets the messages after ``since``, the id of its last message, or all messages that
+        the room has kept; then the list of members; and then each message, joining and leaving.
         """
-        return self._broadcast.subscribe(self.room, ws, since)
+        return self._broadcast.subscribe(self.room, ws, since, member={"name": self.name})
 
     def say(self, text: str) -> None:
         """Send a message to all members of the room, including its author."""
@@ -138,22 +118,6 @@ class Member:
         event = make_event("message", name=self.name, text=text, time=now)
         with refusing_if_away("That could not be sent. Please try again later."):
             self._broadcast.publish(self.room, event)
-
-    def names(self) -> list[str]:
-        """Return the names of the members. Without Redis, return only the own name."""
-        with suppress(BroadcastError):
-            return self._people.names(self.room)
-        return [self.name]
-
-    def leave(self) -> None:
-        self._people.leave(self.room, self.name)
-        tell(self._broadcast, self.room, make_event("left", name=self.name))
-
-
-def tell(broadcast: Broadcast, room: str, event: str) -> None:
-    """Send an event that is not kept, to the current members of a room."""
-    with suppress(BroadcastError):  # The error is already in the log.
-        broadcast.publish(room, event, keep=False)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from gevent.monkey import is_module_patched
 from ..connection.logs import Throttle
 from ..exceptions import BroadcastError
 from ..protocol.frames import encode_text
+from .members import State, Update
 
 logger = logging.getLogger("geventws.broadcast")
 #: Seconds between two pings, and seconds that ``healthy`` waits for an answer.
@@ -108,6 +109,12 @@ class Receiver(Protocol):
     def count(self, channel: str) -> int:
         """Return the number of sockets of this process that are subscribed to a channel."""
 
+    def change_members(self, channel: str, change: str) -> None:
+        """Pass on a change of the members, see :mod:`.members`. Never blocks, never raises.
+
+        Called in the thread of the subscribers.
+        """
+
 
 class Backend(ABC):
     """Transport for the messages of one :class:`~geventws.Broadcast`.
@@ -124,6 +131,8 @@ class Backend(ABC):
     - After the connection is lost, the backend reconnects, restores its subscriptions, and delivers
       the messages that were stored meanwhile.
     - What other programs have stored or published under the same names is passed over.
+    - Changes of the members of a channel have consecutive versions. They may be lost, and arrive
+      before or after the messages of that time.
 
     The constructor does not connect: it may be called before the process is forked. A subclass that
     has one calls ``super().__init__()``.
@@ -131,7 +140,8 @@ class Backend(ABC):
     A backend with a history also overrides :meth:`position`; :meth:`is_after`, unless its ids have
     the form "number-number" and are compared number by number; and, if it has connections,
     :meth:`is_watched`, :meth:`ping` and :meth:`abandon`. It calls :meth:`note_up` and
-    :meth:`note_down`.
+    :meth:`note_down`. A backend with presence overrides :attr:`has_members`,
+    :meth:`update_members` and :meth:`members`.
 
     :param url: the URL that was passed to ``Broadcast``.
     :param receiver: the destination of incoming messages.
@@ -241,6 +251,34 @@ class Backend(ABC):
 
         :raises BroadcastError: if the backend or one of the processes does not answer.
         """
+
+    #: Whether the backend stores the members of channels.
+    has_members = False
+
+    def update_members(self, channel: str, update: Update) -> State | None:
+        """Change the entries of this process in a channel, in one step.
+
+        - If ``update.base`` is neither 0 nor the number of the process's latest stored update,
+          change nothing and return ``None``; also if it is 0, and the stored number is not less
+          than ``update.number``. The backend has then lost something, or this call is late.
+        - If it is 0, remove the entries of the process that are not in ``update.changes``.
+          Otherwise, remove the entries of all processes whose lease is over.
+        - Remove and add the entries in ``update.changes``. An existing entry stays as it is.
+        - Store the number, and renew the lease. If no process has a lease, forget everything: the
+          next version is a new epoch, which differs by more than a million.
+        - If entries have changed, the version grows by 1, and the change is passed to
+          :meth:`Receiver.change_members` in each process that is subscribed to the channel.
+
+        :raises BroadcastError: if the backend does not answer.
+        """
+        raise NotImplementedError
+
+    def members(self, channel: str) -> Mapping[str, str]:
+        """Return the entries of a channel, as in :attr:`.members.State.entries`.
+
+        :raises BroadcastError: if the backend does not answer.
+        """
+        raise NotImplementedError
 
     def abandon(self) -> None:  # noqa: B027 - a backend without connections has nothing to do
         """Forget all subscriptions and connections, in a process that was forked from another one.

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any, cast, overload
 from weakref import WeakSet
 
@@ -23,6 +24,8 @@ from ..options import MAX_SECONDS
 from ..protocol.frames import encode_text
 from ..protocol.state import State
 from .backend import Backend, Message, Refusal, check_channel, log_dropped
+from .members import PresenceEvent, encode_member, members_of
+from .presence import TIMEOUT, Presence
 from .queues import ThreadSafeQueue
 from .registry import backend_for
 from .sending import SlicedSender, is_large
@@ -85,6 +88,10 @@ class Broadcast:
         It can send the id to clients, which return it as ``since``; see :meth:`subscribe`. If it
         needs a third argument, this is the name of the channel. Each process calls it once for
         each message. It must not block.
+    :param presence: a function of a :class:`~geventws.broadcast.PresenceEvent` that returns the
+        message for the sockets of members; see :meth:`subscribe`. The default is
+        :meth:`PresenceEvent.to_json() <geventws.broadcast.PresenceEvent.to_json>`. It must not
+        block.
     :param when_slow: the policy for a socket that misses messages, because its ``max_send_buffer``
         is full, or because this process has missed more messages than the history keeps.
         ``"close"`` closes it with 1013 (try again later); ``"skip"`` sends it the next ones.
@@ -102,6 +109,7 @@ class Broadcast:
         envelope: Callable[[Any, str | None], str | bytes]
         | Callable[[Any, str | None, str], str | bytes]
         | None = None,
+        presence: Callable[[PresenceEvent], str | bytes] = PresenceEvent.to_json,
         when_slow: str = "close",
     ) -> None:
         _check_history(history)
@@ -113,7 +121,10 @@ class Broadcast:
             )
         if when_slow not in {"close", "skip"}:
             raise ValueError(f"when_slow must be 'close' or 'skip', not {when_slow!r}")
+        if not callable(presence):
+            raise TypeError(f"presence must be a function, not {presence!r:.100}")
         self._envelope = _with_channel(envelope)
+        self._format_event = presence
         self._closes_slow = when_slow == "close"
         self._channels: dict[str, Channel] = {}
         #: The hub and the thread of all subscribers; set by the first one.
@@ -125,6 +136,7 @@ class Broadcast:
         self._is_closed = False
         self._sender = SlicedSender(self._handle_undelivered)
         self._backend: Backend = backend_for(url)(url, self, history, history_ttl)
+        self._presence = Presence(self._backend, self)
         _all.add(self)
 
     # -------------------------------------------------------------- publishing
@@ -202,6 +214,21 @@ class Broadcast:
         self._check(channel)
         return self._backend.subscribers(channel)
 
+    # Any: the application decides what a member is.
+    def members(self, channel: str) -> dict[str, Any]:
+        """Return the members of a channel in all processes, by key, in the order of their arrival.
+
+        The members are those of :meth:`subscribe`. May be called in any process. Asks the backend.
+
+        :raises BroadcastError: if the backend does not answer.
+        :raises NotImplementedError: if the backend has no presence.
+        :raises ValueError: for an invalid channel name.
+        """
+        self._check(channel)
+        if _thread_ident() == self._thread:
+            self._presence.wait_until_stored(channel)
+        return members_of(self._backend.members(channel))
+
     @property
     def healthy(self) -> bool:
         """Whether the latest operations of the backend succeeded; for a health check."""
@@ -216,7 +243,8 @@ class Broadcast:
     def close(self) -> None:
         """End all subscriptions and release the backend. The sockets stay open.
 
-        Idempotent. After that, all other methods raise :exc:`RuntimeError`, except for
+        If there are members, this waits for up to a second until the backend knows that they have
+        left. Idempotent. After that, all other methods raise :exc:`RuntimeError`, except for
         :meth:`unsubscribe`. A program that ends need not call this.
         """
         if self._is_closed:
@@ -229,6 +257,7 @@ class Broadcast:
                 subscription.end()
         self._channels.clear()
         self._sender.clear()
+        self._presence.close()
         self._backend.close()
 
     def _abandon(self) -> None:
@@ -238,13 +267,21 @@ class Broadcast:
         self._sender.clear()
         self._incoming = ThreadSafeQueue()
         self._is_dispatching = False
+        self._presence.forget()
+        self._presence = Presence(self._backend, self)
         self._backend.abandon()
 
     # ------------------------------------------------------------- subscribing
 
     @overload  # a str is an Iterable[str], too: this signature comes first
     def subscribe(  # type: ignore[overload-overlap]
-        self, channel: str, ws: Connection, since: str | None = None
+        self,
+        channel: str,
+        ws: Connection,
+        since: str | None = None,
+        *,
+        member: object = None,
+        key: str | None = None,
     ) -> Subscription: ...
 
     @overload
@@ -253,6 +290,9 @@ class Broadcast:
         channel: Iterable[str],
         ws: Connection,
         since: str | Mapping[str, str | None] | None = None,
+        *,
+        member: object = None,
+        key: str | None = None,
     ) -> Subscriptions: ...
 
     def subscribe(
@@ -260,6 +300,9 @@ class Broadcast:
         channel: str | Iterable[str],
         ws: Connection,
         since: str | Mapping[str, str | None] | None = None,
+        *,
+        member: object = None,
+        key: str | None = None,
     ) -> Subscription | Subscriptions:
         """Send the messages of a channel to a socket, until the ``with`` block ends::
 
@@ -285,25 +328,50 @@ class Broadcast:
             then new messages, without a gap or a duplicate. :attr:`Subscription.recovered` is true
             if all of these messages were stored. The value may be any string of a client. For an
             invalid id the socket gets all stored messages; for ``""``, too, and it is recovered.
-        :raises BroadcastError: if ``since`` is given, and the backend refuses to read the history
-            of this channel. If the backend cannot be reached, it is read later.
+        :param member: makes the socket a member of the channel: a value that JSON can represent,
+            such as ``{"name": "Ann"}``, with at most 4,096 bytes of JSON. The socket gets the list
+            of all members, in all processes, and then an event for each change; see ``presence``.
+            The list comes after the missed messages and before this method returns, or as soon as
+            the backend is back.
+        :param key: subscriptions with the same key are one member, which leaves with the last of
+            them; the latest one decides what the member is. At most 256 bytes of JSON. By default,
+            each socket is a member of its own.
+        :raises BroadcastError: if ``since`` or ``member`` is given, and the backend refuses to read
+            the history or to store the member of this channel; also if this process has 10,000
+            members in the channel. If the backend cannot be reached, this is done later.
         :raises ConnectionClosed: if the client disconnected before the ``101``.
         :raises RuntimeError: if the backend uses the network and ``gevent.monkey.patch_all()`` was
             not called, or if another thread already has subscribers of this ``Broadcast``.
-        :raises TypeError: if ``since`` is not a ``str``.
+        :raises NotImplementedError: if ``member`` is given, and the backend has no presence.
+        :raises TypeError: if ``since`` or ``key`` is not a ``str``, or JSON does not have the type
+            of ``member``.
         :raises ValueError: for an invalid channel name: empty, more than 1,024 bytes in UTF-8, or
-            with a lone surrogate.
+            with a lone surrogate. Also for a ``member`` or ``key`` that is too long, and for a
+            ``key`` without a ``member``.
         """
+        entry = self._encode_entry(ws, member, key)
         if isinstance(channel, (str, bytes)) or not isinstance(channel, Iterable):
             check_channel(channel)
-            return self._subscribe({channel: _check_since(since)}, ws)[channel]
+            return self._subscribe({channel: _check_since(since)}, ws, entry)[channel]
         ids = {}
         for name in channel:
             check_channel(name)
             ids[name] = _check_since(since.get(name) if isinstance(since, Mapping) else since)
-        return self._subscribe(ids, ws)
+        return self._subscribe(ids, ws, entry)
 
-    def _subscribe(self, since: dict[str, str | None], ws: Connection) -> Subscriptions:
+    def _encode_entry(self, ws: Connection, member: object, key: str | None) -> str | None:
+        """Return the text of the entry of a member."""
+        if member is None:
+            if key is not None:
+                raise ValueError("a key needs a member")
+            return None
+        if not self._backend.has_members:
+            raise NotImplementedError(f"the backend of {self._backend.name} has no presence")
+        return encode_member(ws.id if key is None else key, member)
+
+    def _subscribe(
+        self, since: dict[str, str | None], ws: Connection, entry: str | None
+    ) -> Subscriptions:
         """Subscribe a socket to channels, by their names."""
         for channel in since:
             self._check_subscriber(channel)
@@ -321,10 +389,22 @@ class Broadcast:
             self._start_replays(
                 [subscriptions[channel] for channel, id_ in since.items() if id_ is not None]
             )
+            if entry is not None:
+                self._join(list(subscriptions.values()), entry)
         except BaseException:
             subscriptions.close()
             raise
         return subscriptions
+
+    def _join(self, subscriptions: list[Subscription], entry: str) -> None:
+        """Make a socket a member, and wait until it has got the lists of members."""
+        joined = [(it, self._presence.join(it, entry)) for it in subscriptions if not it.is_over]
+        deadline = monotonic() + TIMEOUT
+        for subscription, result in joined:
+            if subscription.is_live:
+                result.wait(max(deadline - monotonic(), 0))
+            if result.exception is not None:
+                raise result.exception
 
     def _add(self, channel: str, ws: Connection, since: str | None) -> Subscription:
         """Add a socket to the subscribers of this process."""
@@ -360,6 +440,7 @@ class Broadcast:
             subscription = subscriptions.pop(ws, None)
             if subscription is not None:
                 subscription.end()
+                self._presence.leave(subscription)
         self._remove_if_empty(channel, subscribers)
 
     def listen(
@@ -477,6 +558,7 @@ class Broadcast:
             del subscribers.replaying[ws]
             subscription.go_live(subscribers)
             subscribers.sockets[ws] = subscription
+            self._presence.welcome(channel)
 
     def _retry_replay(self, subscription: Subscription) -> None:
         while True:
@@ -546,6 +628,13 @@ class Broadcast:
         if sockets:
             self._handle_gaps(sockets)
 
+    def change_members(self, channel: str, change: str) -> None:
+        """Pass on a change of the members. Never blocks, never raises.
+
+        Called by the backend, see :class:`~geventws.broadcast.Receiver`.
+        """
+        self._presence.receive(channel, change)
+
     def _handle_gaps(self, subscriptions: list[Subscription]) -> None:
         """Close sockets that cannot get all messages, or count them."""
         for subscription in subscriptions:
@@ -592,7 +681,13 @@ class Broadcast:
             return
         if subscribers.sending or is_large(len(subscribers.sockets), len(data)):
             self._sender.send(
-                message.channel, subscribers, shared, len(data), before, message.excluded
+                message.channel,
+                subscribers,
+                list(subscribers.sockets.values()),
+                shared,
+                len(data),
+                before,
+                message.excluded,
             )
             return
         sockets: Iterable[Connection] = subscribers.sockets
@@ -600,6 +695,34 @@ class Broadcast:
             sockets = [ws for ws in sockets if not ws._has_id(message.excluded)]
         for ws in cast("list[Connection]", fan_out(sockets, shared)):
             self._handle_undelivered(message.channel, ws)
+
+    def send_event(self, event: PresenceEvent, sockets: Mapping[Connection, Subscription]) -> None:
+        """Send an event to sockets of a channel. Never blocks, never raises.
+
+        Called by :class:`~geventws.broadcast.presence.Presence`.
+        """
+        subscribers = self._channels.get(event.channel)
+        if subscribers is None:
+            return
+        try:
+            data = self._format_event(event)
+            shared = SharedMessage(data)
+        except Exception:  # noqa: BLE001 - raised by the application's function; it is logged
+            log_dropped(event.channel)
+            return
+        if subscribers.sending or is_large(len(sockets), len(data)):
+            self._sender.send(
+                event.channel,
+                subscribers,
+                list(sockets.values()),
+                shared,
+                len(data),
+                subscribers.position,
+                None,
+            )
+            return
+        for ws in cast("list[Connection]", fan_out(sockets, shared)):
+            self._handle_undelivered(event.channel, ws)
 
     def _payload_of(self, message: Message) -> str | bytes:
         """Return the message for the sockets."""

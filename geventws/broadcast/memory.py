@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 from gevent.monkey import get_original
 
 from .backend import Backend, History, Message, Receiver, parse_id, size_of
+from .members import State, Update, encode_change
 
 #: The maximum number of channels with a history, and of channels whose history has expired. Above
 #: it, the channel with the oldest latest message is forgotten.
@@ -57,6 +58,8 @@ class _ChannelHistory:
 class MemoryBackend(Backend):
     """A backend that delivers messages by calling a function."""
 
+    has_members = True
+
     def __init__(
         self, url: str, receiver: Receiver, history: int | Mapping[str, int], history_ttl: float
     ) -> None:
@@ -73,6 +76,8 @@ class MemoryBackend(Backend):
         #: Bytes of memory that all histories take, and the limit.
         self._size = 0
         self._max_size = _max_history_size(url)
+        #: The version and the entries of channels with members.
+        self._members: dict[str, State] = {}
 
     def publish(
         self, channel: str, data: str | bytes, keep: bool, excluded: str | None = None
@@ -161,7 +166,35 @@ class MemoryBackend(Backend):
     def subscribers(self, channel: str) -> int:
         return self.receiver.count(channel)
 
+    def update_members(self, channel: str, update: Update) -> State | None:
+        # There is one process, which loses nothing: it neither needs a lease nor reads anything
+        # but the entries of a new channel.
+        with self._lock:
+            version, known = self._members.get(channel, State(int(time() * 1_000_000), None))
+            entries = dict(known or {})
+            changes = {f"{update.process}:{it}": text for it, text in update.changes.items()}
+            removed = [it for it in changes if changes[it] is None and it in entries]
+            added = {
+                it: text for it, text in changes.items() if text is not None and it not in entries
+            }
+            lines = [f"-{it}" for it in removed] + [f"+{it} {text}" for it, text in added.items()]
+            after = version + bool(lines)
+            for it in removed:
+                del entries[it]
+            entries |= {it: f"{after} {text}" for it, text in added.items()}
+            self._members[channel] = State(after, entries)
+            if not entries:
+                del self._members[channel]
+        if lines:
+            self.receiver.change_members(channel, encode_change(after, lines))
+        return State(after, None if update.known in {None, version} else entries)
+
+    def members(self, channel: str) -> Mapping[str, str]:
+        with self._lock:
+            return self._members.get(channel, State(0, None)).entries or {}
+
     def close(self) -> None:
+        self._members.clear()
         self._histories.clear()
         self._deleted.clear()
         self._size = 0

@@ -23,6 +23,7 @@ from gevent.monkey import get_original, is_module_patched
 from ..exceptions import BroadcastError
 from .backend import Backend, History, Receiver, Refusal, parse_id, require_patched_sockets
 from .bodies import encode_body
+from .members import State, Update
 from .postgresql_channels import ChannelState, Stored
 from .postgresql_connections import (
     FAILURES,
@@ -60,6 +61,8 @@ from .postgresql_schema import (
     READ,
     READ_ANSWERS,
     READ_BODIES,
+    READ_MEMBERS,
+    UPDATE_MEMBERS,
 )
 
 #: Classes of SQLSTATE that concern all channels: connection, transaction state, authorization,
@@ -83,6 +86,8 @@ _sleep_in_thread: Callable[[float], object] = get_original("time", "sleep")
 
 class PostgreSQLBackend(Backend):
     """A backend on a PostgreSQL database."""
+
+    has_members = True
 
     def __init__(
         self, url: str, receiver: Receiver, history: int | Mapping[str, int], history_ttl: float
@@ -211,6 +216,31 @@ class PostgreSQLBackend(Backend):
 
     def _listening_processes(self) -> set[int]:
         return {number_of(row[0]) for row in self._query(LISTENERS, LISTENER_LOCK)}
+
+    def update_members(self, channel: str, update: Update) -> State | None:
+        removed = [it for it, text in update.changes.items() if text is None]
+        added = {it: text for it, text in update.changes.items() if text is not None}
+        rows = self._query(
+            UPDATE_MEMBERS,
+            group_of(channel),
+            channel.encode(),
+            update.process,
+            update.base,
+            update.number,
+            update.lease,
+            -1 if update.known is None else update.known,
+            int(update.has_entries),
+            Array(array_of_numbers(removed)),
+            Array(array_of_numbers(added)),
+            Array(array_of_names(added.values())),
+        )
+        if not rows:
+            return None
+        version, has_entries, _ = rows[0]
+        return State(number_of(version), None if has_entries is None else _entries_of(rows[1:]))
+
+    def members(self, channel: str) -> Mapping[str, str]:
+        return _entries_of(self._query(READ_MEMBERS, channel.encode()))
 
     def abandon(self) -> None:
         self._inherited.append(self._listener.abandon())
@@ -382,3 +412,11 @@ class PostgreSQLBackend(Backend):
             self._probe(_sleep_in_thread)
         finally:
             gevent.get_hub().destroy()  # psycopg's waits create it in a program that is patched
+
+
+def _entries_of(rows: Sequence[Row]) -> dict[str, str]:
+    """Return entries, see :attr:`.members.State.entries`."""
+    return {
+        (id_ or b"").decode(): f"{number_of(version)} {(text or b'').decode()}"
+        for version, id_, text in rows
+    }

@@ -17,10 +17,19 @@ from gevent import get_hub, sleep, spawn
 from gevent.event import Event
 
 from ..exceptions import BroadcastError
-from .backend import Refusal
+from .backend import Receiver, Refusal
 from .postgresql_channels import ChannelState, Stored
 from .postgresql_connections import FAILURES, Connection, Settings, StatementError, number_of
-from .postgresql_messages import CONTROL, Id, Mark, Question, Reference, decode, encode_mark
+from .postgresql_messages import (
+    CONTROL,
+    Id,
+    Mark,
+    MembersChange,
+    Question,
+    Reference,
+    decode,
+    encode_mark,
+)
 from .postgresql_schema import LISTENER_LOCK, LOCK_LISTENER
 
 if TYPE_CHECKING:
@@ -45,6 +54,7 @@ class Owner(Protocol):
 
     name: str
     settings: Settings
+    receiver: Receiver
     #: The channels that this process is subscribed to, also while the connection is broken.
     channels: dict[str, ChannelState]
 
@@ -247,6 +257,8 @@ class Listener:
         elif isinstance(decoded, Mark):
             if decoded in self._marks:
                 self._marks[decoded].set()
+        elif isinstance(decoded, MembersChange):
+            self._backend.receiver.change_members(decoded.channel, decoded.change)
         else:
             state = self._backend.channels.get(decoded.channel)
             if state is not None and state.handle(decoded):

@@ -5,6 +5,7 @@
   ``r``, id, name and "channel:number" refer to a stored body that is too large for a notification.
   The id is ``-`` for a message that is not kept. Names and bodies are in base64, because a
   notification must be text in the encoding of the database.
+- ``v``, a name and lines are a change of the members of a channel (:mod:`.members`).
 - ``c``, a number and a name ask every process for its number of sockets in a channel.
 - ``e`` and a number are a mark that a process sends to itself: everything that was published before
   has arrived.
@@ -50,6 +51,13 @@ class Question(NamedTuple):
     channel: str
 
 
+class MembersChange(NamedTuple):
+    """A change of the members of a channel."""
+
+    channel: str
+    change: str
+
+
 class Mark(NamedTuple):
     """Everything that was published before it has arrived."""
 
@@ -79,9 +87,12 @@ def encode_mark(mark: Mark) -> str:
     return f"e {mark.number}"
 
 
-def decode(payload: bytes) -> Notification | Question | Mark | None:
+def decode(payload: bytes) -> Notification | Question | MembersChange | Mark | None:
     """Return the meaning of a notification; ``None`` if another program has sent it."""
     try:
+        if payload.startswith(b"v "):
+            _, name, change = payload.split(b" ", 2)
+            return MembersChange(a2b_base64(name).decode(), change.decode("ascii"))
         kind, number, *fields = payload.split(b" ")
         if kind == b"e":
             return Mark(int(number))
@@ -106,7 +117,7 @@ def text_of(id_: Id) -> str:
 
 
 def array_of_names(names: Iterable[str]) -> bytes:
-    """Return channels as an array of ``bytea``."""
+    """Return channels, or other strings, as an array of ``bytea``."""
     return b"{%s}" % b",".join(b'"\\\\x%s"' % name.encode().hex().encode() for name in names)
 
 

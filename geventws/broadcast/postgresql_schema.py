@@ -8,6 +8,10 @@
 - ``geventws_messages`` has the stored messages, by ``id`` of the channel and number. The channel 0
   has large messages that are not kept; their numbers are random.
 - ``geventws_answers`` has answers to the question how many sockets a process has in a channel.
+- ``geventws_rooms`` has one row for each channel with members: the version of its entries
+  (:mod:`.members`), and the time when the last lease ends. Who changes the entries locks this row.
+  ``geventws_entries`` has the entries, and ``geventws_leases`` the number of the latest update of
+  each process, and the end of its lease.
 
 All tables are unlogged: publishing does not wait for the disk, and a crash of the server empties
 them. A regular restart does not. ``ALTER TABLE geventws_channels SET LOGGED``, and the same for
@@ -53,6 +57,26 @@ CREATE UNLOGGED TABLE IF NOT EXISTS geventws_answers (
     stored timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (request, pid)
 );
+CREATE UNLOGGED TABLE IF NOT EXISTS geventws_rooms (
+    channel bytea PRIMARY KEY,
+    version bigint NOT NULL,
+    expires double precision NOT NULL
+);
+CREATE UNLOGGED TABLE IF NOT EXISTS geventws_leases (
+    channel bytea NOT NULL,
+    process text NOT NULL,
+    number bigint NOT NULL,
+    expires double precision NOT NULL,
+    PRIMARY KEY (channel, process)
+);
+CREATE UNLOGGED TABLE IF NOT EXISTS geventws_entries (
+    channel bytea NOT NULL,
+    process text NOT NULL,
+    number bigint NOT NULL,
+    version bigint NOT NULL,
+    body text NOT NULL,
+    PRIMARY KEY (channel, process, number)
+);
 
 CREATE OR REPLACE FUNCTION geventws_clean() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -76,6 +100,15 @@ BEGIN
     DELETE FROM geventws_messages
     WHERE channel = 0 AND stored < clock_timestamp() - interval '1 minute';
     DELETE FROM geventws_answers WHERE stored < clock_timestamp() - interval '1 minute';
+    WITH expired AS (
+        SELECT r.channel FROM geventws_rooms r
+        WHERE r.expires < v_minute * 60 - 60 LIMIT 1000 FOR UPDATE SKIP LOCKED
+    ), entries AS (
+        DELETE FROM geventws_entries n USING expired e WHERE n.channel = e.channel
+    ), leases AS (
+        DELETE FROM geventws_leases l USING expired e WHERE l.channel = e.channel
+    )
+    DELETE FROM geventws_rooms r USING expired e WHERE r.channel = e.channel;
 END $$;
 
 CREATE OR REPLACE FUNCTION geventws_publish(
@@ -147,6 +180,83 @@ BEGIN
     RETURN QUERY SELECT c.name, c.epoch, c.last FROM geventws_channels c
     WHERE c.name = ANY (p_names);
 END $$;
+
+CREATE OR REPLACE FUNCTION geventws_update_members(
+    p_notify text, p_name bytea, p_process text, p_base bigint, p_number bigint,
+    p_lease double precision, p_known bigint, p_has_entries boolean,
+    p_removed bigint[], p_added bigint[], p_texts bytea[]
+) RETURNS TABLE (r_version bigint, r_id text, r_text text) LANGUAGE plpgsql AS $$
+DECLARE
+    v_now double precision := extract(epoch FROM clock_timestamp());
+    v_before bigint;
+    v_version bigint;
+    v_expires double precision;
+    v_stored bigint;
+    v_removed text;
+    v_added text;
+    v_change text;
+BEGIN
+    -- This locks the row.
+    INSERT INTO geventws_rooms AS r VALUES (p_name, v_now * 1000000, v_now)
+    ON CONFLICT (channel) DO UPDATE SET version = r.version
+    RETURNING r.version, r.expires INTO v_before, v_expires;
+    IF v_expires < v_now THEN
+        DELETE FROM geventws_entries n WHERE n.channel = p_name;
+        DELETE FROM geventws_leases l WHERE l.channel = p_name;
+        v_before := v_now * 1000000;
+    END IF;
+    SELECT l.number INTO v_stored FROM geventws_leases l
+    WHERE l.channel = p_name AND l.process = p_process;
+    IF p_base = 0 AND p_number <= coalesce(v_stored, 0)
+            OR p_base <> 0 AND p_base <> coalesce(v_stored, 0) THEN
+        RETURN;
+    END IF;
+    WITH gone AS (
+        DELETE FROM geventws_leases l
+        WHERE p_base <> 0 AND l.channel = p_name AND l.expires < v_now AND l.process <> p_process
+        RETURNING l.process
+    ), removed AS (
+        DELETE FROM geventws_entries n WHERE n.channel = p_name AND (
+            n.process = p_process AND (
+                n.number = ANY (p_removed) OR p_base = 0 AND n.number <> ALL (p_added))
+            OR n.process IN (SELECT gone.process FROM gone))
+        RETURNING n.process, n.number
+    )
+    SELECT string_agg(E'\\n-' || removed.process || ':' || removed.number, '')
+    INTO v_removed FROM removed;
+    WITH added AS (
+        INSERT INTO geventws_entries
+        SELECT p_name, p_process, it.number, v_before + 1, convert_from(it.body, 'UTF8')
+        FROM unnest(p_added, p_texts) AS it (number, body)
+        ON CONFLICT DO NOTHING RETURNING number, body
+    )
+    SELECT string_agg(
+        E'\\n+' || p_process || ':' || added.number || ' ' || added.body, '' ORDER BY added.number)
+    INTO v_added FROM added;
+    v_change := coalesce(v_removed, '') || coalesce(v_added, '');
+    v_version := v_before + CASE WHEN v_change = '' THEN 0 ELSE 1 END;
+    IF p_has_entries THEN
+        INSERT INTO geventws_leases VALUES (p_name, p_process, p_number, v_now + p_lease)
+        ON CONFLICT (channel, process) DO UPDATE
+        SET number = excluded.number, expires = excluded.expires;
+    ELSE
+        DELETE FROM geventws_leases l WHERE l.channel = p_name AND l.process = p_process;
+    END IF;
+    UPDATE geventws_rooms r SET version = v_version, expires = v_now + p_lease
+    WHERE r.channel = p_name;
+    IF v_change <> '' THEN
+        v_change := 'v ' || encode(p_name, 'base64') || ' ' || v_version || v_change;
+        -- A payload has less than 8,000 bytes.
+        PERFORM pg_notify(p_notify, CASE WHEN octet_length(v_change) < 8000 THEN v_change
+            ELSE 'v ' || encode(p_name, 'base64') || ' ' || v_version END);
+    END IF;
+    -- The first row has an id if the entries follow.
+    RETURN QUERY SELECT v_version, CASE WHEN p_known <> v_before THEN '' END, NULL::text;
+    IF p_known <> v_before THEN
+        RETURN QUERY SELECT n.version, n.process || ':' || n.number, n.body
+        FROM geventws_entries n WHERE n.channel = p_name;
+    END IF;
+END $$;
 """
 
 #: In one transaction. PostgreSQL does not create a table twice at the same time without an error.
@@ -154,6 +264,16 @@ CREATE = "SELECT pg_advisory_xact_lock(1734702711); " + SCHEMA
 PUBLISH = "SELECT geventws_publish($1, $2, $3, $4, $5)"
 JOIN = "SELECT r_name, r_epoch, r_last FROM geventws_join($1, $2)"
 CLEAN = "SELECT geventws_clean()"
+#: The version, and then the entries if another version is known. Nothing if the update is refused.
+UPDATE_MEMBERS = """
+SELECT r_version, r_id, r_text
+FROM geventws_update_members($1, $2, $3, $4, $5, $6, nullif($7::bigint, -1), $8, $9, $10, $11)
+"""
+READ_MEMBERS = """
+SELECT n.version, n.process || ':' || n.number, n.body
+FROM geventws_entries n JOIN geventws_rooms r USING (channel)
+WHERE r.channel = $1 AND r.expires >= extract(epoch FROM clock_timestamp())
+"""
 #: The messages after an id of the channel's epoch, or all messages for another id.
 READ = """
 SELECT c.name, c.epoch, c.last, m.number, m.body

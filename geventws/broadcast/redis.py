@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha1
+from itertools import chain
+from random import getrandbits
 from time import monotonic
 from typing import Any
 
@@ -46,6 +48,7 @@ except ImportError as problem:
 from redis.exceptions import NoScriptError, RedisClusterException
 
 from .bodies import encode_body
+from .members import State, Update
 from .redis_channel import ChannelState, Read
 from .redis_history import HistoryReader, Result, read_histories
 from .redis_messages import (
@@ -55,6 +58,7 @@ from .redis_messages import (
     epoch_of,
     key_of,
     latest_key_of,
+    member_keys_of,
     new_epoch,
     order_of,
 )
@@ -96,6 +100,72 @@ redis.call(ARGV[5], KEYS[1], string.sub(ARGV[1], 1, 1) .. id .. ' ' .. string.su
 return id
 """
 _PUBLISH_SHA = sha1(_PUBLISH.encode()).hexdigest()  # noqa: S324 - as Redis names scripts
+#: Changes the entries of a process. The keys are the entries, the processes, and the Redis channel.
+#: The arguments are the process, the base and the number of the update, the lease in milliseconds,
+#: the known version, the version before the first one, the command for publishing, and whether the
+#: process has entries; then the changes. The first write fails if Redis has no memory, so that no
+#: later one does.
+_UPDATE_MEMBERS = """
+local entries, processes, process, base, number = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local own = redis.call('HGET', processes, process)
+local stored = own and string.match(own, '^%d+') or '0'
+if base == '0' and tonumber(number) <= tonumber(stored) or base ~= '0' and base ~= stored then
+    return false
+end
+redis.call('HSET', processes, process, string.format('%s %.0f', number, now + ARGV[4]))
+local before = redis.call('HGET', processes, 'version')
+local version = string.format('%.0f', (before or ARGV[6]) + 1)
+local lines = {version}
+local function remove(id)
+    if redis.call('HDEL', entries, id) == 1 then lines[#lines + 1] = '-' .. id end
+end
+local function remove_all(process, kept)
+    for _, id in ipairs(redis.call('HKEYS', entries)) do
+        if string.sub(id, 1, #process + 1) == process .. ':' and not kept[id] then remove(id) end
+    end
+end
+local changes = {}
+for i = 9, #ARGV, 2 do changes[process .. ':' .. ARGV[i]] = ARGV[i + 1] end
+if base == '0' then
+    if own then remove_all(process, changes) end
+else
+    local all = redis.call('HGETALL', processes)
+    for i = 1, #all, 2 do
+        local expires = string.match(all[i + 1], ' (%d+)$')
+        if expires and tonumber(expires) < now then
+            remove_all(all[i], {})
+            redis.call('HDEL', processes, all[i])
+        end
+    end
+end
+for i = 9, #ARGV, 2 do
+    local id, text = process .. ':' .. ARGV[i], ARGV[i + 1]
+    if text == '' then
+        remove(id)
+    elseif redis.call('HSETNX', entries, id, version .. ' ' .. text) == 1 then
+        lines[#lines + 1] = '+' .. id .. ' ' .. text
+    end
+end
+if #lines > 1 then
+    local change = table.concat(lines, '\\n')
+    if #change > 1048576 then change = version end
+    redis.call(ARGV[7], KEYS[3], '\\6' .. change)
+else
+    version = before or ARGV[6]
+end
+redis.call('HSET', processes, 'version', version)
+if ARGV[8] == '0' then redis.call('HDEL', processes, process) end
+redis.call('PEXPIRE', entries, ARGV[4])
+redis.call('PEXPIRE', processes, ARGV[4])
+local all = false
+if ARGV[5] ~= '' and ARGV[5] ~= before then all = redis.call('HGETALL', entries) end
+return {version, all}
+"""
+_UPDATE_MEMBERS_SHA = sha1(_UPDATE_MEMBERS.encode()).hexdigest()  # noqa: S324 - as above
+#: The versions of an epoch begin with a random number. Lua counts exactly up to 2**53.
+_VERSION_BITS = 50
 #: Publishes a message to the processes that are subscribed, and returns their number. PUBLISH
 #: would count those with a subscription to a pattern, too.
 _ASK = """
@@ -137,6 +207,8 @@ class Commander:
 
 class RedisBackend(Backend):
     """A backend on Redis: one server, a sentinel's service, or a cluster."""
+
+    has_members = True
 
     # Any: a URL, or a client of redis-py.
     def __init__(
@@ -188,10 +260,7 @@ class RedisBackend(Backend):
                 self._publish_command,
                 new_epoch(),
             )
-            try:
-                id_: bytes = client.evalsha(_PUBLISH_SHA, *arguments)
-            except NoScriptError:
-                id_ = client.eval(_PUBLISH, *arguments)
+            id_: bytes = _execute(client, _PUBLISH, _PUBLISH_SHA, *arguments)
         return id_.decode()
 
     def subscribe(self, channel: str) -> None:
@@ -282,6 +351,32 @@ class RedisBackend(Backend):
                 )
             time.sleep(delay)  # looked up now: gevent replaces it
             delay = min(2 * delay, _LAST_LOOK)
+
+    def update_members(self, channel: str, update: Update) -> State | None:
+        arguments = (
+            update.process,
+            update.base,
+            update.number,
+            int(update.lease * 1000),
+            "" if update.known is None else update.known,
+            getrandbits(_VERSION_BITS),
+            self._publish_command,
+            int(update.has_entries),
+            *chain.from_iterable((it, text or "") for it, text in update.changes.items()),
+        )
+        keys = (*member_keys_of(channel), key_of(channel))
+        with self._commands() as client:
+            answer = _execute(client, _UPDATE_MEMBERS, _UPDATE_MEMBERS_SHA, 3, *keys, *arguments)
+        if answer is None:
+            return None
+        version, entries = answer
+        if entries is not None:
+            entries = _decode_entries(zip(entries[::2], entries[1::2], strict=True))
+        return State(int(version), entries)
+
+    def members(self, channel: str) -> Mapping[str, str]:
+        with self._commands() as client:
+            return _decode_entries(client.hgetall(member_keys_of(channel)[0]).items())
 
     def abandon(self) -> None:
         subscribers, self._subscribers = self._subscribers, {}
@@ -495,6 +590,19 @@ class RedisBackend(Backend):
                 client.expire(reply, _COUNT_TTL)
         except BroadcastError:
             pass  # the other process reports that an answer is missing
+
+
+# Any: arguments and answers of a script.
+def _execute(client: Any, script: str, sha: str, *arguments: Any) -> Any:
+    """Execute a script, which Redis may know already."""
+    try:
+        return client.evalsha(sha, *arguments)
+    except NoScriptError:
+        return client.eval(script, *arguments)
+
+
+def _decode_entries(entries: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    return {id_.decode("ascii"): entry.decode("ascii") for id_, entry in entries}
 
 
 def _is_complete(read: Read, since: str) -> bool:

@@ -14,6 +14,10 @@
 - Another key stores the id of the latest message. It outlives the stream: who has got the latest
   message has missed nothing. It begins with ``geventws:`` and the character DEL, which is doubled
   at the beginning of a channel's name.
+- The entries of a channel's members (:mod:`.members`) are in a hash: the version and the text of
+  each, by id. Another hash has the number of the latest update of each process, with the time until
+  which its lease lasts, and the version. Both expire with the last lease.
+- A change of the members is published as one byte and its lines.
 - A process that counts subscribers publishes one byte and the key of a list. Every subscribed
   process pushes its number to that list.
 """
@@ -40,6 +44,8 @@ _MARK = "\x7f"
 LATEST_TTL = 24 * 60 * 60 * 1000
 #: The kind of a message that asks for the number of subscribers; no kind of a body.
 COUNT = b"\x03"
+#: The kind of a change of the members; no kind of a body.
+CHANGE = b"\x06"
 #: The beginning of a message that asks for the number of subscribers.
 COUNT_REQUEST = COUNT + REPLY_PREFIX.encode()
 
@@ -73,16 +79,26 @@ def channel_of(key: bytes) -> str:
 
 @lru_cache(maxsize=1024)
 def latest_key_of(channel: str) -> str:
-    """Return the key of the id of the latest message. A cluster stores it beside the stream."""
+    """Return the key of the id of the latest message."""
+    return _key_beside(channel, "")
+
+
+def member_keys_of(channel: str) -> tuple[str, str]:
+    """Return the keys of the entries of the members, and of the processes that have entries."""
+    return _key_beside(channel, "e"), _key_beside(channel, "p")
+
+
+def _key_beside(channel: str, kind: str) -> str:
+    """Return a key of this kind that a cluster stores beside the stream."""
     key = key_of(channel)
     tag = _hash_tag(key)
     if tag != key:
-        return f"{PREFIX}{_MARK}{{{tag}}}{channel}"
+        return f"{PREFIX}{_MARK}{kind}{{{tag}}}{channel}"
     if "}" not in key:
-        return f"{PREFIX}{_MARK}{{{key}}}"
+        return f"{PREFIX}{_MARK}{kind}{{{key}}}"
     # The key has a brace and no hash tag. Four characters lead to any slot.
     slot = crc_hqx(key.encode(), 0)
-    beginning = f"{PREFIX}{_MARK}:{channel}:"
+    beginning = f"{PREFIX}{_MARK}{kind}:{channel}:"
     # A CRC is linear: the rest is the CRC of the four characters by themselves.
     rest = slot ^ crc_hqx(bytes(4), crc_hqx(beginning.encode(), 0))
     return beginning + _endings()[rest % _SLOTS]

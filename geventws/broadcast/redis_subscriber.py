@@ -40,7 +40,7 @@ from ..connection.logs import Throttle
 from .backend import Message, Receiver
 from .redis_channel import ChannelState, Read
 from .redis_history import BATCH, LATEST, Result
-from .redis_messages import COUNT_REQUEST, channel_of, decode_published, key_of
+from .redis_messages import CHANGE, COUNT_REQUEST, channel_of, decode_published, key_of
 from .redis_urls import TIMEOUT
 
 if TYPE_CHECKING:
@@ -415,6 +415,10 @@ class RedisSubscriber:
         if kind in _MESSAGES:
             if data.startswith(COUNT_REQUEST):  # also while Redis has yet to end the subscription
                 spawn(self.backend.send_count, data[1:], self.backend.receiver.count(channel))
+            elif data.startswith(CHANGE):
+                if channel in self.backend.channels:
+                    change = data[1:].decode("ascii", "replace")
+                    self.backend.receiver.change_members(channel, change)
             elif (
                 channel in self.names and (state := self.backend.channels.get(channel)) is not None
             ):

@@ -56,6 +56,7 @@ class _Sending:
         self,
         channel: str,
         entry: Channel,
+        subscriptions: list[Subscription],
         message: SharedMessage,
         length: int,
         before: str | None,
@@ -68,7 +69,7 @@ class _Sending:
         self.number = entry.number
         self.before = before
         self.excluded = excluded
-        self.subscriptions: list[Subscription] = list(entry.sockets.values())
+        self.subscriptions = subscriptions
         #: The number of sockets that had their turn.
         self.position = 0
         #: The number of sockets in one step.
@@ -93,12 +94,13 @@ class SlicedSender:
         self,
         channel: str,
         entry: Channel,
+        subscriptions: list[Subscription],
         message: SharedMessage,
         length: int,
         before: str | None,
         excluded: str | None,
     ) -> None:
-        """Send a message to all sockets of a channel, in slices. Never blocks.
+        """Send a message to sockets of a channel, in slices. Never blocks.
 
         Messages of one channel keep their order. A socket that leaves meanwhile does not get the
         rest, and a socket that joins does not get older messages.
@@ -107,7 +109,7 @@ class SlicedSender:
         :param before: the id of the message before, the position of those who have not got it.
         :param excluded: the id of the socket that does not get it.
         """
-        sending = _Sending(channel, entry, message, length, before, excluded)
+        sending = _Sending(channel, entry, subscriptions, message, length, before, excluded)
         self._queue.append(sending)
         self._size += sending.size
         entry.sending.append(sending)

@@ -107,6 +107,7 @@ class Subscription(_Closeable):
         "_queue",
         "_unsubscribe",
         "channel",
+        "entry",
         "greenlet",
         "has_history",
         "is_over",
@@ -131,6 +132,8 @@ class Subscription(_Closeable):
         self.recovered: bool | None = True if since is None else None
         #: The greenlet that retries to read the history, if the first attempt failed.
         self.greenlet: Greenlet[..., None] | None = None
+        #: The number of the member's entry in the channel; 0 without a member.
+        self.entry = 0
         #: Whether the history was read: a message that this process misses now is lost.
         self.has_history = False
         #: New messages that wait for the end of the replay.

@@ -20,6 +20,7 @@ For details in failed assertions, ``conftest.py`` calls
 from __future__ import annotations
 
 import gc
+import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -43,7 +44,9 @@ from ..broadcast import (
     Message,
     Subscription,
     Subscriptions,
+    presence,
 )
+from ..broadcast.members import State, Update
 from ..broadcast.registry import backend_for
 from ..exceptions import BroadcastError
 from ..typing import Application, Environ, StartResponse
@@ -92,6 +95,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.calls: list[Message | Missed] = []
+        self.changes: list[tuple[str, str]] = []
         #: What :meth:`count` returns, by channel.
         self.counts: dict[str, int] = {}
         self._hub = gevent.get_hub()
@@ -106,6 +110,19 @@ class Recorder:
 
     def count(self, channel: str) -> int:
         return self.counts.get(channel, 0)
+
+    def change_members(self, channel: str, change: str) -> None:
+        assert gevent.get_hub() is self._hub, "a change must come in the subscribers' thread"
+        self.changes.append((channel, change))
+        self._has_changed.set()
+
+    def wait_for_changes(self, count: int) -> list[tuple[str, str]]:
+        """Wait for a number of changes of members; return the channels and the changes."""
+        with limit(f"{count} changes did not arrive"):
+            while len(self.changes) < count:
+                self._has_changed.clear()
+                self._has_changed.wait()
+        return self.changes
 
     def _add(self, call: Message | Missed) -> None:
         self.calls.append(call)
@@ -157,6 +174,69 @@ class Member:
         if self.subscription is not None:
             self.subscription.close()
         self._stack.close()
+
+
+class Observer(Member):
+    """A member of a channel, and what its client knows about the members from the events."""
+
+    def __init__(self, broadcast: Broadcast, channel: str, key: str, member: object) -> None:
+        super().__init__({})
+        self.key = key
+        #: By key; ``None`` before the list.
+        self.view: dict[str, Any] | None = None
+        self.has_changed = Event()
+        self.events: list[tuple[str, list[str]]] = []
+        self.problem: BaseException | None = None
+        self._reader = gevent.spawn(self._read)
+        try:
+            self.subscription = broadcast.subscribe(channel, self.ws, member=member, key=key)
+        except BaseException:
+            self.leave()
+            raise
+
+    def _read(self) -> None:
+        try:
+            for text in self.client:
+                event = json.loads(text)
+                self._apply(event["type"], event["members"])
+                self.has_changed.set()
+        except AssertionError as problem:
+            self.problem = problem
+
+    def _apply(self, kind: str, members: list[tuple[str, Any]]) -> None:
+        self.events.append((kind, [key for key, _ in members]))
+        if kind == "members":
+            assert self.view is None, "a second list of members"
+            self.view = dict(members)
+            assert self.key in self.view, "the list is without the newcomer"
+            return
+        assert self.view is not None, "an event before the list"
+        for key, member in members:
+            if kind == "joined":
+                assert key not in self.view, "a member has joined twice"
+            else:
+                assert key in self.view, "a member has left twice, or has never joined"
+                assert (self.view[key] == member) is (kind == "left"), "a change is missing"
+            if kind == "left":
+                del self.view[key]
+            else:
+                self.view[key] = member
+
+    def wait_for(self, view: dict[str, Any]) -> None:
+        """Wait until the client knows these members.
+
+        :raises AssertionError: if an event contradicts those before it.
+        """
+        with limit(f"{view!r:.200} are not the members"):
+            while self.view != view and self.problem is None:
+                self.has_changed.clear()
+                self.has_changed.wait()
+        if self.problem is not None:
+            raise self.problem
+
+    def leave(self) -> None:
+        super().leave()
+        self._reader.kill()
 
 
 def _app_for(accepted: AsyncResult[Any]) -> Application:
@@ -216,6 +296,15 @@ class Site:
         with limit("subscribe() did not return"):
             member.subscribe(broadcast, channel, since)
         return member
+
+    def observe(
+        self, broadcast: Broadcast, channel: str, key: str, member: object = True
+    ) -> Observer:
+        """Return a member of a channel."""
+        with limit("subscribe() did not return"):
+            observer = Observer(broadcast, channel, key, member)
+        self._leavers.append(observer.leave)
+        return observer
 
     def listen(self, broadcast: Broadcast, channel: str, **limits: int) -> Listener:
         with limit("listen() did not return"):
@@ -396,6 +485,18 @@ class BackendTests:
         site = Site(url, self.spans_processes)
         yield site
         site.close()
+
+    @pytest.fixture
+    def has_members(self, site: Site) -> None:
+        """Skip a test of presence if the backend has none."""
+        if not site.process()._backend.has_members:
+            pytest.skip("the backend has no presence")
+
+    @pytest.fixture
+    def short_leases(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Members of a killed process leave within seconds."""
+        for name, seconds in (("RENEWAL", 0.3), ("LEASE", 1.2), ("SETTLING", 0.6)):
+            monkeypatch.setattr(presence, name, seconds)
 
     # ---------------------------------------------------------------- delivery
 
@@ -704,8 +805,12 @@ class BackendTests:
     def test_the_end_of_a_broadcast_releases_its_greenlets_and_its_connections(
         self, site: Site, channel: str
     ) -> None:
+        ann = site.connect()
+
         def use() -> Broadcast:
             broadcast = Broadcast(site.url, history=3)
+            if broadcast._backend.has_members:
+                broadcast.subscribe(channel, ann.ws, member="Ann")
             with broadcast.listen(channel):
                 broadcast.publish(channel, "message")
                 broadcast.subscribers(channel)
@@ -1245,7 +1350,207 @@ class BackendTests:
         assert member.receive(1) == [f"{channel} {id_}"]
         assert site.join(process, channel, "").receive(1) == [f"{channel} {id_}"]
 
+    # ----------------------------------------------------------------- presence
+
+    @pytest.mark.usefixtures("has_members")
+    def test_a_member_gets_the_list_and_then_each_change(self, site: Site, channel: str) -> None:
+        one, other = site.processes(2)
+        ann = site.observe(one, channel, "ann", {"name": "Ann"})
+        bob = site.observe(other, channel, "bob", {"name": "Bób 😀"})
+        both = {"ann": {"name": "Ann"}, "bob": {"name": "Bób 😀"}}
+        ann.wait_for(both)
+        bob.wait_for(both)
+        assert one.members(channel) == other.members(channel) == both
+        assert list(one.members(channel)) == ["ann", "bob"]
+        ann.leave()
+        bob.wait_for({"bob": {"name": "Bób 😀"}})
+        assert other.members(channel) == {"bob": {"name": "Bób 😀"}}
+        assert bob.events == [("members", ["ann", "bob"]), ("left", ["ann"])]
+        assert ann.events == [("members", ["ann"]), ("joined", ["bob"])]
+
+    @pytest.mark.usefixtures("has_members")
+    def test_subscriptions_with_one_key_are_one_member_that_is_what_the_latest_says(
+        self, site: Site, channel: str
+    ) -> None:
+        one, other = site.processes(2)
+        watcher = site.observe(one, channel, "watcher")
+        tabs = [site.observe(one, channel, "ann", 1), site.observe(other, channel, "ann", 1)]
+        watcher.wait_for({"watcher": True, "ann": 1})
+        tabs.append(site.observe(one, channel, "ann", 2))
+        watcher.wait_for({"watcher": True, "ann": 2})
+        tabs[0].leave()
+        tabs[2].leave()
+        watcher.wait_for({"watcher": True, "ann": 1})
+        tabs[1].leave()
+        watcher.wait_for({"watcher": True})
+        kinds = [kind for kind, _ in watcher.events]
+        assert kinds == ["members", "joined", "changed", "changed", "left"]
+
+    @pytest.mark.usefixtures("has_members")
+    def test_who_subscribes_again_stays_a_member(self, site: Site, channel: str) -> None:
+        process = site.process()
+        watcher, ann = site.observe(process, channel, "watcher"), site.connect()
+        for name in ("Ann", "Ann", "Anna"):
+            ann.subscription = process.subscribe(channel, ann.ws, member=name)
+        watcher.wait_for({"watcher": True, ann.ws.id: "Anna"})
+        assert [kind for kind, _ in watcher.events] == ["members", "joined", "changed"]
+
+    @pytest.mark.usefixtures("has_members")
+    def test_members_that_come_and_go_at_the_same_time_are_what_every_member_sees(
+        self, site: Site, channel: str
+    ) -> None:
+        processes = site.processes(3)
+        watchers = [site.observe(it, channel, f"w{n}") for n, it in enumerate(processes)]
+
+        def come_and_go(broadcast: Broadcast, name: str) -> Observer:
+            for number in range(6):
+                key = f"{name}{number}" if number % 2 else "shared"
+                observer = Observer(broadcast, channel, key, number)
+                gevent.sleep(0)
+                observer.leave()
+                assert observer.problem is None
+            return site.observe(broadcast, channel, f"{name}-last")
+
+        comers = run_all(
+            partial(come_and_go, broadcast, name)
+            for name, broadcast in zip("abcdef", processes * 2, strict=True)
+        )
+        watchers += comers
+        for watcher in watchers:
+            watcher.wait_for({it.key: True for it in watchers})
+        assert processes[0].members(channel).keys() == {it.key for it in watchers}
+
+    @pytest.mark.usefixtures("has_members")
+    def test_an_interrupted_subscription_leaves_no_member(self, site: Site, channel: str) -> None:
+        process = site.process()
+        for microseconds in (0, 100, 300, 1000, 3000):
+            member = site.connect()
+            subscribing = gevent.spawn(process.subscribe, channel, member.ws, member="ghost")
+            gevent.sleep(microseconds / 1e6)
+            subscribing.kill()
+            if isinstance(subscribing.value, Subscription):
+                subscribing.value.close()
+        assert process.members(channel) == {}
+        wait_until(lambda: not process._presence._rooms, "the room was not removed")
+
+    @pytest.mark.usefixtures("has_members", "short_leases")
+    def test_members_of_a_process_that_was_killed_leave_once(
+        self, site: Site, channel: str
+    ) -> None:
+        if not self.spans_processes:
+            pytest.skip("this backend has one process")
+        killed, *others = site.processes(3)
+        watchers = [site.observe(it, channel, f"w{n}") for n, it in enumerate(others)]
+        for key in "ab":
+            site.observe(killed, channel, key)
+        everybody = dict.fromkeys([*"ab", "w0", "w1"], True)
+        for watcher in watchers:
+            watcher.wait_for(everybody)
+        killed._presence.forget()
+        for watcher in watchers:
+            watcher.wait_for({"w0": True, "w1": True})
+        assert others[0].members(channel).keys() == {"w0", "w1"}
+
+    @pytest.mark.usefixtures("has_members", "short_leases")
+    def test_members_are_forgotten_if_all_processes_were_killed(
+        self, site: Site, channel: str
+    ) -> None:
+        if not self.spans_processes:
+            pytest.skip("this backend has one process")
+        killed, other = site.processes(2)
+        site.observe(killed, channel, "a")
+        killed._presence.forget()
+        wait_until(lambda: not other.members(channel), "the members are still there")
+        site.observe(other, channel, "b").wait_for({"b": True})
+
+    @pytest.mark.usefixtures("has_members", "short_leases")
+    def test_who_was_taken_for_dead_returns(self, site: Site, channel: str) -> None:
+        if not self.spans_processes:
+            pytest.skip("this backend has one process")
+        one, other = site.processes(2)
+        watcher = site.observe(one, channel, "watcher")
+        blocked = site.observe(other, channel, "blocked")
+        watcher.wait_for({"watcher": True, "blocked": True})
+        room = other._presence._rooms[channel]
+        room.is_busy = True  # as if an update took very long
+        watcher.wait_for({"watcher": True})
+        room.is_busy = False
+        for observer in (watcher, blocked):
+            observer.wait_for({"watcher": True, "blocked": True})
+
+    @pytest.mark.usefixtures("has_members")
+    def test_the_end_of_a_broadcast_ends_its_members(self, site: Site, channel: str) -> None:
+        if not self.spans_processes:
+            pytest.skip("this backend has one process")
+        one, other = site.processes(2)
+        watcher = site.observe(one, channel, "watcher")
+        site.observe(other, channel, "ann")
+        other.close()
+        assert one.members(channel) == {"watcher": True}
+        watcher.wait_for({"watcher": True})
+
+    @pytest.mark.usefixtures("has_members")
+    def test_a_list_follows_the_missed_messages(self, site: Site, channel: str) -> None:
+        process = site.process(history=10)
+        publish_all(process, channel, numbers(3))
+        member = site.connect()
+        member.subscription = process.subscribe(channel, member.ws, "", member=1, key="a")
+        expected = '{"type": "members", "members": [["a", 1]]}'
+        assert member.receive(4) == [*numbers(3), expected]
+
     # -------------------------------------------------------- the backend's methods
+
+    @pytest.mark.usefixtures("has_members")
+    def test_a_backend_ignores_updates_that_are_late_or_follow_an_unknown_one(
+        self, site: Site, channel: str
+    ) -> None:
+        backend, recorder = site.backend()
+        backend.subscribe(channel)
+
+        def update(base: int, number: int, known: int | None = None, **texts: str | None) -> State:
+            changes = {int(name[1:]): text for name, text in texts.items()}
+            state = backend.update_members(
+                channel, Update("0" * 16, base, number, changes, True, 60.0, known)
+            )
+            return State(0, None) if state is None else state
+
+        one, two = '["a", 1]', '["b", 2]'
+        first, entries = update(0, 10, 0, n1=one, n2=two)
+        assert entries == {f"{'0' * 16}:1": f"{first} {one}", f"{'0' * 16}:2": f"{first} {two}"}
+        second, entries = update(10, 11, first, n1=None)
+        assert second == first + 1
+        assert entries is None
+        if self.spans_processes:
+            assert update(0, 11, n1=one) == update(10, 12, n1=one) == State(0, None)
+        assert update(11, 12, second, n1=None, n2=two) == (second, None)
+        third, entries = update(12, 13, first, n3=one)
+        assert entries == {f"{'0' * 16}:2": f"{first} {two}", f"{'0' * 16}:3": f"{third} {one}"}
+        assert backend.members(channel) == entries
+        if self.spans_processes:
+            fourth, _ = update(0, 14, n2=two)
+            assert backend.members(channel) == {f"{'0' * 16}:2": f"{first} {two}"}
+            assert recorder.wait_for_changes(4)[3] == (channel, f"{fourth}\n-{'0' * 16}:3")
+        added = [f"+{'0' * 16}:1 {one}", f"+{'0' * 16}:2 {two}"]
+        assert [
+            (channel, "\n".join([str(first), *added])),
+            (channel, f"{second}\n-{'0' * 16}:1"),
+        ] == (recorder.wait_for_changes(3)[:2])
+
+    @pytest.mark.usefixtures("has_members")
+    def test_channels_with_any_names_have_members_of_their_own(self, site: Site) -> None:
+        backend, _ = site.backend()
+        prefix = uuid4().hex
+        names = [name for name in NAMES if len((prefix + name).encode()) <= 1024] + [
+            prefix + name for name in NAMES if len((prefix + name).encode()) <= 1024
+        ]
+        for number, name in enumerate(names):
+            changes = {number: f'["{number}", 0]'}
+            backend.update_members(
+                name, Update(prefix[:16], 0, number + 1, changes, True, 60, None)
+            )
+        for number, name in enumerate(names):
+            assert f"{prefix[:16]}:{number}" in backend.members(name)
+            assert len(backend.members(name)) == 1
 
     @pytest.mark.parametrize("history", [0, 3])
     def test_a_backend_delivers_what_it_publishes(
@@ -1570,6 +1875,26 @@ class BackendTests:
         wait_until_healthy(process)
         member.ws.send("last")
         assert member.receive_until("last") == []
+
+    @pytest.mark.usefixtures("has_members", "short_leases")
+    def test_members_are_what_every_member_sees_after_an_outage(
+        self, site: Site, channel: str, outage: Outage
+    ) -> None:
+        process = site.process()
+        staying = site.observe(process, channel, "staying")
+        leaving = site.observe(process, channel, "leaving")
+        with outage() as other_url:
+            other = self._other(site, other_url)
+            remote = site.observe(other, channel, "remote")
+            wait_until(lambda: not is_healthy(process), "the outage was not noticed")
+            leaving.leave()
+            expect_failure(lambda: process.members(channel))
+            coming = site.observe(process, channel, "coming")
+            assert coming.view is None
+        everybody = dict.fromkeys(["staying", "coming", "remote"], True)
+        for observer in (staying, coming, remote):
+            observer.wait_for(everybody)
+        assert process.members(channel) == everybody
 
     def test_a_position_is_unknown_during_an_outage(
         self, site: Site, channel: str, outage: Outage

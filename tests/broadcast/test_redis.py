@@ -583,6 +583,8 @@ def test_the_permissions_that_the_documents_name_are_enough(start_redis, serve_b
             first = person.hear().split(" ")[0]
             assert Person(process, since=first).recovered == "True"
             assert get(process, "/count/room") == "2"
+            assert "members" in Person(process, member="ann").heard[0]
+            assert get(process, "/members/room") == '{"ann": "ann"}'
             admin.xadd("geventws:room", {"m": "foreign"}, f"{int(time.time() * 1000) + 9999}-7")
             person.say("allowed")
             assert person.hear_data() == "allowed"
@@ -622,6 +624,11 @@ def test_a_cluster_has_each_channel_at_its_own_node(cluster, serve_broadcast):
             person.say(channel)
             assert person.hear_data() == channel
             assert broadcast.subscribers(channel) == 1
+            Person(process, channel, member="ann")
+            bob = Person(process, channel, member="bob")
+            assert broadcast.members(channel) == {"ann": "ann", "bob": "bob"}
+            bob.leave()
+            wait_until(lambda channel=channel: "bob" not in broadcast.members(channel))
         for client in cluster.clients:
             assert len(client.execute_command("PUBSUB SHARDCHANNELS")) == 2
             assert len(client.client_list(_type="pubsub")) == 1

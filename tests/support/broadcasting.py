@@ -2,12 +2,13 @@
 
 A WebSocket at ``/channel?since=id`` hears the channel as ``<id> <message>``, after ``ready <pid>
 <recovered> <position>``, and publishes what it sends; what cannot be published is answered with
-``refused``. Plain requests: ``/healthy``, ``/stats``, ``/live`` (the number of channels whose
-messages arrive), ``/free`` (the number of free connections), ``/count/channel``,
-``/listeners/channel``, ``/lost/channel`` (listens until messages are lost), ``/fork/channel`` (a
-forked process publishes), ``/flood/number`` (so many greenlets publish at once), and
-``/interrupted/number`` (they are interrupted); ``/together/number-name`` joins so many channels,
-and ``/listen/…``, ``/unchecked/…`` and ``/impatient/…`` one, whose name is there in JSON.
+``refused``. With ``&member=key``, it is a member. Plain requests: ``/healthy``, ``/stats``,
+``/live`` (the number of channels whose messages arrive), ``/free`` (the number of free
+connections), ``/count/channel``, ``/members/channel``, ``/listeners/channel``, ``/lost/channel``
+(listens until messages are lost), ``/fork/channel`` (a forked process publishes), ``/flood/number``
+(so many greenlets publish at once), and ``/interrupted/number`` (they are interrupted);
+``/together/number-name`` joins so many channels, and ``/listen/…``, ``/unchecked/…`` and
+``/impatient/…`` one, whose name is there in JSON.
 """
 
 import dataclasses
@@ -39,8 +40,9 @@ def app(environ, start_response):
     if ws is None:
         start_response("200 OK", [("Content-Type", "text/plain")])
         return [answer(path).encode()]
-    since = parse_qs(environ["QUERY_STRING"], keep_blank_values=True).get("since", [None])[0]
-    with broadcast.subscribe(path, ws, since) as subscription:
+    query = parse_qs(environ["QUERY_STRING"], keep_blank_values=True)
+    since, member = query.get("since", [None])[0], query.get("member", [None])[0]
+    with broadcast.subscribe(path, ws, since, member=member, key=member) as subscription:
         position = subscription.position
         ws.send(f"ready {os.getpid()} {subscription.recovered} {position}")
         for message in ws:
@@ -150,6 +152,8 @@ def answer(path):
         return listen_until_lost(name)
     if how == "fork":
         return fork(name)
+    if how == "members":
+        return json.dumps(broadcast.members(name))
     if how == "free":
         return str(broadcast._backend._commander().free_connections.counter)
     if how == "interrupted":

@@ -1,6 +1,7 @@
 """Clients of the application for tests of a broadcast across processes, and the application."""
 
 import contextlib
+from urllib.parse import urlencode
 
 import gevent
 import pytest
@@ -48,9 +49,10 @@ def serve_broadcast(tmp_path):
 class Person:
     """A client that has subscribed."""
 
-    def __init__(self, process, channel="room", since=None):
-        query = "" if since is None else f"?since={since}"
-        self.client = process.client().open(f"/{channel}{query}")
+    def __init__(self, process, channel="room", since=None, member=None):
+        query = {"since": since, "member": member}
+        query = urlencode({name: value for name, value in query.items() if value is not None})
+        self.client = process.client().open(f"/{channel}?{query}")
         self.client.sock.settimeout(SECONDS)
         process.people.append(self)
         #: Messages that came before the word that it is subscribed: its history.

@@ -140,18 +140,17 @@ const handle = {
     $("text").setAttribute("aria-invalid", "true");
   },
 
-  joined({ name }) {
-    if (name === me) return; // with several workers it may come after the welcome
-    personItems(name).forEach((item) => item.remove()); // the list may be newer than the news
-    $("people").append(personItem(name));
+  joined({ members }) {
+    $("people").append(...members.map(personItem));
     countPeople();
-    addNotice(`${name} joined.`);
+    for (const [, { name }] of members) addNotice(`${name} joined.`);
   },
 
-  left({ name }) {
-    personItems(name).forEach((item) => item.remove());
+  left({ members }) {
+    const keys = new Set(members.map(([key]) => key));
+    [...$("people").children].filter(({ dataset }) => keys.has(dataset.key)).forEach((item) => item.remove());
     countPeople();
-    addNotice(`${name} left.`);
+    for (const [, { name }] of members) addNotice(`${name} left.`);
   },
 };
 
@@ -251,16 +250,12 @@ function append(item) {
   }
 }
 
-function personItem(name) {
+function personItem([key, { name }]) {
   const item = fromTemplate("person");
-  item.dataset.name = name;
+  item.dataset.key = key;
   paint(item.querySelector(".avatar"), name);
   item.querySelector(".who").textContent = name === me ? `${name} (you)` : name;
   return item;
-}
-
-function personItems(name) {
-  return [...$("people").children].filter((item) => item.dataset.name === name);
 }
 
 function countPeople() {

@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from urllib.parse import urlencode
 
-import gevent
 import psutil
 import pytest
-import shared_people
 from test_chat import PATIENCE, Person, close_code
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -149,25 +147,3 @@ def test_without_redis_newcomers_get_503_and_those_inside_are_told(server, chat,
     ada.say("Hello!")
     assert hear_texts(ada, 1) == ["Hello!"]
     assert "Traceback" not in chat.output
-
-
-def test_the_people_of_a_worker_that_died_are_told_to_have_left(redis_server, monkeypatch):
-    monkeypatch.setattr(shared_people, "LEASE", 1.5)
-    lost = []
-    dead, alive = (
-        shared_people.SharedPeople(redis_server.url, lambda *who: lost.append(who))
-        for _ in range(2)
-    )
-    assert dead.enter("lease", "Ada")
-    assert not alive.enter("lease", "ADA")
-    assert alive.enter("lease", "Bob")
-    dead._renewal.kill()
-    with gevent.Timeout(PATIENCE):
-        while not lost:
-            gevent.sleep(0.05)
-    assert lost == [("lease", "Ada")]
-    assert alive.names("lease") == ["Bob"]
-    alive._renewal.kill()
-    alive.leave("lease", "Bob")
-    for people in (dead, alive):
-        people._redis.close()
