@@ -6,6 +6,7 @@ READY  := $(VENV)/.ready
 # What is installed at first. Each installation compiles the core: .ci/run names all that it needs.
 EXTRAS ?= test,lint
 comma  := ,
+SOURCES := setup.cfg setup.py pyproject.toml $(wildcard geventws/*/*.pyx geventws/*/*.pxd geventws/*/*.h)
 # Tests of what surrounds the core, whichever it is, and of both cores at once: once is enough.
 ONCE   := broadcast/test_contract broadcast/test_faults broadcast/test_postgresql \
           broadcast/test_postgresql_channels broadcast/test_recovery broadcast/test_redis \
@@ -29,20 +30,28 @@ COVER  := --cov --cov-report= --cov-fail-under=0
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
-$(READY): setup.cfg setup.py pyproject.toml $(wildcard geventws/*/*.pyx geventws/*/*.pxd geventws/*/*.h)
+$(READY): $(SOURCES)
 	@echo "Setting everything up in $(VENV); the first time this takes a minute."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
-	@touch $@ $(patsubst %,$(VENV)/.with-%,$(subst $(comma), ,$(EXTRAS)))
+	@touch $@ $(VENV)/.chat $(VENV)/.votes $(patsubst %,$(VENV)/.with-%,$(subst $(comma), ,$(EXTRAS)))
+
+$(VENV)/.chat: NEEDED := '.[bottle]'
+$(VENV)/.votes: NEEDED := '.[flask]' segno
+$(VENV)/.chat $(VENV)/.votes: $(SOURCES)
+	@echo "Setting up what the example needs in $(VENV)."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e $(NEEDED)
+	@touch $@
 
 $(VENV)/.with-%: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[$*]'
 	@touch $@
 
-chat: $(READY)  ## serve the Bottle chat on port 8080 (PORT=… for another)
+chat: $(VENV)/.chat  ## serve the Bottle chat on port 8080 (PORT=… for another)
 	cd examples/bottle_chat && exec ../../$(BIN)/python chat.py
 
-votes: $(READY)  ## serve the Flask votes on port 8080 (PORT=… for another)
+votes: $(VENV)/.votes  ## serve the Flask votes on port 8080 (PORT=… for another)
 	cd examples/flask_votes && exec ../../$(BIN)/python votes.py
 
 test: $(READY)  ## run the tests, with each core (ARGS=… for pytest, JOBS=… processes)
