@@ -115,9 +115,9 @@ class Member:
     def say(self, text: str) -> None:
         """Send a message to all members of the room, including its author."""
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        event = make_event("message", name=self.name, text=text, time=now)
+        event = {"type": "message", "name": self.name, "text": text, "time": now}
         with refusing_if_away("That could not be sent. Please try again later."):
-            self._broadcast.publish(self.room, event)
+            self._broadcast.publish(self.room, json.dumps(event))
 
 
 @contextmanager
@@ -127,11 +127,6 @@ def refusing_if_away(reason: str) -> Iterator[None]:
         yield
     except BroadcastError as problem:
         raise CrowdedError(reason) from problem
-
-
-def make_event(kind: str, **details: object) -> str:
-    """The text of one WebSocket message to a page."""
-    return json.dumps({"type": kind, **details})
 
 
 def with_id(event: str, id_: str | None) -> str:
