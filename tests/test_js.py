@@ -340,6 +340,20 @@ def test_a_page_that_is_online_or_awake_again_reconnects_at_once(site, window, a
     ) == ["connecting", "open"]
 
 
+def test_a_page_that_the_browser_keeps_for_the_back_button_has_no_connection(site, window):
+    run(window, 'connect("/room", {minDelay: 1e6}); await until(() => ws.state === "open");')
+    window.get(f"http://127.0.0.1:{site.address[1]}/classic")
+    get(site.address[1], "/left")
+    window.back()
+    assert run(
+        window,
+        """
+        await until(() => ws.state === "open");
+        return ws.states.map(({state, reason}) => reason ?? state);
+    """,
+    ) == ["open", "page hidden", "connecting", "open"]
+
+
 def test_an_answer_or_a_message_that_does_not_come_in_time_is_a_loss(window):
     assert run(
         window,

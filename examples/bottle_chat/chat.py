@@ -16,6 +16,8 @@ monkey.patch_all()
 
 import os
 import signal
+import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -121,9 +123,19 @@ def plain_text(status: int, text: str, **headers: str) -> HTTPResponse:
 
 
 def main() -> None:
-    server = WebSocketServer(("0.0.0.0", int(os.environ.get("PORT", "8080"))), app)
-    server.start()  # Now the port is known, also if PORT=0 left it to the system.
-    print(f"Chat on http://127.0.0.1:{server.server_port}/ (Ctrl-C stops it)", flush=True)
+    port = int(os.environ.get("PORT", "8080"))
+    server = WebSocketServer(("0.0.0.0", port), app)
+    try:
+        server.start()
+    except OSError as error:
+        reason = str(error.strerror).partition(":")[0]  # gevent appends the address
+        sys.exit(f"Cannot listen on port {port} ({reason}).")
+    port = server.server_port  # The system has selected it if PORT is 0.
+    print(f"Chat on http://127.0.0.1:{port}/ (Ctrl-C stops it)")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        probe.connect(("192.0.2.1", 9))  # Sends nothing: it only makes the system pick a route.
+        print(f"For phones in this network: http://{probe.getsockname()[0]}:{port}/")
+    sys.stdout.flush()
     # Stopping closes every WebSocket with code 1001, "going away", upon which pages reconnect.
     # A plain KeyboardInterrupt would do the same, but hit whichever greenlet happens to run.
     for number in signal.SIGINT, signal.SIGTERM:

@@ -237,7 +237,8 @@ def serve(stage: Stage, ballots: Ballots) -> None:
     try:
         server.start()
     except OSError as error:
-        sys.exit(f"Cannot listen on {host}:{port} ({error.strerror}).")
+        reason = str(error.strerror).partition(":")[0]  # gevent appends the address
+        sys.exit(f"Cannot listen on {host}:{port} ({reason}).")
     app.config["AUDIENCE_URL"] = url = public_url(host, server.server_port)
     print(f"The audience votes at  {url}")
     print(f"You present at         {url}presenter?token={quote(token)}", flush=True)

@@ -241,7 +241,10 @@ def _explain_refusal_of_browsers(facts: Facts) -> str:
         return f"The server or a proxy refuses {header}: {reason}. Browsers cannot connect."
     refused = f"Pages of {facts.origin} are refused: {reason}."
     if facts.origin != facts.own_origin:
-        return f'{refused} Set the option allowed_origins=["self", "{facts.origin}"].'
+        return (
+            f'{refused} Set the option allowed_origins=["self", "{facts.origin}"], or with the'
+            f" command geventws: --allowed-origins self,{facts.origin}."
+        )
     if not facts.accepted_origin:
         return (
             f"{refused} Either the proxy changes the header Host: nginx needs the line"

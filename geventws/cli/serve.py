@@ -13,6 +13,7 @@ import gevent.socket
 from gevent import monkey
 from gevent.event import Event
 
+from ..connection.logs import logger
 from ..server.engineio import install_if_present
 from ..server.server import WebSocketServer
 from .application import load_application
@@ -79,6 +80,8 @@ def _create_server(
 ) -> WebSocketServer:
     options = dict(settings.options)
     options["log"] = access_log(settings) if settings.logs_requests else None
+    if settings.log_format == "json":
+        options["error_log"] = logger  # wsgi.errors, to which Bottle writes tracebacks
     if settings.trusted_proxies:
         options["trusted_proxies"] = settings.trusted_proxies
     if settings.certfile is not None:

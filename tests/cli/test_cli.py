@@ -445,6 +445,19 @@ def test_each_line_of_the_log_can_be_json(tmp_path, workers):
     assert any("ZeroDivisionError" in record.get("exc_info", "") for record in records)
 
 
+def test_what_an_application_writes_to_the_error_stream_is_json_too(tmp_path):
+    app = "tests.support.frameworks:bottle_app"
+    command = ["-m", "geventws", app, "--bind", "127.0.0.1:0", "--log-format", "json"]
+    with serving(command, tmp_path / "log") as process:
+        with process.client() as client:
+            client.send(request("/crash-early"))
+            assert client.read_head() == "500"
+        assert process.stop() == 0
+    lines = [line for line in process.output.splitlines() if not line.startswith("Serving ")]
+    messages = [json.loads(line)["message"] for line in lines]
+    assert any("\nZeroDivisionError: the early fault" in message for message in messages)
+
+
 @pytest.mark.parametrize("kind", ["json", "ini"])
 def test_a_file_can_configure_logging(tmp_path, kind):
     path = tmp_path / f"logging.{kind}"

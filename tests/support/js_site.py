@@ -50,6 +50,13 @@ def kick(environ, start_response):
     return []
 
 
+def left(environ, start_response):
+    """Answer when all pages have left the room."""
+    has_ended = all(ws.wait_closed(SECONDS) for ws in list(sockets))
+    start_response("204 No Content" if has_ended else "503 Service Unavailable", [])
+    return []
+
+
 def room(environ, start_response):
     """Publish what the pages send."""
     ws = environ["wsgi.websocket"]
@@ -110,7 +117,7 @@ def silent(environ, start_response):
 
 VIEWS = {
     f"/{view.__name__}": view
-    for view in (publish, kick, room, rooms, echo, close, refuse, late, silent)
+    for view in (publish, kick, left, room, rooms, echo, close, refuse, late, silent)
 }
 
 

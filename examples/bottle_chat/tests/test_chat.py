@@ -389,6 +389,19 @@ def read_on(person: Person) -> None:
         person.ws.recv(timeout=PATIENCE)
 
 
+def test_a_port_that_is_taken_is_told_in_one_line(chat):
+    program = subprocess.run(
+        [sys.executable, PROGRAM],
+        env={**os.environ, "PORT": str(chat.port)},
+        timeout=PATIENCE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    told = f"Cannot listen on port {chat.port} (Address already in use).\n"
+    assert (program.returncode, program.stderr) == (1, told)
+
+
 def test_every_request_is_logged_in_one_line(start_chat, enter):
     chat = start_chat()
     chat.get("/")

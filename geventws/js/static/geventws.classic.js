@@ -53,8 +53,11 @@
       const wake = () => this.#wake();
       const wakeIfVisible = () => document.hidden || this.#wake();
       addEventListener("online", wake, { signal });
-      addEventListener("offline", () => this.#goOffline(), { signal });
-      addEventListener("pageshow", wake, { signal }); // from the cache of the back button
+      addEventListener("offline", () => this.#giveUp("offline"), { signal });
+      // A page in the cache of the back button would keep its connection.
+      const pause = ({ persisted }) => persisted && this.#giveUp("page hidden");
+      addEventListener("pagehide", pause, { signal });
+      addEventListener("pageshow", wake, { signal });
       globalThis.document?.addEventListener("resume", wake, { signal }); // after freezing
       globalThis.document?.addEventListener("visibilitychange", wakeIfVisible, { signal });
     }
@@ -226,9 +229,9 @@
       if (this.#state === "waiting") this.#connect();
     }
 
-    // An open connection would not notice for minutes that its network has gone.
-    #goOffline() {
-      if (this.#state === "open" || this.#state === "connecting") this.#lose(1006, "offline");
+    // An open connection would not notice for minutes that its network or its page has gone.
+    #giveUp(reason) {
+      if (this.#state === "open" || this.#state === "connecting") this.#lose(1006, reason);
     }
 
     #end({ code, reason, wasClean }) {
