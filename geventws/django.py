@@ -20,12 +20,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias, cast
 from urllib.parse import urlsplit
 
+from asgiref.sync import iscoroutinefunction
 from django import urls
 from django.conf import settings
 from django.contrib.sessions.middleware import SessionMiddleware
@@ -78,7 +78,7 @@ def websocket(view: WebSocketView) -> DjangoView:
     """
     if getattr(view, _MARK, False):
         return cast("DjangoView", view)
-    if inspect.iscoroutinefunction(view):
+    if iscoroutinefunction(view):  # also for a class with async def methods
         raise TypeError(f"{view!r} must be a plain function: geventws runs it in a greenlet")
 
     @functools.wraps(view)

@@ -207,10 +207,17 @@ def test_runserver_says_what_to_run_instead(project, tmp_path):
 
 
 def test_an_async_view_is_refused_when_it_is_decorated():
+    from django.views import View
+
     from geventws.django import websocket
 
     async def chat(request, ws):
         pass
 
-    with pytest.raises(TypeError, match=r"chat.* must be a plain function"):
-        websocket(chat)
+    class Chat(View):
+        async def get(self, request, ws):
+            pass
+
+    for view in (chat, Chat.as_view()):
+        with pytest.raises(TypeError, match=r"must be a plain function"):
+            websocket(view)

@@ -346,8 +346,8 @@ class Broadcast:
         :raises TypeError: if ``since`` or ``key`` is not a ``str``, or JSON does not have the type
             of ``member``.
         :raises ValueError: for an invalid channel name: empty, more than 1,024 bytes in UTF-8, or
-            with a lone surrogate. Also for a ``member`` or ``key`` that is too long, and for a
-            ``key`` without a ``member``.
+            with a lone surrogate. Also for a ``member`` or ``key`` that is too long, a
+            ``member`` with more than 100 levels, and a ``key`` without a ``member``.
         """
         entry = self._encode_entry(ws, member, key)
         if isinstance(channel, (str, bytes)) or not isinstance(channel, Iterable):
@@ -382,7 +382,7 @@ class Broadcast:
         subscriptions = Subscriptions()
         try:
             for channel, id_ in since.items():
-                subscriptions[channel] = self._add(channel, ws, id_)
+                subscriptions[channel] = self._add(channel, ws, id_, entry is not None)
             self._backend.subscribe_all(list(since))
             if self._is_closed:
                 raise RuntimeError("this Broadcast is closed")
@@ -406,11 +406,18 @@ class Broadcast:
             if result.exception is not None:
                 raise result.exception
 
-    def _add(self, channel: str, ws: Connection, since: str | None) -> Subscription:
+    def _add(
+        self, channel: str, ws: Connection, since: str | None, is_member: bool
+    ) -> Subscription:
         """Add a socket to the subscribers of this process."""
-        self.unsubscribe(channel, ws)
         subscribers = self._channel_for(channel)
         subscription = Subscription(self._end, channel, ws, since)
+        for old in subscribers.pop(ws):
+            old.end()
+            if is_member:
+                self._presence.hand_over(old, subscription)
+            else:
+                self._presence.leave(old)
         if since is None:
             subscription.go_live(subscribers)
             subscribers.sockets[ws] = subscription
@@ -436,11 +443,9 @@ class Broadcast:
         subscribers = self._channels.get(channel)
         if subscribers is None:
             return
-        for subscriptions in (subscribers.sockets, subscribers.replaying):
-            subscription = subscriptions.pop(ws, None)
-            if subscription is not None:
-                subscription.end()
-                self._presence.leave(subscription)
+        for subscription in subscribers.pop(ws):
+            subscription.end()
+            self._presence.leave(subscription)
         self._remove_if_empty(channel, subscribers)
 
     def listen(

@@ -11,11 +11,17 @@ backend sends it to all processes as lines: the version, then ``+id text`` for e
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 #: The maximum length of a key and of a member, in bytes of JSON in ASCII.
 MAX_KEY, MAX_MEMBER = 256, 4096
+#: The maximum depth of a member. Every process must be able to decode it, and the module json needs
+#: a part of the stack for each level.
+MAX_DEPTH = 100
+_TOO_DEEP = f"the member of a subscription must be nested at most {MAX_DEPTH} levels deep"
 #: The maximum number of entries of a process in one channel.
 MAX_ENTRIES = 10_000
 #: The versions of two epochs, before and after the backend has lost a channel, differ by more.
@@ -84,19 +90,31 @@ def encode_member(key: str, member: object) -> str:
     """Return the text of an entry.
 
     :raises TypeError: if the key is no ``str``, or JSON does not have the type of the member.
-    :raises ValueError: if one of them is too long, or a number in the member is not finite.
+    :raises ValueError: if one of them is too long, or the member is nested too deeply, or has a
+        number that is not finite.
     """
     if not isinstance(key, str):
         raise TypeError(f"the key of a member is a str, not {type(key).__name__}")
     texts = []
     for name, value, limit in (("key", key, MAX_KEY), ("member", member, MAX_MEMBER)):
-        texts.append(json.dumps(value, allow_nan=False))
+        try:
+            texts.append(json.dumps(value, allow_nan=False))
+        except RecursionError:
+            raise ValueError(_TOO_DEEP) from None
         if len(texts[-1]) > limit:
             raise ValueError(
                 f"the {name} of a subscription must have at most {limit:,} bytes of JSON, not"
                 f" {len(texts[-1]):,}"
             )
+    if _depth(texts[-1]) > MAX_DEPTH:
+        raise ValueError(_TOO_DEEP)
     return f"[{', '.join(texts)}]"
+
+
+def _depth(text: str) -> int:
+    """Return how deeply arrays and objects are nested in JSON."""
+    brackets = re.sub(r'"(?:\\.|[^"\\])*"|[^][{}]', "", text)
+    return max(accumulate(1 if it in "[{" else -1 for it in brackets), default=0)
 
 
 def decode_change(payload: str) -> tuple[int, list[str]]:

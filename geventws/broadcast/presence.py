@@ -155,17 +155,21 @@ class Presence:
     def join(self, subscription: Subscription, text: str) -> AsyncResult[None]:
         """Add an entry. The result is set when the socket has got the list of members.
 
+        It replaces the entry that :meth:`hand_over` has left to the subscription, in one change.
+
         :raises Refusal: if this process has too many entries in the channel.
         """
         room = self._rooms.get(subscription.channel)
         if room is None:
             room = self._rooms[subscription.channel] = Room(subscription.channel)
-        if len(room.own) >= MAX_ENTRIES:
+        replaced = subscription.entry
+        if len(room.own) - (replaced in room.own) >= MAX_ENTRIES:
             raise Refusal(
                 f"this process has {MAX_ENTRIES:,} members in {subscription.channel!r:.200}, which"
                 " is the limit"
             )
         number = subscription.entry = next(self._numbers)
+        self._remove(room, replaced)
         room.own[number] = room.changes[number] = text
         result: AsyncResult[None] = AsyncResult()
         if monotonic() < room.read_after or not self._backend.is_up:
@@ -179,20 +183,37 @@ class Presence:
 
     def leave(self, subscription: Subscription) -> None:
         """Remove the entry of a subscription. Never blocks."""
-        room, number = self._rooms.get(subscription.channel), subscription.entry
-        if room is None or room.own.pop(number, None) is None:
+        room = self._rooms.get(subscription.channel)
+        if room is None or not self._remove(room, subscription.entry):
             return
+        self._silence(room, subscription)
+        if not room.own:
+            room.forget_others()
+        self._enqueue(room)
+
+    def hand_over(self, old: Subscription, new: Subscription) -> None:
+        """Leave an entry to the next subscription of the socket, which joins soon, or leaves."""
+        room = self._rooms.get(old.channel)
+        if room is not None:
+            self._silence(room, old)
+            new.entry = old.entry
+
+    def _remove(self, room: Room, number: int) -> bool:
+        """Remove an entry of this process; return whether there was one."""
+        if room.own.pop(number, None) is None:
+            return False
         if room.changes.get(number) is None:
             room.changes[number] = None
         else:
             del room.changes[number]  # the backend has not got it
+        return True
+
+    def _silence(self, room: Room, subscription: Subscription) -> None:
+        """Send no more events to the socket of a subscription."""
         room.audience.pop(subscription.ws, None)
-        _, result = room.newcomers.pop(number, (None, None))
+        _, result = room.newcomers.pop(subscription.entry, (None, None))
         if result is not None:
             result.set()
-        if not room.own:
-            room.forget_others()
-        self._enqueue(room)
 
     def welcome(self, channel: str) -> None:
         """A socket has become live: send it the list of members. Never blocks."""

@@ -71,6 +71,11 @@ class Channel:
                 self.position = position
         return self.position
 
+    def pop(self, ws: Connection) -> list[Subscription]:
+        """Remove and return the subscription of a socket, if there is one."""
+        found = self.sockets.pop(ws, None) or self.replaying.pop(ws, None)
+        return [] if found is None else [found]
+
     def __bool__(self) -> bool:
         return bool(self.sockets or self.replaying or self.listeners)
 

@@ -13,9 +13,9 @@ def load_from(arguments: list[str]) -> None:
 
     Variables that are set already keep their values.
 
-    :raises UsageError: if there is no such file, or python-dotenv is not installed.
+    :raises UsageError: if the file cannot be used, or python-dotenv is not installed.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     parser.add_argument("--env-file")
     try:
         file = parser.parse_known_args(arguments)[0].env_file
@@ -29,4 +29,7 @@ def load_from(arguments: list[str]) -> None:
         raise UsageError("--env-file needs python-dotenv: pip install 'geventws[cli]'") from None
     if not os.path.isfile(file):
         raise UsageError(f"--env-file: there is no file {file}")
-    load_dotenv(file)
+    try:
+        load_dotenv(file)
+    except (OSError, ValueError) as problem:  # ValueError: no UTF-8, or a NUL
+        raise UsageError(f"--env-file {file}: {problem}") from problem

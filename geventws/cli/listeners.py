@@ -71,9 +71,15 @@ def url_of(listener: socket.socket, *, secure: bool = False) -> str:
 
 def _parse(address: str) -> tuple[str, int]:
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
+    host = host.strip("[]")
+    try:
+        host.encode("idna")  # getaddrinfo() does so in a thread, which would print the exception
+        is_valid = colon and port.isdecimal() and int(port) <= 65535
+    except ValueError:  # or more digits than int() takes
+        is_valid = False
+    if not is_valid:
         raise UsageError(f"{address} is not of the form HOST:PORT, unix:PATH or fd://NUMBER")
-    return host.strip("[]"), int(port)
+    return host, int(port)
 
 
 def _listen_tcp(host: str, port: int) -> socket.socket:

@@ -69,7 +69,8 @@ def _load(file: str) -> None:
     try:
         if file.endswith(".json"):
             with open(file, encoding="utf-8") as text:
-                logging.config.dictConfig(json.load(text))
+                # The loggers of geventws exist already.
+                logging.config.dictConfig({"disable_existing_loggers": False, **json.load(text)})
         else:
             logging.config.fileConfig(file, disable_existing_loggers=False)
     # The functions of logging.config raise nearly anything.

@@ -73,12 +73,11 @@ class Settings:
 
     def own_arguments(self) -> list[str]:
         """Return the command line arguments that gunicorn does not have."""
-        arguments = ["--log-format", self.log_format]
-        if self.log_config is not None:
-            arguments += ["--log-config", self.log_config]
-        for name, value in self.options.items():
-            arguments += [_argument(name), _text(value)]
-        return arguments
+        values = {"log_format": self.log_format, "log_config": self.log_config}
+        given = {name: value for name, value in values.items() if value is not None}
+        given |= {name: _text(value) for name, value in self.options.items()}
+        # A value may begin with a hyphen.
+        return [f"{_argument(name)}={text}" for name, text in given.items()]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -207,9 +206,13 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r:.50} is not a whole number of at least 1")
+    return number
 
 
 def _argument(name: str) -> str:

@@ -89,7 +89,8 @@ def _connections(
         limit = min(limit, max_delay)
         delay = limit * random()  # noqa: S311 - not a secret
         limit *= 2
-        logger.warning("%s: %s; the next attempt is in %.1f seconds", name, problem, delay)
+        reason = printable(str(problem))
+        logger.warning("%s: %s; the next attempt is in %.1f seconds", name, reason, delay)
         sleep(delay)
 
 

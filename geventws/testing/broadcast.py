@@ -1388,10 +1388,10 @@ class BackendTests:
 
     @pytest.mark.usefixtures("has_members")
     def test_who_subscribes_again_stays_a_member(self, site: Site, channel: str) -> None:
-        process = site.process()
-        watcher, ann = site.observe(process, channel, "watcher"), site.connect()
+        one, other = site.processes(2)
+        watcher, ann = site.observe(one, channel, "watcher"), site.connect()
         for name in ("Ann", "Ann", "Anna"):
-            ann.subscription = process.subscribe(channel, ann.ws, member=name)
+            ann.subscription = other.subscribe(channel, ann.ws, member=name)
         watcher.wait_for({"watcher": True, ann.ws.id: "Anna"})
         assert [kind for kind, _ in watcher.events] == ["members", "joined", "changed"]
 

@@ -107,6 +107,8 @@ def test_events_of_a_large_room_are_joined(site, monkeypatch):
         (float("nan"), None, ValueError),
         ("x" * 4095, None, ValueError),
         ("é" * 700, None, ValueError),
+        (json.loads("[" * 101 + "]" * 101), None, ValueError),
+        (json.loads("[" * 900 + "]" * 900), None, ValueError),
         ("x", "k" * 255, ValueError),
     ],
 )
@@ -122,6 +124,11 @@ def test_an_invalid_member_is_refused_before_the_101(site, member, key, problem)
 def test_the_longest_member_and_key_are_accepted(site):
     broadcast = site.process()
     site.observe(broadcast, "room", "k" * 254, "x" * 4094).wait_for({"k" * 254: "x" * 4094})
+
+
+def test_brackets_in_strings_are_no_levels_of_a_member(site):
+    member = json.loads("[" * 100 + '"' + '\\"[{' * 100 + '"' + "]" * 100)
+    site.observe(site.process(), "room", "ann", member).wait_for({"ann": member})
 
 
 def test_a_member_above_the_limit_of_a_channel_is_refused(site, monkeypatch):

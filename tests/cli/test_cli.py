@@ -1,5 +1,6 @@
 """``geventws module:app``, as a user meets it."""
 
+import argparse
 import json
 import os
 import re
@@ -13,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from geventws.cli.application import load_application
+from geventws.cli.environment import load_from
 from geventws.cli.errors import UsageError
 from geventws.cli.listeners import open_listener
+from geventws.cli.settings import add_arguments, settings_from
 from tests.support.client import TEXT, RawClient, close_frame, frame, request
 from tests.support.proxies import free_port
 from tests.support.servers import ROOT, arguments_of, serving, wait_until
@@ -384,6 +387,7 @@ def test_the_environment_says_where_and_how_many(tmp_path):
         (["--ping-timeout", "none"], {}, "ping_timeout must be a positive number of seconds"),
         (["--allowed-origins", "self,a.example"], {}, "such as 'https://a.example'"),
         (["--compression", "yes"], {}, "compression must be True, False"),
+        (["--bind", f"{'a' * 70}:80"], {}, "a:80 is not of the form HOST:PORT"),
     ],
 )
 def test_a_wrong_value_is_explained(arguments, environment, reason):
@@ -420,6 +424,31 @@ def test_environment_variables_of_a_file_count_unless_they_are_set_already(tmp_p
     with serving(arguments, tmp_path / "log", cwd=tmp_path, ready=ready, PORT=str(port)) as process:
         process.address = "127.0.0.1", port
         assert body(process.client()) == "hello"
+
+
+def test_an_env_file_can_be_abbreviated_as_every_option(tmp_path, monkeypatch):
+    monkeypatch.setenv("GREETING", "")
+    monkeypatch.delenv("GREETING")
+    (tmp_path / "variables").write_text("GREETING=hello\n")
+    load_from(["app", "--env", str(tmp_path / "variables")])
+    assert os.environ["GREETING"] == "hello"
+
+
+@pytest.mark.parametrize("text", [b"A=\xff", b"A=a\0b"])
+def test_an_env_file_that_cannot_be_used_is_a_mistake(tmp_path, text):
+    (tmp_path / "variables").write_bytes(text)
+    with pytest.raises(UsageError, match=r"--env-file .*variables: "):
+        load_from(["app", "--env-file", str(tmp_path / "variables")])
+
+
+def test_arguments_for_another_process_mean_the_same():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    given = ["app", "--subprotocols=-a,b", "--allowed-origins=", "--log-config=-x"]
+    settings = settings_from(parser.parse_args(given))
+    again = settings_from(parser.parse_args(["app", *settings.own_arguments()]))
+    assert again.options == settings.options == {"subprotocols": ["-a", "b"], "allowed_origins": []}
+    assert again.log_config == "-x"
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -466,6 +495,10 @@ def test_a_file_can_configure_logging(tmp_path, kind):
     with serving(arguments, tmp_path / "log") as process:
         echo(process.client())
         process.wait_for('geventws.access says 127.0.0.1 .*"GET /echo HTTP/1.1" 101')
+        with process.client() as client:
+            client.send(request("/crash-early"))
+            assert client.read_head() == "500"
+        process.wait_for("geventws says An exception was not caught")
 
 
 def test_several_workers_are_gunicorns(tmp_path, tls):

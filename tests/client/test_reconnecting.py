@@ -121,6 +121,20 @@ def test_it_waits_longer_and_longer_for_a_server_that_is_away(serve, caplog, mon
     assert "secret" not in caplog.text
 
 
+def test_a_server_cannot_forge_a_line_of_the_log(serve, caplog):
+    def app(environ, start_response):
+        environ["wsgi.websocket"].close(4000, "away\nERROR: forged \x1b[31m")
+        return []
+
+    connections = reconnect(at(serve(app)), max_delay=QUICK)
+    for _ in range(2):
+        assert next(connections).wait_closed(10)
+    lines = [it.getMessage() for it in caplog.records if "next attempt" in it.getMessage()]
+    assert len(lines) == 1
+    assert lines[0].isprintable()
+    assert "forged" in lines[0]
+
+
 @pytest.mark.parametrize("status", ["400 Bad", "401 No", "404 Not Found", "302 Found", "200 OK"])
 def test_it_gives_up_when_the_server_refuses(serve, status):
     app = closing(1000, status)
