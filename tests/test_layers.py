@@ -45,7 +45,7 @@ INTEGRATED = {
     "cli.reload": {"watchfiles"},
     "client.socks": {"python_socks"},
     "compat.workers": {"gunicorn"},
-    "django": {"django"},
+    "django": {"django", "asgiref"},
     "flask": {"flask", "werkzeug"},
     "locust": {"locust"},
     "prometheus": {"prometheus_client"},
