@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from gunicorn import glogging
 
 from .. import Worker as _Worker
-from .logs import configure_late, json_formatter
-from .workers import OPTIONS
+from .logs import configure_late, json_formatter, load
+from .workers import LOG_CONFIG, OPTIONS
 
 if TYPE_CHECKING:
     from gunicorn.config import Config
@@ -24,8 +24,22 @@ class Worker(_Worker):
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
-        if not (self.cfg.logconfig or self.cfg.logconfig_json):
+        if not os.environ.get(LOG_CONFIG):
             configure_late(self.cfg.loglevel)
+
+
+class FileLogger(glogging.Logger):
+    """gunicorn's logger, which a file configures as it does with one process.
+
+    gunicorn's own arguments for this fail if a .json file does not name the loggers of gunicorn.
+    """
+
+    def setup(self, cfg: Config) -> None:
+        super().setup(cfg)
+        for each in (self.error_log, self.access_log):
+            each.handlers.clear()
+            each.propagate = True
+        load(os.environ[LOG_CONFIG])
 
 
 class JSONLogger(glogging.Logger):

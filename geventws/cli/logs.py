@@ -21,7 +21,7 @@ def configure_early(settings: Settings) -> None:
     :raises UsageError: if the configuration cannot be used, or a package is missing.
     """
     if settings.log_config is not None:
-        _load(settings.log_config)
+        load(settings.log_config)
     elif settings.log_format == "json":
         handler = logging.StreamHandler()
         handler.setFormatter(json_formatter())
@@ -65,7 +65,11 @@ def json_formatter() -> logging.Formatter:
     )
 
 
-def _load(file: str) -> None:
+def load(file: str) -> None:
+    """Configure logging as a file says.
+
+    :raises UsageError: if the configuration cannot be used.
+    """
     try:
         if file.endswith(".json"):
             with open(file, encoding="utf-8") as text:

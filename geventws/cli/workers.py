@@ -11,12 +11,14 @@ from typing import NoReturn
 from .application import find_module
 from .errors import UsageError
 from .listeners import open_listeners
-from .logs import json_formatter
+from .logs import json_formatter, load
 from .settings import Settings
 
 _WORKER = f"{__package__}.gunicorn_worker"  # it imports gunicorn
 #: The environment variable in which the workers get the options of WebSockets, in JSON.
 OPTIONS = "GEVENTWS_CLI_OPTIONS"
+#: The environment variable with the file of ``--log-config``.
+LOG_CONFIG = "GEVENTWS_CLI_LOG_CONFIG"
 
 
 def exec_gunicorn(settings: Settings) -> NoReturn:
@@ -52,11 +54,12 @@ def exec_gunicorn(settings: Settings) -> NoReturn:
     if settings.reload:
         arguments.append("--reload")
     if settings.log_config is not None:
-        kind = "--log-config-json" if settings.log_config.endswith(".json") else "--log-config"
-        arguments += [kind, settings.log_config]
+        load(settings.log_config)  # raises if the file is wrong
+        arguments += ["--logger-class", f"{_WORKER}.FileLogger"]
     elif settings.log_format == "json":
         json_formatter()  # raises if the package is missing
         arguments += ["--logger-class", f"{_WORKER}.JSONLogger"]
     os.environ[OPTIONS] = json.dumps(settings.options)
+    os.environ[LOG_CONFIG] = settings.log_config or ""
     arguments.append(f"{module}:{settings.app.partition(':')[2] or 'app'}")
     os.execv(sys.executable, arguments)  # noqa: S606 - no shell is needed

@@ -487,18 +487,21 @@ def test_what_an_application_writes_to_the_error_stream_is_json_too(tmp_path):
     assert any("\nZeroDivisionError: the early fault" in message for message in messages)
 
 
-@pytest.mark.parametrize("kind", ["json", "ini"])
-def test_a_file_can_configure_logging(tmp_path, kind):
+@pytest.mark.parametrize(
+    ("kind", "workers", "server"),
+    [("json", "1", "geventws"), ("ini", "1", "geventws"), ("json", "2", "gunicorn")],
+)
+def test_a_file_can_configure_logging(tmp_path, kind, workers, server):
     path = tmp_path / f"logging.{kind}"
     path.write_text(LOGGING[kind])
-    arguments = [*arguments_of("cli"), "--log-config", str(path)]
+    arguments = [*arguments_of("cli"), "--log-config", str(path), "--workers", workers]
     with serving(arguments, tmp_path / "log") as process:
         echo(process.client())
-        process.wait_for('geventws.access says 127.0.0.1 .*"GET /echo HTTP/1.1" 101')
+        process.wait_for(f'{server}.access says 127.0.0.1 .*"GET /echo HTTP/1.1" 101')
         with process.client() as client:
             client.send(request("/crash-early"))
             assert client.read_head() == "500"
-        process.wait_for("geventws says An exception was not caught")
+        process.wait_for(f"{server}.* says .*(?s:.*)ZeroDivisionError")
 
 
 def test_several_workers_are_gunicorns(tmp_path, tls):
