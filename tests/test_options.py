@@ -83,7 +83,9 @@ def test_the_log_has_the_option_that_lets_a_refused_page_in(serve, caplog):
         client.finish()
 
 
-@pytest.mark.parametrize("origin", ["null", "https://", "x" * 300, 'https://a",b.example'])
+@pytest.mark.parametrize(
+    "origin", ["null", "https://", "x" * 300, 'https://a",b.example', "https://\xfc.example"]
+)
 def test_the_log_repeats_no_origin_that_is_none(serve, caplog, origin):
     with serve(site).client() as client:
         client.send(request(headers=[("Origin", origin)]))

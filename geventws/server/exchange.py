@@ -289,10 +289,12 @@ def _log_refusal(peer: str, environ: Environ, refusal: HandshakeError, options: 
 
 def _way_in(origin: str, allowed_origins: Sequence[str]) -> str:
     """Say which option lets in the pages of an origin."""
-    origin = similar_origin(origin) if "://" in origin else ""
-    if not origin or "*" in origin or len(origin) > _MAX_LOGGED:
+    # Origins of browsers are short, and in ASCII. IDNA would take long for others.
+    is_usual = len(origin) <= _MAX_LOGGED and origin.isascii() and "://" in origin
+    wanted = similar_origin(origin) if is_usual and "*" not in origin else ""
+    if not wanted:
         return "add it to allowed_origins"
-    allowed = [*allowed_origins, origin]
+    allowed = [*allowed_origins, wanted]
     return (
         f"set the option allowed_origins={json.dumps(allowed)}, or with the command geventws:"
         f" --allowed-origins {','.join(allowed)}"
