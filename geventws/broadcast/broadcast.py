@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 from weakref import WeakSet
 
 from gevent import Timeout, get_hub, joinall, killall, sleep, spawn
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     from ..connection.connection import Connection
     from ..typing import Data
+
+_News = TypeVar("_News", Message, PresenceEvent)
 
 logger = logging.getLogger("geventws.broadcast")
 #: The original function: gevent's returns the id of a greenlet.
@@ -678,28 +680,9 @@ class Broadcast:
             subscribers.position = message.id
         if not subscribers.sockets:
             return
-        try:
-            data = self._payload_of(message)
-            shared = SharedMessage(data)
-        except Exception:  # noqa: BLE001 - raised by the application's envelope; it is logged
-            log_dropped(message.channel)
-            return
-        if subscribers.sending or is_large(len(subscribers.sockets), len(data)):
-            self._sender.send(
-                message.channel,
-                subscribers,
-                list(subscribers.sockets.values()),
-                shared,
-                len(data),
-                before,
-                message.excluded,
-            )
-            return
-        sockets: Iterable[Connection] = subscribers.sockets
-        if message.excluded is not None:
-            sockets = [ws for ws in sockets if not ws._has_id(message.excluded)]
-        for ws in cast("list[Connection]", fan_out(sockets, shared)):
-            self._handle_undelivered(message.channel, ws)
+        self._deliver(
+            message, self._payload_of, subscribers, subscribers.sockets, before, message.excluded
+        )
 
     def send_event(self, event: PresenceEvent, sockets: Mapping[Connection, Subscription]) -> None:
         """Send an event to sockets of a channel. Never blocks, never raises.
@@ -709,25 +692,35 @@ class Broadcast:
         subscribers = self._channels.get(event.channel)
         if subscribers is None:
             return
+        self._deliver(event, self._format_event, subscribers, sockets, subscribers.position)
+
+    def _deliver(
+        self,
+        news: _News,
+        encode: Callable[[_News], str | bytes],
+        subscribers: Channel,
+        sockets: Mapping[Connection, Subscription],
+        before: str | None,
+        excluded: str | None = None,
+    ) -> None:
+        """Send a message or an event to sockets of a channel, now or in turns."""
         try:
-            data = self._format_event(event)
+            data = encode(news)
             shared = SharedMessage(data)
-        except Exception:  # noqa: BLE001 - raised by the application's function; it is logged
-            log_dropped(event.channel)
+        except Exception:  # noqa: BLE001 - raised by a function of the application; it is logged
+            log_dropped(news.channel)
             return
         if subscribers.sending or is_large(len(sockets), len(data)):
+            receivers = list(sockets.values())
             self._sender.send(
-                event.channel,
-                subscribers,
-                list(sockets.values()),
-                shared,
-                len(data),
-                subscribers.position,
-                None,
+                news.channel, subscribers, receivers, shared, len(data), before, excluded
             )
             return
-        for ws in cast("list[Connection]", fan_out(sockets, shared)):
-            self._handle_undelivered(event.channel, ws)
+        chosen: Iterable[Connection] = sockets
+        if excluded is not None:
+            chosen = [ws for ws in sockets if not ws._has_id(excluded)]
+        for ws in cast("list[Connection]", fan_out(chosen, shared)):
+            self._handle_undelivered(news.channel, ws)
 
     def _payload_of(self, message: Message) -> str | bytes:
         """Return the message for the sockets."""
