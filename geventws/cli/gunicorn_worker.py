@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from typing import TYPE_CHECKING
 
 from gunicorn import glogging
 
 from .. import Worker as _Worker
-from .logs import configure_late, json_formatter, load
+from .logs import configure_late, load, log_as_json
 from .workers import LOG_CONFIG, OPTIONS
 
 if TYPE_CHECKING:
@@ -47,8 +46,6 @@ class JSONLogger(glogging.Logger):
 
     def setup(self, cfg: Config) -> None:
         super().setup(cfg)
-        formatter = json_formatter()
-        handler = logging.StreamHandler()
-        logging.basicConfig(handlers=[handler])
-        for each in (handler, *self.error_log.handlers, *self.access_log.handlers):
+        formatter = log_as_json()
+        for each in (*self.error_log.handlers, *self.access_log.handlers):
             each.setFormatter(formatter)

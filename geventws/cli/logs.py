@@ -8,6 +8,7 @@ from types import TracebackType
 
 import gevent
 
+from ..connection.logs import logger
 from .errors import UsageError
 from .settings import Settings
 
@@ -23,9 +24,7 @@ def configure_early(settings: Settings) -> None:
     if settings.log_config is not None:
         load(settings.log_config)
     elif settings.log_format == "json":
-        handler = logging.StreamHandler()
-        handler.setFormatter(json_formatter())
-        logging.basicConfig(handlers=[handler])
+        log_as_json()
     else:
         return
     # gevent prints the exceptions of views, in several lines.
@@ -35,7 +34,7 @@ def configure_early(settings: Settings) -> None:
 def configure_late(log_level: str) -> None:
     """Configure the log of geventws. A configuration of the application has been made before."""
     logging.basicConfig(format=_FORMAT)
-    logging.getLogger(__package__.partition(".")[0]).setLevel(log_level.upper())
+    logger.setLevel(log_level.upper())
 
 
 def access_log(settings: Settings) -> logging.Logger:
@@ -46,6 +45,15 @@ def access_log(settings: Settings) -> logging.Logger:
         access.addHandler(logging.StreamHandler())
         access.propagate = False
     return access
+
+
+def log_as_json() -> logging.Formatter:
+    """Configure the root logger, unless it is configured; return its formatter."""
+    formatter = json_formatter()
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter)
+    logging.basicConfig(handlers=[handler])
+    return formatter
 
 
 def json_formatter() -> logging.Formatter:
@@ -88,6 +96,4 @@ def _log_exception(
     error: BaseException,
     traceback: TracebackType | None,
 ) -> None:
-    logging.getLogger(__package__.partition(".")[0]).error(
-        "An exception was not caught", exc_info=(kind, error, traceback)
-    )
+    logger.error("An exception was not caught", exc_info=(kind, error, traceback))
