@@ -7,6 +7,7 @@ import ipaddress
 import sys
 from collections.abc import Iterable, Sequence
 from json import JSONDecoder, JSONEncoder
+from math import isinf
 from typing import Any, NoReturn, Protocol
 
 from .protocol.headers import is_token
@@ -73,11 +74,18 @@ class _StandardJSON:
 
     def __init__(self) -> None:
         self.dumps = JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-        self.loads = JSONDecoder(parse_constant=self._refuse).decode
+        self.loads = JSONDecoder(parse_constant=self._refuse, parse_float=self._finite).decode
 
     @staticmethod
     def _refuse(constant: str) -> NoReturn:
         raise ValueError(f"{constant} is not JSON")
+
+    @staticmethod
+    def _finite(text: str) -> float:
+        number = float(text)
+        if isinf(number):
+            raise ValueError(f"{text:.50} is too large")
+        return number
 
     def __repr__(self) -> str:
         return "json"

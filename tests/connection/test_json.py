@@ -12,7 +12,7 @@ from tests.support.client import BINARY, CLOSE, TEXT, close_frame, frame
 from tests.support.servers import SECONDS, wait_until
 
 VALUES = [None, True, 0, -1.5, "", "hällo 😀", [], {}, {"a": [1, {"b": None}]}, "\ud800"]
-INVALID = ["", "x", "{", "NaN", "[Infinity]", '{"a": 1,}', "1 2", "\ufeff1", "[" * 100_000]
+INVALID = ["", "x", "{", "NaN", "[Infinity]", "1e999", '{"a": 1,}', "1 2", "\ufeff1", "[" * 100_000]
 
 
 def echo_json(environ, start_response):
