@@ -140,7 +140,7 @@ for message in ("before", "fork", "after"):
     for number, ws in enumerate(clients):
         ws.send(message if number == 2 else "echo")
     for number, ws in enumerate(clients):
-        assert ws.receive(timeout=5) == f"{message if number == 2 else 'echo'} {os.getpid()}"
+        assert ws.receive(timeout=20) == f"{message if number == 2 else 'echo'} {os.getpid()}"
 pid, status = gevent.os.waitpid(-1, 0)
 assert status == 0
 print("only the parent has read")
