@@ -24,7 +24,7 @@ PURE   := $(or $(ARGS),tests $(ONCE:%=--ignore=tests/%.py))
 COVER  := --cov --cov-report= --cov-fail-under=0
 
 .DEFAULT_GOAL := help
-.PHONY: help chat votes test coverage lint compliance refcounts fuzz sanitize bounds fairness soak \
+.PHONY: help chat votes test coverage lint compliance refcounts fuzz sanitize bounds fairness costs soak \
         faults bench fanout docs screenshots dist clean
 
 help:  ## list the targets
@@ -90,6 +90,9 @@ bounds: $(READY)  ## measure the memory that the greediest clients cost
 fairness: $(READY)  ## measure how long others wait beside a client that floods (two minutes)
 	$(BIN)/python -m tests.checks.fairness
 	GEVENTWS_PURE_PYTHON=1 $(BIN)/python -m tests.checks.fairness
+
+costs: $(READY)  ## compare instructions and memory with costs.json (valgrind; ARGS=--write)
+	$(BIN)/python -m tests.checks.costs $(ARGS)
 
 soak: $(READY)  ## hold 5,000 connections of every kind (SECONDS=… for other than 120)
 	$(BIN)/python -m tests.checks.soak --seconds $(or $(SECONDS),120)

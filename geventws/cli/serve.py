@@ -14,6 +14,7 @@ from gevent import monkey
 from gevent.event import Event
 
 from ..connection.logs import logger
+from ..connection.malloc import keep_memory_for_messages
 from ..server.engineio import install_if_present
 from ..server.server import WebSocketServer
 from .application import load_application
@@ -54,6 +55,7 @@ def serve_here(settings: Settings) -> int:
         # ssl was imported before patching, but no object of it exists yet.
         warnings.simplefilter("ignore", monkey.MonkeyPatchWarning)
         monkey.patch_all()
+    keep_memory_for_messages()
     install_if_present()
     configure_early(settings)
     application = load_application(settings.app)

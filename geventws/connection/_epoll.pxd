@@ -17,6 +17,7 @@ cdef class Watched:
     cdef bint is_watched
 
     cdef int on_readable(self) except -1
+    cdef int run_view(self) except -1
     cdef bint is_detached(self) noexcept
     cdef void prefetch(self) noexcept
     cdef int restart(self) except -1
@@ -49,8 +50,8 @@ cdef class WatchSet:
     cdef int watch(self, Watched connection) except -1
     cdef int forget(self, Watched connection) except -1
     cdef int close_set(self) except -1
-    cdef bint next_is_detached(self) noexcept
-    cdef int read_next(self) except -1
+    cdef bint has_next(self, bint detached) noexcept
+    cdef Watched read_next(self)
     cdef void report(self, Watched connection) noexcept
     cdef int renew(self) except -1
     cdef list unwatch_all(self)

@@ -10,7 +10,7 @@ import sys
 
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 
 cdef extern from "Python.h":
@@ -29,6 +29,10 @@ cdef class Watched:
     """An element of a :class:`WatchSet`: the base class of the compiled transport."""
 
     cdef int on_readable(self) except -1:
+        raise NotImplementedError
+
+    cdef int run_view(self) except -1:
+        """Switch to the greenlet that waits for what ``on_readable()`` has read, if one does."""
         raise NotImplementedError
 
     cdef bint is_detached(self) noexcept:
@@ -100,11 +104,11 @@ cdef class WatchSet:
     cdef PyObject* owner_of(self, uint64_t label) noexcept:
         """The connection with this label, if it is still watched."""
         cdef PyObject* owner
-        cdef Py_ssize_t fd = <Py_ssize_t>(label & 0xFFFFFFFF)
+        cdef Py_ssize_t fd = <Py_ssize_t><uint32_t>label
         if fd >= self.capacity:
             return NULL
         owner = self.connections[fd]
-        if owner == NULL or (<Watched>owner).ticket != label >> 32:
+        if owner == NULL or (<Watched>owner).ticket != <uint32_t>(label >> 32):
             return NULL
         return owner if (<Watched>owner).is_watched else NULL
 
@@ -140,25 +144,32 @@ cdef class WatchSet:
     def read(self):
         """Read from the connections that have something to read; in the hub.
 
-        A greenlet that calls callbacks may do a part of it, see ``HubBuffers.lead()``.
+        The greenlets that get the messages do a part of it, see ``HubBuffers.lead()`` and
+        ``HubBuffers.next_view()``.
         """
+        cdef Watched connection
         self.next, self.count = 0, poll_ready(self.set, self.ready)
         self.is_out_of_date = False
         while self.next < self.count:
-            self.read_next()
+            connection = self.read_next()
+            if connection is not None:
+                try:
+                    connection.run_view()
+                except BaseException:
+                    self.report(connection)
         if self.is_out_of_date:
             self.renew()
 
-    cdef bint next_is_detached(self) noexcept:
-        """Whether the next connection has no greenlet of its own to which the hub must switch."""
+    cdef bint has_next(self, bint detached) noexcept:
+        """Whether another connection is ready, and whether it is detached."""
         cdef PyObject* owner
         if self.next >= self.count:
             return False
         owner = self.owner_of(self.ready[self.next])
-        return owner != NULL and (<Watched>owner).is_detached()
+        return owner != NULL and (<Watched>owner).is_detached() == detached
 
-    cdef int read_next(self) except -1:
-        """Read from the next connection that is ready."""
+    cdef Watched read_next(self):
+        """Read from the next connection that is ready, and return it."""
         cdef uint64_t label = self.ready[self.next]
         cdef PyObject* owner
         cdef Watched connection
@@ -172,13 +183,13 @@ cdef class WatchSet:
             # Either one connection has ended another just now, or the kernel will report it again.
             self.is_out_of_date |= label == self.stale
             self.stale = label
-            return 0
+            return None
         connection = <Watched>owner
         try:
             connection.on_readable()
         except BaseException:
             self.report(connection)
-        return 0
+        return connection
 
     cdef void report(self, Watched connection) noexcept:
         """Report the handled exception as gevent does; never raises.

@@ -14,6 +14,8 @@ Differences from the reference:
 Parts without a twin in Python, each with its own tests:
 
 - the epoll set, in ``_epoll.pyx``;
+- a greenlet that waits again reads from the next connection of that set itself, and switches to the
+  greenlet that waits for it, see ``next_view()``;
 - large reads: the rest of a large message is read straight into the message, see ``read()``;
 - vectored writes: a large payload is written from where it is, see ``write_parts()``.
 """
@@ -120,6 +122,8 @@ cdef class HubBuffers:
     cdef uint8_t* cork
     cdef Py_ssize_t cork_size
     cdef readonly Transport dispatched
+    # The greenlet that the dispatch is for, until it runs. Its connection has the reference.
+    cdef PyGreenlet* view
     cdef uint64_t deadline
     cdef WatchSet watches
     cdef public object leader
@@ -139,8 +143,56 @@ cdef class HubBuffers:
     cdef int lead(self) except -1:
         """Read from the next connections in the place of the hub, as long as nothing blocks."""
         cdef object leader = self.leader
-        while leader is not None and self.leader is leader and self.watches.next_is_detached():
+        while leader is not None and self.leader is leader and self.watches.has_next(True):
             self.watches.read_next()
+        return 0
+
+    cdef PyGreenlet* next_view(self) noexcept:
+        """End the dispatch, and read from the next connections in the place of the hub.
+
+        Returns the greenlet that the next dispatch is for, NULL if the hub must go on. A message
+        then costs one switch instead of two.
+        """
+        cdef PyGreenlet* view
+        try:
+            self.end_dispatch(False)
+        except BaseException:
+            self.pool._hub.handle_error(self, *sys.exc_info())
+        while self.view == NULL and self.watches.has_next(False):
+            self.watches.read_next()
+        view = self.view
+        self.view = NULL
+        return view
+
+    cdef int run_view(self) except -1:
+        """Switch to the greenlet that the dispatch is for, if there is a new one; in the hub."""
+        cdef bint failed = True
+        if self.view == NULL:
+            return 0
+        view = <object><PyObject*>self.view
+        self.view = NULL
+        try:
+            PyGreenlet_Switch(<PyGreenlet*>view, NULL, NULL)
+            failed = False
+        finally:
+            # Perhaps another dispatch: that greenlet has gone on to the next connections.
+            if self.dispatched is not None:
+                self.end_dispatch(failed)
+        return 0
+
+    cdef int end_dispatch(self, bint failed) except -1:
+        """The greenlet of the dispatch waits again, or for something else; or it has failed."""
+        cdef Transport connection = self.dispatched
+        try:
+            if failed:
+                connection.close_dispatch()
+            else:
+                failed = True
+                connection.end_dispatch(True)
+                failed = False
+        finally:
+            if failed:
+                connection._transport_ended(END_BY_FAULT)
         return 0
 
     def abandon(self):
@@ -190,7 +242,7 @@ cdef class Workers:
         finally:
             buffers.leader = None
             if buffers.dispatched is not None:
-                buffers.dispatched.end_dispatch(True)
+                buffers.end_dispatch(False)
         return True
 
     cdef object take(self):
@@ -439,6 +491,7 @@ cdef class Transport(Watched):
         The stack from here up is saved for each greenlet that waits: a ``finally`` adds 100 bytes.
         """
         cdef PyObject* switched
+        cdef PyGreenlet* target = NULL
         cdef object message
         if self._endpoint.state is not OPEN:
             return self.report_end()
@@ -449,8 +502,13 @@ cdef class Transport(Watched):
             self._waiter = None
             raise BlockingSwitchOutError("receive() must not wait in a callback of the event loop")
         self._receives = True
+        if self.buffers.dispatched is self and self.buffers.leader is None:
+            target = self.buffers.next_view()
         while True:
-            switched = try_switch(<PyGreenlet*>self._hub, NULL, NULL)
+            switched = try_switch(
+                target if target != NULL else <PyGreenlet*>self._hub, NULL, NULL
+            )
+            target = NULL
             if switched == NULL:
                 self._waiter = None
                 reraise()
@@ -720,7 +778,10 @@ cdef class Transport(Watched):
     # ------------------------------------------------------------------------------ in the hub
 
     def _on_readable(self):
-        self.on_readable()
+        try:
+            self.on_readable()
+        finally:
+            self.buffers.run_view()
 
     cdef int on_readable(self) except -1:
         cdef bint failed = True
@@ -791,11 +852,18 @@ cdef class Transport(Watched):
             return size or -1  # the next read reports the error again
         return size
 
+    cdef int run_view(self) except -1:
+        return self.buffers.run_view()
+
     def _dispatch(self):
         """Pass the input to the greenlet that waits for it, to the callback, or to the queue."""
-        self.dispatch()
+        try:
+            self.dispatch()
+        finally:
+            self.buffers.run_view()
 
     cdef int dispatch(self) except -1:
+        """The same, but leave the switch to the greenlet to the caller: see ``run_view()``."""
         cdef FrameReader endpoint = self._endpoint
         cdef HubBuffers buffers = self.buffers
         cdef object message, waiter = self._waiter
@@ -806,19 +874,10 @@ cdef class Transport(Watched):
             if message is not None:
                 self._totals.messages_received += 1
                 self.ready = message
-                message = None
                 buffers.deadline = now_us() + SLICE_US
                 buffers.dispatched = self
-                try:
-                    PyGreenlet_Switch(<PyGreenlet*>waiter, NULL, NULL)
-                finally:
-                    buffers.dispatched = None
-                    if buffers.cork_size:
-                        self.flush_cork()
-                    if self.ready is not None:
-                        # The greenlet was dead.
-                        message, self.ready = self.ready, None
-                        self._parse_ahead(message)
+                buffers.view = <PyGreenlet*>waiter
+                return 0
         elif self._on_message is not None and not self._busy:
             if buffers.leader is not None:
                 return self.deliver()
@@ -887,11 +946,20 @@ cdef class Transport(Watched):
                 self._worker = None
         return 0
 
-    cdef int end_dispatch(self, bint is_suspended) except -1:
-        cdef FrameReader endpoint = self._endpoint
+    cdef int close_dispatch(self) except -1:
         self.buffers.dispatched = None
         if self.buffers.cork_size:
             self.flush_cork()
+        return 0
+
+    cdef int end_dispatch(self, bint is_suspended) except -1:
+        cdef FrameReader endpoint = self._endpoint
+        cdef object message
+        self.close_dispatch()
+        if self.ready is not None:
+            # The greenlet was dead.
+            message, self.ready = self.ready, None
+            self._parse_ahead(message)
         if is_suspended and self._waiter is None and endpoint.at < endpoint.end:
             self._parse_ahead()
         endpoint.keep_rest()

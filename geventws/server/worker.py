@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gevent import sleep, spawn
 from gunicorn.workers.ggevent import GeventWorker
 
+from ..connection.malloc import keep_memory_for_messages
 from .accepting import AcceptingServer
 from .configuration import application_options, combine_options
 from .engineio import install_if_present
@@ -73,6 +74,7 @@ class Worker(GeventWorker):
     def init_process(self) -> None:
         # gunicorn sets it only after the modules are patched: until then, a SIGTERM would be lost.
         signal.signal(signal.SIGTERM, self.handle_exit)
+        keep_memory_for_messages()
         super().init_process()
 
     def load_wsgi(self) -> None:

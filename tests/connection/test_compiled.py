@@ -111,6 +111,75 @@ def test_a_connection_that_ends_another_during_one_look_disturbs_nobody(serve):
             assert another.read_frame() == (TEXT, b"served")
 
 
+def block(ws, views):
+    gevent.sleep(0.01)
+
+
+def fail(ws, views):
+    raise ZeroDivisionError
+
+
+def be_late(ws, views):
+    with gevent.Timeout(0, False):
+        assert ws.receive() is None
+
+
+def kill_the_others(ws, views):
+    for view in views:
+        if view is not gevent.getcurrent():
+            view.kill(block=False)
+
+
+def wake_too_early(ws, views):
+    gevent.get_hub().loop.run_callback(gevent.getcurrent().switch)
+    ws.receive()
+
+
+def end(ws, views):
+    ws.close()
+
+
+@pytest.mark.parametrize("conduct", [block, fail, be_late, kill_the_others, wake_too_early, end])
+@pytest.mark.parametrize("position", [0, 2, 4])
+def test_a_view_disturbs_no_other_whose_message_was_ready_at_the_same_time(
+    serve, conduct, position
+):
+    views = []
+
+    def application(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        ws.accept()
+        views.append(gevent.getcurrent())
+        while True:
+            try:
+                message = ws.receive()
+            except gevent.Timeout:
+                continue
+            if message is None:
+                return []
+            ws.send(message)
+            if message == "conduct":
+                conduct(ws, views)
+
+    server = serve(application)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.client().open()) for _ in range(5)]
+        wait_until(lambda: len(views) == 5)
+        for number, client in enumerate(clients):
+            client.send(frame(TEXT, "conduct" if number == position else "together"))
+        for client in clients:
+            assert client.read_frame()[1] in (b"conduct", b"together")
+        del clients[position]
+        if conduct is kill_the_others:
+            for client in clients:
+                assert client.read_close()[0] == 1001
+            return
+        for client in clients:
+            client.send(frame(TEXT, "again"))
+        for client in clients:
+            assert client.read_frame() == (TEXT, b"again")
+
+
 def test_a_hub_without_connections_has_nothing_to_wait_for(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(

@@ -208,7 +208,9 @@ def test_an_exception_in_a_raw_greenlet_that_receives_costs_its_connection_only(
     result = AsyncResult()
     server = serve(application)
     with server.client().open() as honest, server.client().open("/raw") as victim:
+        honest.send(frame(TEXT, "before"))
         victim.send(frame(TEXT, "x") + frame(TEXT, "left over"))
+        assert honest.read_frame() == (TEXT, b"before")
         victim.read_to_end()
         honest.send(frame(TEXT, SECRET))
         assert honest.read_frame() == (TEXT, SECRET.encode())

@@ -117,14 +117,49 @@ ws.close()
 print("closed in the child only")
 """
 
+BY_A_VIEW = """
+import os
+import gevent
+import geventws
+
+def application(environ, start_response):
+    ws = environ["wsgi.websocket"]
+    for message in ws:
+        if message == "fork" and not gevent.os.fork():
+            ended = list(ws)
+            gevent.sleep(0.3)
+            os._exit(0 if ended == [] else 1)
+        ws.send(f"{message} {os.getpid()}")
+    return []
+
+server = geventws.WebSocketServer(("127.0.0.1", 0), application, log=None)
+server.start()
+url = f"ws://127.0.0.1:{server.server_port}/"
+clients = [geventws.connect(url) for _ in range(5)]
+for message in ("before", "fork", "after"):
+    for number, ws in enumerate(clients):
+        ws.send(message if number == 2 else "echo")
+    for number, ws in enumerate(clients):
+        assert ws.receive(timeout=20) == f"{message if number == 2 else 'echo'} {os.getpid()}"
+pid, status = gevent.os.waitpid(-1, 0)
+assert status == 0
+print("only the parent has read")
+"""
+
 
 @pytest.mark.parametrize("loop", ["libev-cext", "libuv-cffi"])
 @pytest.mark.parametrize(
     ("program", "said"),
-    [(PENDING, "only the parent has answered"), (CLOSED, "closed in the child only")],
-    ids=["pending", "open"],
+    [
+        (PENDING, "only the parent has answered"),
+        (CLOSED, "closed in the child only"),
+        (BY_A_VIEW, "only the parent has read"),
+    ],
+    ids=["pending", "open", "by-a-view"],
 )
 def test_a_child_process_has_no_websocket_of_its_parent(loop, program, said):
+    if program is BY_A_VIEW and loop == "libuv-cffi":
+        pytest.skip("a view that forks makes the parent miss input under libuv: not solved yet")
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program],
         capture_output=True,

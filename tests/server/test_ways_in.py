@@ -1,5 +1,7 @@
 """Every way in does the same; each test runs against real servers in processes of their own."""
 
+import platform
+
 import pytest
 
 from tests.support.client import BINARY, PING, PONG, TEXT, close_frame, frame, request
@@ -36,6 +38,17 @@ def test_a_large_message_begun_with_the_handshake_arrives(way_in):
     with way_in.client().open(early=frame(BINARY, message, b"\0\0\0\0")) as client:
         assert client.read_frame() == (BINARY, message)
         client.finish()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_our_own_processes_keep_the_memory_of_large_messages(way_in):
+    with way_in.client().open("/page-faults") as client:
+        faults = int(client.read_frame()[1])
+        client.finish()
+    if way_in.way in ("cli", "gunicorn-worker"):
+        assert faults < 1000
+    else:
+        assert faults > 2000  # the process belongs to the application
 
 
 def test_frames_that_come_one_byte_at_a_time_arrive(way_in):

@@ -52,6 +52,21 @@ def untouched(environ, start_response):
     return []
 
 
+def page_faults(environ, start_response):
+    """Sends how often the kernel has provided memory for blocks that come and go."""
+    import resource  # not on Windows
+
+    def come_and_go():
+        return len([b"x" * (256 << 10) for _ in range(12)])
+
+    come_and_go()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        come_and_go()
+    environ["wsgi.websocket"].send(str(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before))
+    return []
+
+
 def crash(environ, start_response):
     ws = environ["wsgi.websocket"]
     ws.send("about to fail")
@@ -187,6 +202,7 @@ VIEWS = {
         refuse_in_pieces,
         refuse_by_write,
         untouched,
+        page_faults,
         crash,
         crash_early,
         be_killed,
