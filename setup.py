@@ -51,13 +51,17 @@ def extension(name, *headers):
     )
 
 
+LINUX_ONLY = [extension("geventws.connection._arrivals", f"{CONNECTION}/system.h")]
+
 setup(
     cmdclass={"build_ext": OptionalBuild},
     ext_modules=[
         extension("geventws.protocol._reader", f"{PROTOCOL}/frames.h"),
         extension("geventws.connection._epoll", f"{CONNECTION}/system.h"),
+        extension("geventws.server._fast_path"),
         extension(
             "geventws.connection._transport", f"{PROTOCOL}/frames.h", f"{CONNECTION}/system.h"
         ),
+        *(LINUX_ONLY if sys.platform == "linux" else []),
     ],
 )

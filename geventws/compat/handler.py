@@ -69,12 +69,13 @@ class WebSocketHandler(_handler.WebSocketHandler):
         self.application = self.server.application
         self.accepted = environ.pop(WEBSOCKET)
         version = environ.pop(WEBSOCKET_VERSION)
+        sock = self.socket
         body = self.upgrade_websocket()
         if self.websocket is None:
             start_response(*self._refusal)
             return [chunk.encode() if isinstance(chunk, str) else chunk for chunk in body or [b""]]
         environ.update({WEBSOCKET: self.websocket, WEBSOCKET_VERSION: version})
-        self.socket = self.accepted._sock  # applications use ws.stream.handler.socket
+        self.socket = sock  # applications use ws.stream.handler.socket
         try:
             self.run_websocket()
         finally:

@@ -125,7 +125,7 @@ cdef class HubBuffers:
     # The greenlet that the dispatch is for, until it runs. Its connection has the reference.
     cdef PyGreenlet* view
     cdef uint64_t deadline
-    cdef WatchSet watches
+    cdef readonly WatchSet watches
     cdef public object leader
     cdef public Workers pool
 
@@ -362,16 +362,16 @@ cdef class Transport(Watched):
         self.descriptor = self.fd = -1
 
     def _attach(self, sock):
-        """Take over a gevent socket and start to read from it."""
+        """Take over a socket, of gevent or of the operating system, and start to read from it."""
         cdef int descriptor = sock.fileno()
         if descriptor < 0:
             raise OSError(EBADF, "the socket is closed")
         self._sock = sock
         self._is_tls = isinstance(sock, SSLSocket)
-        self._raw = sock if self._is_tls else sock._sock
+        self._raw = sock if self._is_tls else getattr(sock, "_sock", sock)
         if self._is_tls:
             sock.settimeout(0)
-        else:
+        elif self._raw is not sock:
             close_watchers(sock)
         self.descriptor = descriptor
         is_direct = DIRECT_IO and not self._is_tls

@@ -30,6 +30,7 @@ from ..protocol.frames import (
 )
 from ..protocol.server_handshake import VERSION
 from ..protocol.state import State
+from .accepted import AcceptedSocket
 from .counters import CLIENTS, Totals
 from .hub import hub_state
 from .keepalive import Keepalive, Progress
@@ -165,7 +166,12 @@ class Connection(Transport):
         """
         options = self._options
         disable_nagle(sock)
-        self._attach(sock)
+        if isinstance(sock, AcceptedSocket):
+            self._attach(sock._sock)
+            sock.disown()
+            self._owns_socket = True
+        else:
+            self._attach(sock)
         self._endpoint.open(options.max_message_size, extension)
         self._keepalive = Keepalive(monotonic() + (options.ping_interval or 0))
         if not self._due:
@@ -264,9 +270,10 @@ class Connection(Transport):
 
     def _drop(self) -> None:
         """End the connection now, in any state. The server closes the descriptor."""
-        if self._endpoint.state is _PENDING:
+        state = self._endpoint.state
+        if state is _PENDING:
             self._refuse()
-        else:
+        elif state is not _CLOSED:
             self._end(_DROPPED)
 
     def _refuse(self, lost_by_peer: bool | None = None) -> None:
@@ -549,6 +556,8 @@ class Connection(Transport):
 
     def _release_from_server(self) -> None:
         """Take the socket away from the server, which would close it."""
+        if self._owns_socket:
+            return
         sock = self._sock
         if self._is_tls:
             sock._io_refs += 1  # close() has no effect before _end_tcp()
@@ -792,6 +801,8 @@ class Connection(Transport):
 
     def _wait_for_end(self) -> None:
         """Block until TCP has ended, or the peer makes no progress."""
+        if self._endpoint.state is _CLOSED:
+            return
         timeout = self._options.close_timeout
         if self._done is None:
             self._done = Event()

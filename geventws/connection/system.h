@@ -55,6 +55,34 @@ static Py_ssize_t direct_send(int fd, struct iovec *parts, int count)
 static int would_block(void) { return errno == EAGAIN || errno == EWOULDBLOCK; }
 #endif
 
+#if defined(__linux__)
+#include <arpa/inet.h>
+#include <netinet/in.h>
+int accept4(int, struct sockaddr *, socklen_t *, int);
+
+/* Accept a connection whose descriptor does not block. Returns -1 for an error. */
+static int accept_connection(int listener, struct sockaddr_storage *from)
+{
+    socklen_t size = sizeof *from;
+    return accept4(listener, (struct sockaddr *)from, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+}
+
+/* The address of a client, as in Python. */
+static PyObject *address_of(const struct sockaddr_storage *from)
+{
+    char host[INET6_ADDRSTRLEN];
+    if (from->ss_family == AF_INET6) {
+        const struct sockaddr_in6 *six = (const void *)from;
+        inet_ntop(AF_INET6, &six->sin6_addr, host, sizeof host);
+        return Py_BuildValue("siII", host, ntohs(six->sin6_port), ntohl(six->sin6_flowinfo),
+                             six->sin6_scope_id);
+    }
+    const struct sockaddr_in *four = (const void *)from;
+    inet_ntop(AF_INET, &four->sin_addr, host, sizeof host);
+    return Py_BuildValue("si", host, ntohs(four->sin_port));
+}
+#endif
+
 /* The descriptor of a Python socket, -1 once that is closed. CPython's socket objects begin with
    it; the caller compares the answer with fileno() before it relies on that. */
 static int descriptor_of(PyObject *sock)

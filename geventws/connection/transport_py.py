@@ -335,17 +335,17 @@ class Transport:
         self._written = 0
 
     def _attach(self, sock: Any) -> None:
-        """Take over a gevent socket and start to read from it."""
+        """Take over a socket, of gevent or of the operating system, and start to read from it."""
         descriptor = sock.fileno()
         if descriptor < 0:
             raise OSError(EBADF, "the socket is closed")
         self._sock = sock
         self._is_tls = isinstance(sock, SSLSocket)
         # gevent's own methods would block. A TLS socket also buffers decrypted bytes.
-        self._raw = sock if self._is_tls else sock._sock
+        self._raw = sock if self._is_tls else getattr(sock, "_sock", sock)
         if self._is_tls:
             sock.settimeout(0)
-        else:
+        elif self._raw is not sock:
             close_watchers(sock)
         self._recv_into = self._raw.recv_into
         self._send = self._raw.send

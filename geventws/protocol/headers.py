@@ -20,7 +20,7 @@ _EXTENSION = re.compile(rf"{_CHARACTERS}[ \t]*(?:;{_PARAMETER.pattern})*")
 #: The longest list of extensions in characters. Browsers send 42, other clients up to 200.
 MAX_EXTENSIONS = 1024
 #: The longest list of extensions that is cached: its 64 entries take at most 0.5 MiB together.
-_MAX_CACHED = 128
+MAX_CACHED_EXTENSIONS = 128
 #: A field value: visible characters and obs-text, with single blanks inside (RFC 9110 5.5).
 _VALUE = re.compile(r"[\x21-\x7e\x80-\xff]([\t \x21-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?")
 
@@ -96,7 +96,7 @@ def parse_extensions(value: str) -> tuple[Extension, ...]:
     """
     if len(value) > MAX_EXTENSIONS:
         raise ValueError(f"a list of extensions of more than {MAX_EXTENSIONS} characters")
-    return _parse_cached(value) if len(value) <= _MAX_CACHED else _parse(value)
+    return _parse_cached(value) if len(value) <= MAX_CACHED_EXTENSIONS else _parse(value)
 
 
 def _parse(value: str) -> tuple[Extension, ...]:

@@ -89,6 +89,11 @@ def _is_trusted(address: str, trusted_proxies: Sequence[str]) -> bool:
     """
     if not address or "*" in trusted_proxies:
         return True
+    return bool(trusted_proxies) and _is_in(address, tuple(trusted_proxies))
+
+
+@lru_cache(maxsize=64)
+def _is_in(address: str, networks: tuple[str, ...]) -> bool:
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
@@ -96,9 +101,7 @@ def _is_trusted(address: str, trusted_proxies: Sequence[str]) -> bool:
     # A listener for IPv6 and IPv4 sees IPv4 peers as ::ffff:192.0.2.1.
     addresses = {ip, getattr(ip, "ipv4_mapped", None) or ip}
     return any(
-        each in network
-        for network in map(ipaddress.ip_network, trusted_proxies)
-        for each in addresses
+        each in network for network in map(ipaddress.ip_network, networks) for each in addresses
     )
 
 

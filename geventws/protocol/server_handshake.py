@@ -10,10 +10,12 @@ import binascii
 import hashlib
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from ..exceptions import HandshakeError
 from ..typing import Environ, HeaderPairs, Headers
 from .headers import (
+    MAX_CACHED_EXTENSIONS,
     MAX_EXTENSIONS,
     check_header,
     has_token,
@@ -177,7 +179,15 @@ def choose_extension(environ: Environ, compression: Deflate | None) -> tuple[str
     offers = environ.get("HTTP_SEC_WEBSOCKET_EXTENSIONS")
     if compression is None or offers is None or _keeps_its_context(environ, compression):
         return "", None
+    answer = _answer_cached if len(offers) <= MAX_CACHED_EXTENSIONS else _answer
+    return answer(offers, compression)
+
+
+def _answer(offers: str, compression: Deflate) -> tuple[str, Agreement | None]:
     return accept_offer(parse_extensions(offers), compression) or ("", None)
+
+
+_answer_cached = lru_cache(maxsize=64)(_answer)
 
 
 def _keeps_its_context(environ: Environ, compression: Deflate) -> bool:

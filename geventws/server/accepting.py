@@ -34,7 +34,7 @@ class AcceptingServer(StreamServer):
 
     def do_read(self) -> tuple[socket, Address] | None:  # type: ignore[override] # as BaseServer
         try:
-            return super().do_read()
+            return self.accept_connection()
         except OSError as problem:
             if problem.errno not in _EXHAUSTED:
                 raise
@@ -43,6 +43,10 @@ class AcceptingServer(StreamServer):
             self._timer = self.loop.timer(self.max_delay)
             self._timer.start(self._start_accepting_if_started)
             return None
+
+    def accept_connection(self) -> tuple[socket, Address] | None:
+        """Accept one connection; return ``None`` if this server handles it without gevent's."""
+        return super().do_read()
 
     def wrap_socket_and_handle(self, client_socket: socket, address: Address) -> object:
         """Perform the TLS handshake within ``handshake_timeout``, and serve the requests."""

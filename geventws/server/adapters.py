@@ -146,8 +146,8 @@ class Adapter:
 
 def head_of_101(headers: Headers) -> bytes:
     """Return the head of the ``101``."""
-    lines = [f"HTTP/1.1 {SWITCHING}", *(f"{name}: {value}" for name, value in headers), "\r\n"]
-    return "\r\n".join(lines).encode("latin-1")
+    lines = [f"{name}: {value}" for name, value in headers]
+    return "\r\n".join([f"HTTP/1.1 {SWITCHING}", *lines, "\r\n"]).encode("latin-1")
 
 
 class PywsgiAdapter(Adapter):
@@ -156,9 +156,10 @@ class PywsgiAdapter(Adapter):
     __slots__ = ("rfile",)
 
     def __init__(
-        self, sock: gevent_socket, rfile: BufferedReader | None, start_response: StartResponse
+        self, sock: gevent_socket, rfile: BufferedReader, start_response: StartResponse
     ) -> None:
-        self.rfile = rfile
+        #: ``None`` if the request was read without a buffered file.
+        self.rfile: BufferedReader | None = rfile
         super().__init__(sock, start_response)
 
     def disable_reader(self) -> bytes:
@@ -166,13 +167,11 @@ class PywsgiAdapter(Adapter):
         if isinstance(body, Input):
             # After a refusal, gevent must not try to read a body.
             body.content_length, body.chunked_input = 0, False
-        if self.rfile is None:
-            return b""  # the request was read without a buffered file
         # Only readinto() changes: code may look for the socket in wsgi.input.raw._sock.
-        raw: Any = self.rfile.raw  # Any: a method is replaced
-        raw.readinto = _read_into_nothing
-        buffered = self.rfile.peek()
-        return bytes(self.rfile.read(len(buffered))) if buffered else b""
+        rfile: Any = self.rfile  # Any: a method is replaced
+        rfile.raw.readinto = _read_into_nothing
+        buffered = rfile.peek()
+        return bytes(rfile.read(len(buffered))) if buffered else b""
 
 
 class GunicornAdapter(Adapter):

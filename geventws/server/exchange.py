@@ -198,6 +198,8 @@ class _Exchange:
 
         If the view is a generator, its code runs here.
         """
+        if not self.status and type(result) is list and not result:
+            return None
         if hasattr(result, "__len__") and self.status and self.may_respond():
             self.respond()
             return result  # unchanged: the server can read its length

@@ -11,7 +11,7 @@ from gevent.ssl import SSLSocket
 
 from ..protocol import server_handshake as handshake
 from ..typing import Application, Environ, Headers, StartResponse
-from .adapters import SWITCHING, PywsgiAdapter, head_of_101
+from .adapters import SWITCHING, PywsgiAdapter, discard_queued, head_of_101
 from .configuration import combine_options
 from .exchange import serve, serve_plain
 from .fast_path import Request, parse_request
@@ -46,8 +46,11 @@ class WebSocketHandler(HTTPHandler):
     # Any: gevent's annotations do not include None, and no tuple for the address.
     client_address: Any
     rfile: Any
-    #: The WebSocket request that the fast parser has read.
+    #: The WebSocket request that the fast parser has read, and the bytes that were read after it.
     _request: Request | None = None
+    _early = b""
+    #: Whether the fast parser has found a WebSocket request.
+    _is_websocket = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -89,8 +92,21 @@ class WebSocketHandler(HTTPHandler):
         self.socket.recv(request.size)
         return request
 
+    def handle_websocket_request(self, request: Request, early: bytes) -> None:
+        """Serve the first request of a connection, which was read without this handler.
+
+        :param early: the bytes that were read after the request.
+        """
+        self._request, self._early = request, early
+        try:
+            self._handle_websocket_request()
+        finally:
+            if self.socket is not None:
+                discard_queued(self.socket)
+
     def _handle_websocket_request(self) -> None:
         """Serve the parsed request, as the inherited ``handle_one_request()`` does."""
+        self._is_websocket = True
         self.environ = self.get_environ()
         self.application = self.server.application
         self.handle_one_response()
@@ -129,7 +145,7 @@ class WebSocketHandler(HTTPHandler):
 
     def end_with_websocket_request(self) -> bool:
         """Return whether this is a WebSocket request. Then no other request follows it."""
-        if not handshake.is_websocket_request(self.environ or {}):
+        if not self._is_websocket and not handshake.is_websocket_request(self.environ or {}):
             return False
         self.close_connection = True
         return True
@@ -162,13 +178,15 @@ class _Adapter(PywsgiAdapter):
 
     # Any: the handler's attributes are set to None, which gevent's annotations do not allow.
     def __init__(self, handler: Any) -> None:
-        super().__init__(handler.socket, handler.rfile, handler.start_response)
         self.handler = handler
+        if handler.rfile is None:
+            # The first request of a plain connection was read without a buffered file.
+            self.rfile, self.sock = None, handler.socket
+            self._start_response = handler.start_response
+            self._early, self._sent_before = handler._early, 0
+        else:
+            super().__init__(handler.socket, handler.rfile, handler.start_response)
         self.lent = handler.environ["wsgi.input"]
-
-    def bytes_sent_before(self) -> int | None:
-        # Without a buffered file, this is the first request of a plain connection.
-        return 0 if self.rfile is None else super().bytes_sent_before()
 
     def switch_protocols(self, headers: Headers) -> tuple[socket.socket, bytes]:
         handler = self.handler

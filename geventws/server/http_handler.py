@@ -73,11 +73,14 @@ class HTTPHandler(WSGIHandler):
     _due: int
     #: Whether the sweeper checks this connection.
     _is_watched = False
+    #: Seconds that the connection has waited for its first bytes without a handler.
+    _waited = 0.0
     #: Whether the time for the head is over.
     _is_late = False
 
     def handle(self) -> None:
-        self._watch(self.options.handshake_timeout)
+        timeout = self.options.handshake_timeout
+        self._watch(None if timeout is None else timeout - self._waited)
         try:
             super().handle()
         except OSError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from math import inf
 from ssl import PROTOCOL_TLS_SERVER
 from time import monotonic
@@ -15,6 +16,7 @@ from gevent.ssl import SSLContext
 from ..connection.greenlets import LightGreenlet
 from ..connection.logs import logger
 from ..connection.tls import cooperative_context
+from ..protocol.reader import CORE
 from ..typing import Application, Environ
 from .accepting import AcceptingServer, Address
 from .configuration import combine_options, take_options
@@ -41,6 +43,11 @@ _TLS_OPTIONS = _OTHER_TLS_OPTIONS | {
     "suppress_ragged_eofs",
     "server_side",
 }
+
+#: Methods of a server that get the accepted sockets, and methods of a handler that read a request.
+#: If a subclass overrides one of them, it gets all connections from gevent's server.
+_SEAMS = "accept_connection", "do_read", "do_handle", "do_close", "full"
+_READERS = "handle", "handle_one_request", "read_requestline", "read_request"
 
 _Callback: TypeAlias = "Callable[[socket, Address], object]"
 
@@ -82,6 +89,8 @@ class WebSocketServer(AcceptingServer, WSGIServer):
     #: Whether :meth:`serve_forever` warns in the log if the program has not called
     #: ``gevent.monkey.patch_all()``.
     warns_if_unpatched = True
+    _spawn: Any  # private attributes of gevent's BaseServer
+    _handle: Any
 
     def __init__(
         self,
@@ -118,8 +127,38 @@ class WebSocketServer(AcceptingServer, WSGIServer):
         )
         #: The WebSockets whose views are running.
         self.websockets = OpenWebSockets()
+        #: Accepts connections; ``None`` if gevent's server does.
+        self._arrivals: Any = None
         # gevent looks it up for each connection: all connections share one bound method.
         self.do_close = self.do_close  # type: ignore[method-assign]
+
+    def init_socket(self) -> None:
+        super().init_socket()
+        self._arrivals = None
+        if CORE == "compiled" and sys.platform == "linux" and self._is_plain():
+            from .arrivals import Arrivals  # noqa: PLC0415 - only the compiled core has it
+
+            self._arrivals = Arrivals(self, self.socket)
+
+    def _is_plain(self) -> bool:
+        """Whether TCP connections are served without TLS, and as this class serves them."""
+        return (
+            isinstance(self.address, tuple)
+            and self._spawn is _spawn
+            and getattr(self._handle, "__func__", None) is WSGIServer.handle
+            and all(getattr(type(self), name) is getattr(WebSocketServer, name) for name in _SEAMS)
+            and issubclass(self.handler_class, WebSocketHandler)
+            and all(
+                getattr(self.handler_class, name) is getattr(WebSocketHandler, name)
+                for name in _READERS
+            )
+        )
+
+    def accept_connection(self) -> tuple[socket, Address] | None:
+        if self._arrivals is None:
+            return super().accept_connection()
+        self._arrivals.accept()
+        return None
 
     def stop(self, timeout: float | None = None) -> None:
         """Stop accepting, close every WebSocket with 1001, and wait for their views to end.

@@ -172,9 +172,17 @@ class WebSocket(Connection):
             raise WebSocketError("the WebSocket has been accepted already")
         if self._endpoint.state is not _PENDING:
             raise self._closed_error()
+        self._accept(subprotocol, fields, compression)
+
+    def _accept(
+        self,
+        subprotocol: str | None = None,
+        headers: HeaderPairs = (),
+        compression: bool | Deflate | None = None,
+    ) -> None:
         self._accepting = True
         try:
-            self._switch_protocols(subprotocol, fields, compression)
+            self._switch_protocols(subprotocol, headers, compression)
         finally:
             accepting, self._accepting = self._accepting, False
             if isinstance(accepting, Event):
@@ -187,18 +195,19 @@ class WebSocket(Connection):
         compression: bool | Deflate | None,
     ) -> None:
         """Send the ``101``, and take the connection over."""
-        if subprotocol is None:
-            subprotocol = handshake.choose_subprotocol(
-                self.requested_subprotocols, self._options.subprotocols
-            )
+        environ = self.environ
         options = self._options
+        if subprotocol is None and options.subprotocols:
+            subprotocol = handshake.choose_subprotocol(
+                self.requested_subprotocols, options.subprotocols
+            )
         if compression is not None:
             options = dataclasses.replace(options, compression=compression)
         parameters = options.compression_parameters
-        extensions, agreement = handshake.choose_extension(self.environ, parameters)
+        extensions, agreement = handshake.choose_extension(environ, parameters)
         if self._headers_hook is not None:
             headers = [*headers, *self._headers_hook()]
-        answer = handshake.response_headers(self.environ, subprotocol, extensions, headers)
+        answer = handshake.response_headers(environ, subprotocol, extensions, headers)
         extension = PerMessageDeflate.of(agreement, parameters, client=False)
         if self._options.check_interval < (self._options.accept_after or 0):
             self._sweeper.remove(self)  # _start() asks for an earlier check
@@ -227,9 +236,10 @@ class WebSocket(Connection):
             self._accepting.wait()
 
     def _open(self) -> None:
-        self._wait_while_accepting()
+        if self._accepting:
+            self._wait_while_accepting()
         if self._endpoint.state is _PENDING:
-            self.accept()
+            self._accept()
 
     def _closed_error(self) -> WebSocketError:
         if self._refusal:

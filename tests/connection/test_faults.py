@@ -321,7 +321,7 @@ def test_a_descriptor_that_somebody_else_closes_is_not_touched_any_more(
             pass
         if not by_python:
             # The number may be another connection's by now: its owner must not close that.
-            ws._sock._sock.detach()
+            ws._raw.detach()
         ended.set()
         return []
 

@@ -298,7 +298,7 @@ def test_a_descriptor_that_was_closed_while_reading_was_paused_ends_the_connecti
     def view(ws):
         ws.accept()
         wait_until(lambda: ws._paused)
-        ws._sock._sock.close()
+        ws._raw.close()
         return len([message for message in ws if message]), ws.closed, ws.close_code
 
     client, result = run(view)

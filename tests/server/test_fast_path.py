@@ -4,6 +4,7 @@ from random import Random
 
 import pytest
 
+from geventws.server import fast_path_py
 from geventws.server.fast_path import parse_request
 from tests.support.client import KEY, request
 
@@ -56,6 +57,7 @@ def test_what_leaves_a_doubt_is_left_to_the_general_parser(head):
 NAMES = ["Cookie", "COOKIE", "X-Twice", "x-twice", "X_Twice", "X-Empty", "Origin", "User-Agent"]
 NAMES += ["Accept-Language", "Forwarded", "X-Cookie-Jar", "X-" + "Long-" * 20, "X!#$%&'*+.^`|~1"]
 TARGET = "".join(map(chr, range(0x21, 0x7F))).replace("#", "") + "%%%%%%%%?"
+HOSTILE = b"\r\n\0\t :%#?_-\x7f\x80aZ0"
 VALUE = "".join(map(chr, [9, *range(0x20, 0x7F), *range(0x80, 0x100)]))
 
 
@@ -80,6 +82,21 @@ def random_head(random: Random) -> bytes:
     random.shuffle(fields)
     lines = [f"GET /{some(TARGET, 40)} HTTP/1.1", *(f"{name}:{value}" for name, value in fields)]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def test_the_twins_parse_alike():
+    random = Random(19)
+    taken = 0
+    for _ in range(3_000):
+        head = bytearray(random_head(random))
+        for _ in range(random.randrange(3)):
+            at = random.randrange(len(head))
+            head[at : at + random.randrange(3)] = random.choices(HOSTILE, k=random.randrange(3))
+        data = bytes(head)
+        expected = fast_path_py.parse_request(data)
+        assert parse_request(data) == expected, data
+        taken += expected is not None
+    assert taken > 500
 
 
 def described(environ: dict) -> dict:

@@ -1,0 +1,62 @@
+"""A gevent socket for a connection that has been accepted."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from gevent import get_hub
+from gevent.socket import socket as gevent_socket
+
+
+class AcceptedSocket(gevent_socket):
+    """A gevent socket that creates its watchers when a greenlet has to wait, which is rare.
+
+    :param fileno: a descriptor that does not block.
+    """
+
+    __slots__ = ("_reader", "_writer")
+
+    # Attributes of gevent's class that its annotations do not have.
+    timeout: float | None
+    _gevent_sock_class: Any
+
+    # Like gevent's, which also creates the watchers, and makes the descriptor non-blocking.
+    def __init__(self, family: int, kind: int, protocol: int, fileno: int) -> None:
+        self.hub = get_hub()
+        self.timeout = socket.getdefaulttimeout()
+        self._closed = False
+        self._io_refs = 0
+        kind |= getattr(socket, "SOCK_NONBLOCK", 0)
+        self._sock = self._gevent_sock_class(family, kind, protocol, fileno)
+        #: The watchers: ``False`` before they are created, ``None`` after close().
+        self._reader = self._writer = False
+
+    def _watcher(self, events: int) -> Any:
+        # gevent's handler closes _sock before this object.
+        descriptor = self._sock.fileno()
+        return None if descriptor < 0 else self.hub.loop.io(descriptor, events)
+
+    @property
+    def _read_event(self) -> Any:
+        if self._reader is False:
+            self._reader = self._watcher(1)
+        return self._reader
+
+    @_read_event.setter
+    def _read_event(self, watcher: Any) -> None:
+        self._reader = watcher
+
+    @property
+    def _write_event(self) -> Any:
+        if self._writer is False:
+            self._writer = self._watcher(2)
+        return self._writer
+
+    @_write_event.setter
+    def _write_event(self, watcher: Any) -> None:
+        self._writer = watcher
+
+    def disown(self) -> None:
+        """Leave the socket of the operating system to another owner: ``close()`` has no effect."""
+        self._io_refs += 1

@@ -1,0 +1,167 @@
+"""Accept connections, and read their first request in the hub: no greenlet waits for it.
+
+A WebSocket request in the form that the fast parser accepts gets a greenlet for its view at once.
+For every other request, a greenlet calls gevent's handler, with the bytes that were read.
+"""
+
+from __future__ import annotations
+
+import socket
+from io import DEFAULT_BUFFER_SIZE, BufferedReader
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..connection._arrivals import Arrival, accept, receive
+from ..connection.accepted import AcceptedSocket
+from ..connection.greenlets import LightGreenlet
+from ..connection.hub import hub_state
+from .fast_path import parse_request
+
+if TYPE_CHECKING:
+    from ..options import Options
+    from .accepting import Address
+
+#: The maximum number of seconds that new connections may occupy the loop.
+_SLICE = 0.002
+
+
+class Server(Protocol):
+    """A server whose connections are accepted here."""
+
+    handler_class: Any
+    max_accept: int
+    options: Options
+
+
+class _EarlyFile(socket.SocketIO):
+    """The file of a connection whose first bytes have been read."""
+
+    def __init__(self, sock: Any, early: bytes) -> None:
+        super().__init__(sock, "r")
+        sock._io_refs += 1  # close() of this file decreases it, as for makefile()
+        self._early = early
+
+    def readinto(self, buffer: Any) -> int | None:
+        if not self._early:
+            return super().readinto(buffer)
+        size = min(len(buffer), len(self._early))
+        buffer[:size] = self._early[:size]
+        self._early = self._early[size:]
+        return size
+
+
+class Arrivals:
+    """Accepts the connections of a server without TLS."""
+
+    def __init__(self, server: Server, listener: socket.socket) -> None:
+        self._server = server
+        self._listener = listener
+
+    def accept(self) -> None:
+        """Accept the connections that wait, and start to serve them. Called in the hub.
+
+        :raises OSError: as ``socket.accept()``.
+        """
+        server, listener = self._server, self._listener
+        end = monotonic() + _SLICE
+        for _ in range(server.max_accept):
+            accepted = accept(listener.fileno())
+            if accepted is None:
+                return
+            descriptor, address = accepted
+            sock = AcceptedSocket(listener.family, listener.type, listener.proto, descriptor)
+            data = receive(descriptor)
+            if data is not None or not _Waiting(server, sock, address).starts():
+                _serve(server, sock, address, data, 0.0)
+            # A view may have stopped the server.
+            if monotonic() >= end or listener.fileno() < 0:
+                return
+
+
+class _Waiting(Arrival):
+    """A connection that waits for its first bytes."""
+
+    def __init__(self, server: Server, sock: AcceptedSocket, address: Address) -> None:
+        state = hub_state()
+        buffers: Any = state.buffers  # only the compiled ones have the epoll set
+        super().__init__(state.hub, buffers.watches, sock.fileno())
+        self._server = server
+        self._sock = sock
+        self._address = address
+        self._since = monotonic()
+        self._sweeper = state.sweeper
+        self._due = 0
+
+    def starts(self) -> bool:
+        """Start to wait; return whether the system has the resources for it."""
+        try:
+            self._watch()
+        except OSError:
+            self._release()
+            return False
+        timeout = self._server.options.handshake_timeout
+        if timeout is not None:
+            self._sweeper.add(self, timeout)
+        return True
+
+    def _on_readable(self) -> None:
+        data = receive(self._sock.fileno())
+        if data is not None:
+            self._end()
+            _serve(self._server, self._sock, self._address, data, monotonic() - self._since)
+
+    def _on_descriptor_lost(self) -> None:
+        self._end()
+        self._sock.detach()
+
+    def _check(self) -> None:
+        """Drop a client that has sent nothing within ``handshake_timeout``."""
+        self._end()
+        self._sock.close()
+
+    def _abandon(self) -> None:
+        """Do nothing after a fork: the client belongs to the parent."""
+
+    def _end(self) -> None:
+        self._release()
+        self._sweeper.remove(self)
+
+
+def _serve(
+    server: Server,
+    sock: AcceptedSocket,
+    address: Address,
+    data: bytes | None,
+    waited: float,
+) -> None:
+    """Start a greenlet for a connection.
+
+    :param data: the first bytes, ``b""`` if the client has disconnected; ``None`` if the greenlet
+        must wait for them.
+    :param waited: the number of seconds that the connection has waited for them.
+    """
+    if data == b"":
+        sock.close()
+    else:
+        LightGreenlet(_handle, server, sock, address, data, waited).switch()
+
+
+def _handle(
+    server: Server,
+    sock: AcceptedSocket,
+    address: Address,
+    data: bytes | None,
+    waited: float,
+) -> None:
+    try:
+        handler: Any = server.handler_class(sock, address, server)
+        request = parse_request(data) if data else None
+        if data and request is not None and request.size <= server.options.max_header_size:
+            handler.handle_websocket_request(request, data[request.size :])
+            return
+        if data:
+            handler.rfile = BufferedReader(_EarlyFile(sock, data), DEFAULT_BUFFER_SIZE)
+        handler._waited = waited
+        handler.handle()
+    finally:
+        sock.close()

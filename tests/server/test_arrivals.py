@@ -1,0 +1,167 @@
+"""The first request of a connection, in whatever pieces it arrives."""
+
+import os
+
+import pytest
+from gevent import getcurrent
+from gevent.pywsgi import WSGIServer
+
+import geventws
+from geventws import WebSocketHandler, WebSocketServer
+from tests.support.client import TEXT, RawClient, frame, request
+from tests.support.servers import wait_until
+
+FIRST_BYTES = [1, 40, len(request()) - 1]
+
+
+def site(environ, start_response):
+    """Echoes messages; other requests get their own target."""
+    ws = environ.get("wsgi.websocket")
+    if ws is None:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [environ["PATH_INFO"].encode()]
+    for message in ws:
+        ws.send(message)
+    return []
+
+
+def let_arrive(server):
+    """Return when the server has read what was sent before: it serves connections in turn."""
+    with server.client() as other:
+        other.open()
+        other.finish()
+
+
+@pytest.mark.parametrize("size", FIRST_BYTES)
+def test_a_request_in_two_pieces_opens_a_websocket(serve, size):
+    server = serve(site)
+    with server.client() as client:
+        let_arrive(server)  # without a byte of this client
+        client.send(request()[:size])
+        let_arrive(server)
+        client.send(request()[size:] + frame(TEXT, "behind"))
+        assert client.read_head() == "101"
+        assert client.read_frame() == (TEXT, b"behind")
+        client.finish()
+
+
+def test_frames_in_the_segment_of_the_request_are_received(serve):
+    many = [frame(TEXT, f"{number}") for number in range(3_000)]  # more than one read takes
+    with serve(site).client() as client:
+        client.send(request() + b"".join(many))
+        assert client.read_head() == "101"
+        for number in range(len(many)):
+            assert client.read_frame() == (TEXT, b"%d" % number)
+        client.finish()
+
+
+def test_plain_requests_in_one_segment_are_answered_in_order(serve):
+    with serve(site).client() as client:
+        client.send(b"".join(request(f"/{each}", without="Upgrade") for each in "abc"))
+        for each in "abc":
+            assert client.read_response() == ("200", f"/{each}".encode())
+
+
+def test_a_client_that_sends_nothing_is_dropped_in_time(serve):
+    with serve(site, handshake_timeout=0.2).client() as client:
+        assert client.read_to_end() == b""
+
+
+def test_the_time_for_the_head_begins_with_the_connection(serve):
+    server = serve(site, handshake_timeout=0.5)
+    with server.client() as client:
+        let_arrive(server)
+        client.send(request()[:-2])
+        assert client.read_response() == ("408", b"")
+
+
+def test_clients_that_leave_without_a_request_leave_nothing_behind(serve):
+    def descriptors():
+        return len(os.listdir("/proc/self/fd"))
+
+    server = serve(site)
+    let_arrive(server)
+    before = descriptors()
+    for _ in range(5):
+        server.client().sock.close()  # perhaps before the server has accepted it
+        client = server.client()
+        let_arrive(server)
+        client.sock.close()
+    wait_until(lambda: descriptors() <= before, "the end of all descriptors")
+
+
+def test_a_view_runs_in_a_greenlet_and_a_view_that_ends_the_server_is_no_harm(serve):
+    seen = []
+
+    def stop_at_once(environ, start_response):
+        seen.append(getcurrent())
+        server.close()
+        start_response("403 Forbidden", [("Content-Length", "0")])
+        return []
+
+    server = serve(stop_at_once)
+    clients = [server.client() for _ in range(3)]
+    clients[0].send(request())
+    assert clients[0].read_head() == "403"
+    for client in clients:
+        client.sock.close()
+    assert len(seen) == 1
+    assert seen[0].parent is not None
+
+
+# ------------------------------------------------------------------- who accepts connections
+
+
+class CountsSockets(WebSocketServer):
+    accepted = 0
+
+    def do_read(self):
+        found = super().do_read()
+        if found is not None:
+            self.accepted += 1
+        return found
+
+
+class SkipsALine(WebSocketHandler):
+    """As handlers for the PROXY protocol do."""
+
+    def handle(self):
+        while self.socket.recv(1) != b"\n":
+            pass
+        super().handle()
+
+
+def test_a_server_that_reads_accepted_sockets_itself_gets_all_of_them():
+    server = CountsSockets(("127.0.0.1", 0), site, log=None)
+    server.start()
+    try:
+        with RawClient(server.address) as client:
+            client.open()
+            client.finish()
+        assert server.accepted == 1
+    finally:
+        server.stop(1)
+
+
+@pytest.mark.parametrize("server_class", [WebSocketServer, WSGIServer])
+def test_a_handler_that_reads_from_the_socket_first_gets_all_bytes(server_class):
+    server = server_class(("127.0.0.1", 0), site, log=None, handler_class=SkipsALine)
+    server.start()
+    try:
+        with RawClient(server.address) as client:
+            client.send(b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n" + request())
+            assert client.read_head() == "101"
+            client.finish()
+    finally:
+        server.stop(1)
+
+
+@pytest.mark.skipif(geventws.__core__ == "python", reason="gevent's server accepts there")
+def test_no_greenlet_waits_for_the_first_bytes(serve):
+    server = serve(site)
+    with server.client() as silent:
+        let_arrive(server)
+        wait_until(server.is_idle)
+        silent.open()
+        assert not server.is_idle()
+        silent.finish()
