@@ -7,6 +7,12 @@ cdef extern from "system.h" nogil:
     enum: MAX_READY
 
 
+cdef enum Recipient:
+    HUB  # code that may switch to a greenlet
+    VIEW  # a greenlet that waits, or the queue
+    CALLBACK
+
+
 cdef class Watched:
     cdef object __weakref__
     cdef readonly object _hub
@@ -18,7 +24,7 @@ cdef class Watched:
 
     cdef int on_readable(self) except -1
     cdef int run_view(self) except -1
-    cdef bint is_detached(self) noexcept
+    cdef Recipient recipient(self) noexcept
     cdef void prefetch(self) noexcept
     cdef int restart(self) except -1
     cdef int descriptor_lost(self) except -1
@@ -50,7 +56,7 @@ cdef class WatchSet:
     cdef int watch(self, Watched connection) except -1
     cdef int forget(self, Watched connection) except -1
     cdef int close_set(self) except -1
-    cdef bint has_next(self, bint detached) noexcept
+    cdef bint has_next(self, Recipient recipient) noexcept
     cdef Watched read_next(self)
     cdef void report(self, Watched connection) noexcept
     cdef int renew(self) except -1

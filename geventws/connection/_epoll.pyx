@@ -33,11 +33,11 @@ cdef class Watched:
 
     cdef int run_view(self) except -1:
         """Switch to the greenlet that waits for what ``on_readable()`` has read, if one does."""
-        raise NotImplementedError
+        return 0
 
-    cdef bint is_detached(self) noexcept:
-        """Whether a callback gets the messages, so that no other greenlet must run."""
-        return False
+    cdef Recipient recipient(self) noexcept:
+        """Who gets what is read. If it is not the hub, ``on_readable()`` must not switch."""
+        return HUB
 
     cdef void prefetch(self) noexcept:
         """Fetch the memory of the next dispatch into the CPU cache."""
@@ -160,13 +160,13 @@ cdef class WatchSet:
         if self.is_out_of_date:
             self.renew()
 
-    cdef bint has_next(self, bint detached) noexcept:
-        """Whether another connection is ready, and whether it is detached."""
+    cdef bint has_next(self, Recipient recipient) noexcept:
+        """Whether another connection is ready, and has this recipient."""
         cdef PyObject* owner
         if self.next >= self.count:
             return False
         owner = self.owner_of(self.ready[self.next])
-        return owner != NULL and (<Watched>owner).is_detached() == detached
+        return owner != NULL and (<Watched>owner).recipient() == recipient
 
     cdef Watched read_next(self):
         """Read from the next connection that is ready, and return it."""

@@ -28,7 +28,7 @@ from cpython.ref cimport Py_DECREF, PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from geventws.connection._epoll cimport Watched, WatchSet
+from geventws.connection._epoll cimport CALLBACK, VIEW, Recipient, Watched, WatchSet
 from geventws.protocol._frames cimport MAX_HEAD, put_head
 from geventws.protocol._reader cimport FrameReader
 
@@ -143,7 +143,7 @@ cdef class HubBuffers:
     cdef int lead(self) except -1:
         """Read from the next connections in the place of the hub, as long as nothing blocks."""
         cdef object leader = self.leader
-        while leader is not None and self.leader is leader and self.watches.has_next(True):
+        while leader is not None and self.leader is leader and self.watches.has_next(CALLBACK):
             self.watches.read_next()
         return 0
 
@@ -158,7 +158,7 @@ cdef class HubBuffers:
             self.end_dispatch(False)
         except BaseException:
             self.pool._hub.handle_error(self, *sys.exc_info())
-        while self.view == NULL and self.watches.has_next(False):
+        while self.view == NULL and self.watches.has_next(VIEW):
             self.watches.read_next()
         view = self.view
         self.view = NULL
@@ -423,8 +423,8 @@ cdef class Transport(Watched):
         """Whether the socket still has the descriptor: other code may have closed it."""
         return descriptor_of(<PyObject*>self._raw) == self.fd
 
-    cdef bint is_detached(self) noexcept:
-        return self._on_message is not None and self._waiter is None
+    cdef Recipient recipient(self) noexcept:
+        return CALLBACK if self._on_message is not None and self._waiter is None else VIEW
 
     cdef void prefetch(self) noexcept:
         """Fetch the memory of the next dispatch into the CPU cache."""

@@ -1,5 +1,6 @@
 """The first request of a connection, in whatever pieces it arrives."""
 
+import contextlib
 import os
 
 import pytest
@@ -53,6 +54,23 @@ def test_frames_in_the_segment_of_the_request_are_received(serve):
         for number in range(len(many)):
             assert client.read_frame() == (TEXT, b"%d" % number)
         client.finish()
+
+
+def test_requests_and_messages_that_are_ready_at_the_same_time_do_not_disturb_each_other(serve):
+    server = serve(site)
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(server.client().open()) for _ in range(10)]
+        waiting = [stack.enter_context(server.client()) for _ in opened]
+        let_arrive(server)
+        for old, new in zip(opened, waiting, strict=True):
+            old.send(frame(TEXT, "old"))
+            new.send(request() + frame(TEXT, "new"))
+        for old, new in zip(opened, waiting, strict=True):
+            assert old.read_frame() == (TEXT, b"old")
+            assert new.read_head() == "101"
+            assert new.read_frame() == (TEXT, b"new")
+        for client in opened + waiting:
+            client.finish()
 
 
 def test_plain_requests_in_one_segment_are_answered_in_order(serve):
