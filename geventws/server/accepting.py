@@ -15,6 +15,7 @@ from ..connection.logs import name_of_peer, peers, printable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gevent._types import _TimerWatcher
     from gevent.socket import socket
 
     from ..options import Options
@@ -25,24 +26,49 @@ _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 # Any: an address is a tuple, or a string for a unix socket.
 Address: TypeAlias = Any
 
+#: Seconds for which a connection is left to less loaded processes.
+_PATIENCE = 0.002
+
 
 class AcceptingServer(StreamServer):
     """gevent's server with limited log lines, and with a time limit for TLS handshakes."""
 
     options: Options
-    _start_accepting_if_started: Callable[[], None]  # a private method of gevent's BaseServer
+    #: Whether the next connection is for this process, and not for another one that listens, too.
+    #: The argument is whether the others have had time to accept it.
+    should_accept: Callable[[bool], bool] | None = None
+    _has_waited = False
+    # Private members of gevent's BaseServer.
+    _do_read: Callable[[], None]
+    _start_accepting_if_started: Callable[[], None]
+    _timer: _TimerWatcher | None
 
     def do_read(self) -> tuple[socket, Address] | None:  # type: ignore[override] # as BaseServer
+        if self.should_accept is not None and not self.should_accept(self._has_waited):
+            self._pause(_PATIENCE, self._accept_now)
+            return None
         try:
             return self.accept_connection()
         except OSError as problem:
             if problem.errno not in _EXHAUSTED:
                 raise
             peers.log(logging.WARNING, "Cannot accept connections for now: %s", problem.strerror)
-            self.stop_accepting()
-            self._timer = self.loop.timer(self.max_delay)
-            self._timer.start(self._start_accepting_if_started)
+            self._pause(self.max_delay, self._start_accepting_if_started)
             return None
+
+    def _pause(self, seconds: float, then: Callable[[], None]) -> None:
+        """Accept nothing for some seconds."""
+        self.stop_accepting()
+        self._timer = self.loop.timer(seconds)
+        self._timer.start(then)
+
+    def _accept_now(self) -> None:
+        self._start_accepting_if_started()
+        self._has_waited = True
+        try:
+            self._do_read()
+        finally:
+            self._has_waited = False
 
     def accept_connection(self) -> tuple[socket, Address] | None:
         """Accept one connection; return ``None`` if this server handles it without gevent's."""

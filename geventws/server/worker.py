@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from functools import partial
+from functools import cache, partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from ..connection.malloc import keep_memory_for_messages
 from .accepting import AcceptingServer
+from .balance import FULL, Loads
 from .configuration import application_options, combine_options
 from .engineio import install_if_present
 from .middleware import WebSocketMiddleware
@@ -34,6 +35,12 @@ _HEARTBEAT = 0.5
 #: Seconds before the end of graceful_timeout when the worker stops waiting. gunicorn's master then
 #: kills the worker; it checks once a second.
 _MARGIN = 1.5
+
+
+@cache
+def _loads() -> Loads:
+    """Return the loads of all workers of this master."""
+    return Loads()
 
 
 class Worker(GeventWorker):
@@ -71,6 +78,12 @@ class Worker(GeventWorker):
         super().__init_subclass__()
         combine_options(None, cls.websocket_options)  # raises for invalid options
 
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        # gunicorn calls it in the master.
+        super().__init__(*arguments, **keywords)
+        self._place = _loads().join(self)
+        self._pools: list[Pool] = []
+
     def init_process(self) -> None:
         # gunicorn sets it only after the modules are patched: until then, a SIGTERM would be lost.
         signal.signal(signal.SIGTERM, self.handle_exit)
@@ -107,7 +120,28 @@ class Worker(GeventWorker):
         server.options = self.wsgi.options
         if self.cfg.workers > 1:
             server.max_accept = 1  # as GeventWorker does
+        if not self.cfg.reuse_port:  # then, each worker listens on a socket of its own
+            server.should_accept = self._should_accept
+        self._pools.append(spawn)
         return server
+
+    def _load(self) -> float:
+        """The number of requests and WebSockets, or ``FULL``."""
+        websockets = len(self.wsgi.websockets)
+        requests = sum(map(len, self._pools))  # also those that will become WebSockets
+        most = self.wsgi.options.max_connections
+        if not self.alive or (most is not None and max(websockets, requests) >= most):
+            return FULL
+        # Detached WebSockets are not among the requests. That all others count twice is no harm.
+        return websockets + requests
+
+    def _should_accept(self, has_waited: bool) -> bool:
+        return self._place is None or self._place.should_accept(self._load(), has_waited)
+
+    def notify(self) -> None:
+        super().notify()
+        if self._place is not None:
+            self._place.report(self._load())
 
     def run(self) -> None:
         draining = spawn(self._drain_before_exit)

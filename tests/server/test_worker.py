@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+from collections import Counter
 
 import gevent
 import pytest
@@ -119,6 +120,49 @@ def test_several_workers_and_a_preloaded_application(gunicorn):
             with process.client().open() as client:
                 echo(client)
                 client.finish()
+
+
+def process_of(client):
+    """Return the process id of the worker that serves a client."""
+    client.open("/whose")
+    return client.read_frame()[1]
+
+
+@contextlib.contextmanager
+def crowd(tmp_path, workers, count, **options):
+    """Several workers, all of which listen, and clients in an exit stack."""
+    settings = tmp_path / "gunicorn.conf.py"
+    settings.write_text(
+        "import geventws\n"
+        "class Worker(geventws.Worker):\n"
+        f"    websocket_options = {options}\n"
+        "    listens = False\n"
+        "    def notify(self):\n"
+        "        super().notify()\n"
+        "        if not self.listens:\n"
+        "            self.listens = True\n"
+        "            self.log.info('listens')\n"
+        "worker_class = Worker\n"
+    )
+    arguments = f"-m gunicorn -c {settings} -b 127.0.0.1:0 --workers {workers} {SITE}".split()
+    with serving(arguments, tmp_path / "log") as process, contextlib.ExitStack() as stack:
+        process.wait_for(rf"(?s)(\] listens.*){{{workers}}}")
+        yield process, [stack.enter_context(process.client()) for _ in range(count)]
+
+
+def test_websockets_are_spread_evenly_over_the_workers(tmp_path):
+    with crowd(tmp_path, workers=2, count=40) as (_, clients):
+        numbers = Counter(map(process_of, clients))
+        assert len(numbers) == 2
+        assert max(numbers.values()) - min(numbers.values()) <= 4
+
+
+def test_a_full_worker_leaves_websockets_to_another_one(tmp_path):
+    with crowd(tmp_path, workers=2, count=20, max_connections=10) as (process, clients):
+        assert list(Counter(map(process_of, clients)).values()) == [10, 10]
+        with process.client() as client:
+            client.send(request("/whose"))
+            assert client.read_head() == "503"
 
 
 def test_tls(gunicorn, tls):

@@ -193,6 +193,14 @@ def whoami(environ, start_response):
     return [str(os.getpid()).encode()]
 
 
+def whose(environ, start_response):
+    """Sends the number of its process, and waits for the end."""
+    ws = environ["wsgi.websocket"]
+    ws.send(str(os.getpid()))
+    ws.receive()
+    return []
+
+
 VIEWS = {
     view.__name__: view
     for view in (
@@ -221,5 +229,6 @@ VIEWS = {
         upload,
         wait_then_send,
         whoami,
+        whose,
     )
 }
