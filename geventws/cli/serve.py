@@ -14,7 +14,7 @@ from gevent import monkey
 from gevent.event import Event
 
 from ..connection.logs import logger
-from ..connection.malloc import keep_memory_for_messages
+from ..connection.memory import exempt_application_from_collection, keep_memory_for_messages
 from ..server.engineio import install_if_present
 from ..server.server import WebSocketServer
 from .application import load_application
@@ -71,6 +71,7 @@ def serve_application(application: Application, settings: Settings) -> int:
         servers = [_create_server(listener, application, settings) for listener in listeners]
         urls = [url_of(listener, secure=bool(settings.certfile)) for listener in listeners]
         print(f"Serving {settings.app} on {', '.join(urls)}", file=sys.stderr, flush=True)
+        exempt_application_from_collection()
         _run(servers, settings.graceful_timeout)
     finally:
         close_listeners(listeners, settings.bind)

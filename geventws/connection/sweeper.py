@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from gevent.hub import Waiter
 
-from .malloc import release_memory
+from .memory import release_memory
 
 if TYPE_CHECKING:
     from gevent._types import _TimerWatcher

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gevent import sleep, spawn
 from gunicorn.workers.ggevent import GeventWorker
 
-from ..connection.malloc import keep_memory_for_messages
+from ..connection.memory import exempt_application_from_collection, keep_memory_for_messages
 from .accepting import AcceptingServer
 from .balance import FULL, Loads
 from .configuration import application_options, combine_options
@@ -108,6 +108,7 @@ class Worker(GeventWorker):
             self.wsgi.use_defaults(options)
         else:
             self.wsgi = WebSocketMiddleware(self.wsgi, **options)
+        exempt_application_from_collection()
 
     # GeventWorker calls it to create the server of a listening socket. The arguments that are not
     # used are for a server like gevent.pywsgi.

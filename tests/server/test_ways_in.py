@@ -51,6 +51,13 @@ def test_our_own_processes_keep_the_memory_of_large_messages(way_in):
         assert faults > 2000  # the process belongs to the application
 
 
+def test_our_own_processes_do_not_collect_what_lives_as_long_as_they(way_in):
+    with way_in.client().open("/frozen") as client:
+        frozen = int(client.read_frame()[1])
+        client.finish()
+    assert (frozen > 10_000) == (way_in.way in ("cli", "gunicorn-worker"))
+
+
 def test_frames_that_come_one_byte_at_a_time_arrive(way_in):
     with way_in.client().open() as client:
         for byte in frame(TEXT, "a byte at a time") + frame(PING, "?") + frame(BINARY, b"y" * 200):

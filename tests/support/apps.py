@@ -1,5 +1,6 @@
 """The applications that the tests serve, in the test's process and in others."""
 
+import gc
 import io
 import os
 from collections.abc import Iterable
@@ -64,6 +65,12 @@ def page_faults(environ, start_response):
     for _ in range(10):
         come_and_go()
     environ["wsgi.websocket"].send(str(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before))
+    return []
+
+
+def frozen(environ, start_response):
+    """Sends the number of objects that the garbage collector passes over."""
+    environ["wsgi.websocket"].send(str(gc.get_freeze_count()))
     return []
 
 
@@ -211,6 +218,7 @@ VIEWS = {
         refuse_by_write,
         untouched,
         page_faults,
+        frozen,
         crash,
         crash_early,
         be_killed,

@@ -1,8 +1,9 @@
-"""The settings of glibc's allocator, and the return of memory to the operating system."""
+"""The memory of a process that is a server: glibc's allocator and Python's garbage collector."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
 
@@ -29,6 +30,16 @@ def keep_memory_for_messages() -> None:
     if _mallopt is not None and os.environ.keys().isdisjoint(_VARIABLES):
         for parameter, value in _SETTINGS.items():
             _mallopt(parameter, value)
+
+
+def exempt_application_from_collection() -> None:
+    """Let the garbage collector pass over all objects that exist now.
+
+    Modules and applications live as long as the process. A full collection stops all views, for
+    0.3 ms per 1,000 objects.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def release_memory() -> None:
