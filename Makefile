@@ -15,8 +15,8 @@ ONCE   := broadcast/test_contract broadcast/test_faults broadcast/test_postgresq
           protocol/test_properties server/test_drain server/test_gevents_own \
           server/test_http_handler server/test_middleware server/test_other_libraries \
           server/test_smuggling server/test_worker test_bottle test_browsers test_compat \
-          test_deploy test_docs test_engineio test_flask test_frameworks test_prometheus \
-          test_recipes test_sites test_testing
+          test_deploy test_docs test_engineio test_flask test_frameworks test_guides \
+          test_prometheus test_recipes test_sites test_testing
 # Tests wait more than they compute: three processes keep two cores busy.
 JOBS   ?= $(shell $(PYTHON) -c 'import os; print(min(8, (os.cpu_count() or 1) * 3 // 2))')
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal

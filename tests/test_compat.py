@@ -665,7 +665,7 @@ def test_options_hold_for_all_handlers(start):
 
 
 def test_the_lines_of_the_documentation_lift_all_limits(start):
-    text = (ROOT / "docs" / "migration.md").read_text()
+    text = (ROOT / "docs" / "migration-gevent-websocket.md").read_text()
     lines = re.search(r"These lines lift them.*?```python\n(.*?)```", text, re.DOTALL)[1]
     before = set(vars(WebSocketHandler))
     exec(lines, {"install_as_geventwebsocket": install_as_geventwebsocket})
