@@ -1,4 +1,4 @@
-"""The figures as an SVG: a panel for each scenario, a bar for each server."""
+"""The figures as SVGs: one scenario for a first look, and a panel for each scenario."""
 
 from __future__ import annotations
 
@@ -72,6 +72,37 @@ def draw(results: Results) -> str:
         for j, scenario in enumerate(ordered[i * COLUMNS : (i + 1) * COLUMNS]):
             parts += _draw_panel(results, scenario, MARGIN + LABELS + j * PANEL, top)
     parts += _draw_footer(results, height - FOOTER)
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def draw_costs(results: Results, scenario: Scenario) -> str:
+    """One scenario, the cheapest server first: what the documentation begins with."""
+    costs = [(peer, results.costs(scenario, peer)) for peer in results.peers]
+    measured = [(peer, figure) for peer, figure in costs if figure]
+    ordered = sorted(measured, key=lambda cost: cost[1].median)
+    width, left = 640, 232
+    height = HEADER + len(ordered) * (LINE + 5) + GAP // 2
+    scale = (width - left - 3 * MARGIN) / ordered[-1][1].median
+    title = "CPU time of the server for one message, in µs: shorter is faster"
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"'
+        f' width="{width}" height="{height}" role="img">',
+        f"<title>{title}</title>",
+        f"<style>{STYLE}</style>",
+        f'<rect class="page" x=".5" y=".5" width="{width - 1}" height="{height - 1}" rx="6"/>',
+        _text(MARGIN, 30, title, "head"),
+        _text(MARGIN, 49, f"{scenario.title}, {scenario.subtitle}", "faint"),
+    ]
+    for i, (peer, figure) in enumerate(ordered):
+        y = HEADER + i * (LINE + 5)
+        own = "own" if _kind_of(peer) else ""
+        parts.append(_text(left - 12, y + THICK, peer.title, f"end {own}"))
+        bar = figure.median * scale
+        parts.append(
+            f'<rect class="bar {_kind_of(peer)}" x="{left}" y="{y - 1}" width="{bar:.1f}"'
+            f' height="{THICK + 4}"/>'
+        )
+        parts.append(_text(left + bar + 5, y + THICK, short(figure.median), "figure"))
     return "\n".join([*parts, "</svg>", ""])
 
 

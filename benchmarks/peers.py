@@ -27,6 +27,12 @@ class Peer:
     script: str
     package: str
     environ: dict[str, str] = field(default_factory=dict)
+    #: What users install that is built on it.
+    users: str = ""
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} ({self.users})" if self.users else self.name
 
     def label(self, versions: Mapping[str, str]) -> str:
         return f"{self.name} {versions[self.package]}"
@@ -47,6 +53,7 @@ PEERS = [
         "echo_geventws.py",
         "geventws",
         {"GEVENTWS_PURE_PYTHON": "1"},
+        "no compiler",
     ),
     Peer(
         "gevent-websocket",
@@ -55,11 +62,21 @@ PEERS = [
         "gevent-websocket",
     ),
     Peer(
-        "simple-websocket", "`gunicorn -k gevent`", "echo_simple_websocket.py", "simple-websocket"
+        "simple-websocket",
+        "`gunicorn -k gevent`",
+        "echo_simple_websocket.py",
+        "simple-websocket",
+        users="flask-sock",
     ),
     Peer("websockets", "asyncio server, uvloop", "echo_websockets.py", "websockets"),
     Peer("aiohttp", "uvloop", "echo_aiohttp.py", "aiohttp"),
-    Peer("uvicorn", "ASGI; websockets-sansio, uvloop, httptools", "echo_uvicorn.py", "uvicorn"),
+    Peer(
+        "uvicorn",
+        "ASGI; websockets-sansio, uvloop, httptools",
+        "echo_uvicorn.py",
+        "uvicorn",
+        users="FastAPI, Channels",
+    ),
     Peer("picows", "callbacks on frames, uvloop", "echo_picows.py", "picows"),
 ]
 

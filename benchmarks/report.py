@@ -118,7 +118,7 @@ def _write_table(
     figure_of: Callable[[Scenario, Peer], Figure | None],
 ) -> str:
     heads = [f"{scenario.title}<br>{scenario.subtitle}" for scenario in scenarios]
-    rows = [["", *heads], ["---"] + ["---:"] * len(heads)]
+    rows = [["Server", *heads], ["---"] + ["---:"] * len(heads)]
     for peer in results.peers:
         figures = [figure_of(scenario, peer) for scenario in scenarios]
         rows.append([peer.name, *(str(figure) if figure else "failed" for figure in figures)])

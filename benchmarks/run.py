@@ -46,7 +46,7 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="Only a run of everything writes results.md and results.svg beside this program; a"
+        epilog="Only a run of everything writes results.md and its charts beside this program; a"
         " part goes into its folder build. build/rounds.json has every sample of the last run.",
     )
     peers = [peer.name for peer in PEERS]
@@ -141,6 +141,9 @@ def write(results: Results, folder: Path) -> None:
     (BUILD / "rounds.json").write_text(json.dumps(rounds, indent=1))
     (folder / "results.md").write_text(write_page(results))
     (folder / "results.svg").write_text(chart.draw(results))
+    for scenario in results.scenarios:
+        if scenario.name == "echo-100":
+            (folder / "costs.svg").write_text(chart.draw_costs(results, scenario))
     print(f"see {folder}/results.md and {folder}/results.svg")
 
 

@@ -25,5 +25,6 @@ html_title = "geventws"
 html_show_sphinx = False
 html_static_path = ["static"]
 html_css_files = ["tables.css"]
+html_js_files = [("pages.js", {"defer": "defer"})]
 copybutton_exclude = ".linenos, .gp, .go"  # prompts and output
 exclude_patterns = ["_build"]
