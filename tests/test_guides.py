@@ -3,6 +3,7 @@
 import contextlib
 import subprocess
 import sys
+import time
 import types
 from urllib.request import Request, urlopen
 
@@ -114,6 +115,19 @@ def test_a_program_answers(page, name, path, answer):
     with connect(app, path) as ws:
         ws.send("hello")
         assert ws.receive() == answer
+
+
+def test_a_websocket_is_closed_when_the_login_expires():
+    app = load("authentication.md", "members.py").app
+    with pytest.raises(HandshakeError, match="401"):
+        connect(app, "/members")
+    client = app.test_client()
+    with client.session_transaction() as session:
+        session["expires"] = time.time() + 1.5  # within this time, the client connects
+    cookies = {"session": client.get_cookie("session").value}
+    with connect(app, "/members", cookies=cookies) as ws:
+        assert ws.receive() is None
+        assert (ws.close_code, ws.close_reason) == (4401, "login expired")
 
 
 def test_a_page_gets_the_messages_that_it_missed():
