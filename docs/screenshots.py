@@ -11,10 +11,12 @@ from selenium.webdriver.support.wait import WebDriverWait
 from tests.support.browser import OpenWindow, windows
 from tests.support.proxies import free_port
 from tests.support.servers import ROOT, serving
+from tests.test_docs import follow, is_connected
 
 IMAGES = ROOT / "docs" / "images"
 DESKTOP = {"width": 1000, "height": 640, "scale": 1.5}
 PROJECTOR = {"width": 1280, "height": 740, "scale": 1}
+TABLET = {"width": 700, "height": 420, "scale": 1.5}
 PHONE = {"width": 390, "height": 780, "scale": 1.25}
 
 
@@ -22,6 +24,7 @@ def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, windows() as open_window:
         chat(Path(folder), open_window)
+        tutorial(Path(folder), open_window)
         votes(Path(folder), open_window)
 
 
@@ -46,6 +49,26 @@ def chat(folder: Path, open_window: OpenWindow) -> None:
         wait(ada, lambda w: "Tea?" in text(w, "messages"))
         picture(ada, "chat")
         picture(grace, "chat-phone")
+
+
+def tutorial(folder: Path, open_window: OpenWindow) -> None:
+    program = folder / "program"
+    program.mkdir()
+    follow("tutorial-flask.md", program)
+    command = ["-m", "geventws", "app:app", "--bind", "127.0.0.1:0"]
+    with serving(command, folder / "tutorial", cwd=program) as server:
+        url = f"http://127.0.0.1:{server.address[1]}/?name="
+        ada, bob = open_window(f"{url}Ada", **TABLET), open_window(f"{url}Bob", **TABLET)
+        for window, line in [
+            (ada, "Hello Bob! I have just restarted the server."),
+            (bob, "And I have not noticed."),
+            (ada, "Not even in the train?"),
+            (bob, "There was a tunnel. Your message came after it."),
+        ]:
+            wait(window, is_connected)
+            fill(window, "text", line)
+            wait(ada, lambda w, line=line: line in text(w, "lines"))
+        picture(ada, "tutorial")
 
 
 def votes(folder: Path, open_window: OpenWindow) -> None:
