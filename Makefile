@@ -110,6 +110,9 @@ docs: $(VENV)/.with-docs  ## build the documentation in build/docs; a dead link 
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 	$(BIN)/python -m tests.checks.links
 
+site: $(VENV)/.with-docs  ## build the documentation of every release, in build/site
+	$(BIN)/python -m tests.checks.site
+
 screenshots: $(READY)  ## take the documentation's pictures of the examples anew (Chromium)
 	$(BIN)/python -m docs.screenshots
 

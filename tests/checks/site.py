@@ -1,0 +1,65 @@
+"""``make site``: builds the documentation of every release in ``build/site``, and a list of them.
+
+A release is a tag such as ``v1.2.3``. Its pages are in the folder ``1.2.3``, and those of an older
+release link to the latest one.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SITE = ROOT / "build" / "site"
+TREES = ROOT / "build" / "releases"
+LIST = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>geventws: documentation</title>
+<main style="font: 1.125rem/1.6 system-ui, sans-serif; max-width: 36rem; margin: 3rem auto">
+<h1>geventws: documentation</h1>
+<ul>
+{}
+</ul>
+</main>
+</html>
+"""
+
+
+def main() -> None:
+    versions = [tag.removeprefix("v") for tag in git("tag", "--sort=-v:refname", "--list", "v*")]
+    if not versions:
+        sys.exit("There is no release: no tag begins with v.")
+    for version in versions:
+        build(version, "" if version == versions[0] else versions[0])
+    links = [f'<li><a href="{version}/">{version}</a></li>' for version in versions]
+    (SITE / "index.html").write_text(LIST.format("\n".join(links)))
+
+
+def build(version: str, latest: str) -> None:
+    tree = TREES / version
+    tree.mkdir(parents=True, exist_ok=True)
+    archive = subprocess.Popen(["git", "archive", f"v{version}"], cwd=ROOT, stdout=subprocess.PIPE)
+    subprocess.run(["tar", "-x", "-C", tree], stdin=archive.stdout, check=True)
+    arguments = ["-D", f"html_title=geventws {version}"]
+    if latest:
+        note = f'This is version {version}. The latest is <a href="../{latest}/">{latest}</a>.'
+        arguments += ["-D", f"html_theme_options.announcement={note}"]
+    subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", *arguments, tree / "docs", SITE / version],
+        env={**os.environ, "PYTHONPATH": str(tree)},  # the release, not what is installed
+        check=True,
+    )
+
+
+def git(*command: str) -> list[str]:
+    output = subprocess.run(
+        ["git", *command], cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE
+    ).stdout
+    return output.split()
+
+
+if __name__ == "__main__":
+    main()
