@@ -1,9 +1,10 @@
 """``make wheels``: builds a wheel for each Python that is here, and tests it as it is installed.
 
 Everything comes from the sdist in ``dist``. For each Python, it is unpacked in ``build/wheels``,
-and its wheel is installed in an empty environment. The tests are those of the sdist, without its
-package. The arguments are Pythons; the default is all that are supported and on the PATH. Exits
-with 1 if tests fail. PyPI takes no such wheels for Linux: cibuildwheel builds those.
+and its wheel is installed in an empty environment. The tests are those of the sdist. Its package
+loses ``__init__.py``, so that only the installed one can be imported. The arguments are Pythons;
+the default is all that are supported and on the PATH. Exits with 1 if a step fails. PyPI takes no
+such wheels for Linux: cibuildwheel builds those.
 """
 
 import os
@@ -29,25 +30,27 @@ def version_of(python: str) -> str:
     return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
 
 
-def run(*command: str | Path, cwd: Path = WHEELS, **environment: str) -> int:
-    environment = {**os.environ, **environment}
-    return subprocess.run(command, check=False, cwd=cwd, env=environment).returncode
+def run(*command: str | Path, cwd: Path = WHEELS, **environment: str) -> None:
+    subprocess.run(command, cwd=cwd, env={**os.environ, **environment}, check=True)
 
 
-def test(python: str, folder: Path, sdist: Path) -> bool:
-    """Build a wheel in ``folder``, and return whether its tests pass."""
+def test(python: str, folder: Path, sdist: Path) -> None:
+    """Build a wheel in ``folder``, and run the tests with it.
+
+    :raises subprocess.CalledProcessError: if a step fails.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     source, venv = folder / "source", folder / "venv"
     source.mkdir(parents=True)
-    pip = [venv / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    return not (
-        run("tar", "-xf", sdist, "-C", source, "--strip-components=1")
-        or run(python, "-m", "venv", venv)
-        or run(*pip, "wheel", "--no-deps", "-w", folder, sdist, GEVENTWS_REQUIRE_EXTENSION="1")
-        or run(*pip, "install", f"{next(folder.glob('*.whl'))}[test]")
-        or shutil.rmtree(source / "geventws")
-        or run(pip[0], "-m", "pytest", "-q", "-n", "auto", *TESTS, cwd=source)
-    )
+    run("tar", "-xf", sdist, "-C", source, "--strip-components=1")
+    (source / "geventws" / "__init__.py").unlink()
+    run(python, "-m", "venv", venv)
+    new = venv / "bin" / "python"
+    pip = [new, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    run(*pip, "wheel", "--no-deps", "-w", folder, sdist, GEVENTWS_REQUIRE_EXTENSION="1")
+    (wheel,) = folder.glob("*.whl")
+    run(*pip, "install", f"{wheel}[test]")
+    run(new, "-m", "pytest", "-q", "-n", "auto", "--reruns", "1", *TESTS, cwd=source)
 
 
 def relative_links(sdist: Path) -> list[str]:
@@ -62,10 +65,11 @@ def main(pythons: list[str]) -> int:
     (sdist,) = (ROOT / "dist").glob("*.tar.gz")
     failed = relative_links(sdist)
     for python in pythons or filter(version_of, SUPPORTED):
-        version = version_of(python)
-        if not version or not test(python, WHEELS / version, sdist):
-            failed.append(python)
-    print("failed:" if failed else "All wheels pass.", *failed)
+        try:
+            test(python, WHEELS / version_of(python), sdist)
+        except subprocess.CalledProcessError as error:
+            failed.append(f"{python}: {error}")
+    print("\n".join(failed) or "All wheels pass.")
     return int(bool(failed))
 
 
