@@ -18,7 +18,9 @@ FLAGS = [] if sys.platform == "win32" else ["-O3", "-Wno-unused-function"]
 PROTOCOL = "geventws/protocol"
 CONNECTION = "geventws/connection"
 IMAGES = (".png", ".svg", ".webp")
-LINK = re.compile(r'(\]\(|(?:src|srcset|href)=")(?!https?:|#)([^)"\s]+)')
+CODE_OR_LINK = re.compile(
+    r'^```.*?^```|(\]\(|(?:src|srcset|href)=")(?!https?:|#)([^)"\s]+)', re.MULTILINE | re.DOTALL
+)
 
 
 class OptionalBuild(build_ext):
@@ -66,10 +68,12 @@ def readme():
     version = re.search(r'__version__ = "(.+)"', read("geventws/__init__.py"))[1]
 
     def absolute(link):
+        if not link[1]:  # code
+            return link[0]
         kind = "raw" if link[2].endswith(IMAGES) else "blob"
         return f"{link[1]}{url}/{kind}/v{version}/{link[2]}"
 
-    return LINK.sub(absolute, read("README.md"))
+    return CODE_OR_LINK.sub(absolute, read("README.md"))
 
 
 def read(name):
