@@ -19,7 +19,7 @@ PROTOCOL = "geventws/protocol"
 CONNECTION = "geventws/connection"
 IMAGES = (".png", ".svg", ".webp")
 CODE_OR_LINK = re.compile(
-    r'^```.*?^```|(\]\(|(?:src|srcset|href)=")(?!https?:|#)([^)"\s]+)', re.MULTILINE | re.DOTALL
+    r'^```.*?^```|(\]\(|(?:src|srcset|href)=")(?!https?:)([^)"\s]+)', re.MULTILINE | re.DOTALL
 )
 
 
@@ -70,8 +70,10 @@ def readme():
     def absolute(link):
         if not link[1]:  # code
             return link[0]
-        kind = "raw" if link[2].endswith(IMAGES) else "blob"
-        return f"{link[1]}{url}/{kind}/v{version}/{link[2]}"
+        # PyPI's page has no anchors: those of the repository's page take their place.
+        path = link[2] if not link[2].startswith("#") else f"README.md{link[2]}"
+        kind = "raw" if path.endswith(IMAGES) else "blob"
+        return f"{link[1]}{url}/{kind}/v{version}/{path}"
 
     return CODE_OR_LINK.sub(absolute, read("README.md"))
 

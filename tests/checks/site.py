@@ -18,7 +18,7 @@ LIST = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>geventws: documentation</title>
-<main style="font: 1.125rem/1.6 system-ui, sans-serif; max-width: 36rem; margin: 3rem auto">
+<main style="font: 1.125rem/1.6 system-ui, sans-serif; max-width: 36rem; margin: 2rem auto; padding: 0 1rem">
 <h1>geventws: documentation</h1>
 <ul>
 {}
@@ -29,7 +29,8 @@ LIST = """<!doctype html>
 
 
 def main() -> None:
-    versions = [tag.removeprefix("v") for tag in git("tag", "--sort=-v:refname", "--list", "v*")]
+    tags = git("tag", "--sort=-v:refname", "--list", "v*").decode().split()
+    versions = [tag.removeprefix("v") for tag in tags]
     if not versions:
         sys.exit("There is no release: no tag begins with v.")
     for version in versions:
@@ -41,8 +42,8 @@ def main() -> None:
 def build(version: str, latest: str) -> None:
     tree = TREES / version
     tree.mkdir(parents=True, exist_ok=True)
-    archive = subprocess.Popen(["git", "archive", f"v{version}"], cwd=ROOT, stdout=subprocess.PIPE)
-    subprocess.run(["tar", "-x", "-C", tree], stdin=archive.stdout, check=True)
+    archive = git("archive", f"v{version}")
+    subprocess.run(["tar", "-x", "-C", tree], input=archive, check=True)
     arguments = ["-D", f"html_title=geventws {version}"]
     if latest:
         note = f'This is version {version}. The latest is <a href="../{latest}/">{latest}</a>.'
@@ -54,11 +55,8 @@ def build(version: str, latest: str) -> None:
     )
 
 
-def git(*command: str) -> list[str]:
-    output = subprocess.run(
-        ["git", *command], cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE
-    ).stdout
-    return output.split()
+def git(*command: str) -> bytes:
+    return subprocess.run(["git", *command], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def relative_links(sdist: Path) -> list[str]:
     command = ["tar", "-xOf", sdist, f"{sdist.name.removesuffix('.tar.gz')}/PKG-INFO"]
     description = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     description = re.sub(r"(?ms)^```.*?^```", "", description)
-    return [link for link in LINK.findall(description) if not re.match("https?:|#", link)]
+    return [link for link in LINK.findall(description) if not re.match("https?:", link)]
 
 
 def main(pythons: list[str]) -> int:
