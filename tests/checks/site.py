@@ -4,7 +4,6 @@ A release is a tag such as ``v1.2.3``. Its pages are in the folder ``1.2.3``, an
 release link to the latest one.
 """
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ LIST = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>geventws: documentation</title>
-<main style="font: 1.125rem/1.6 system-ui, sans-serif; max-width: 36rem; margin: 2rem auto; padding: 0 1rem">
+<main style="font: 1.125rem/1.6 sans-serif; max-width: 36rem; margin: auto; padding: 1rem">
 <h1>geventws: documentation</h1>
 <ul>
 {}
@@ -50,7 +49,7 @@ def build(version: str, latest: str) -> None:
         arguments += ["-D", f"html_theme_options.announcement={note}"]
     subprocess.run(
         [sys.executable, "-m", "sphinx", "-q", *arguments, tree / "docs", SITE / version],
-        env={**os.environ, "PYTHONPATH": str(tree)},  # the release, not what is installed
+        cwd=tree,  # Python looks here first, so it imports the release
         check=True,
     )
 
