@@ -25,7 +25,7 @@ COVER  := --cov --cov-report= --cov-fail-under=0
 
 .DEFAULT_GOAL := help
 .PHONY: help chat votes test coverage lint compliance refcounts fuzz sanitize bounds fairness costs soak \
-        faults bench fanout docs screenshots dist clean
+        faults bench fanout docs site screenshots dist wheels clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -110,6 +110,9 @@ docs: $(VENV)/.with-docs  ## build the documentation in build/docs; a dead link 
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 	$(BIN)/python -m tests.checks.links
 
+site: $(VENV)/.with-docs  ## build the documentation of every release, in build/site
+	$(BIN)/python -m tests.checks.site
+
 screenshots: $(READY)  ## take the documentation's pictures of the examples anew (Chromium)
 	$(BIN)/python -m docs.screenshots
 
@@ -118,6 +121,9 @@ dist: $(VENV)/.with-release  ## build and check the sdist and a wheel of what is
 	git archive --format=tar --prefix=tree/ HEAD | tar -x -C $$(mkdir -p build && echo build)
 	$(BIN)/python -m build --outdir dist build/tree
 	$(BIN)/twine check --strict dist/*
+
+wheels: dist  ## build and test a wheel for each Python that is here (ARGS=… for others)
+	$(BIN)/python -m tests.checks.wheels $(ARGS)
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache compliance/lab \

@@ -1,11 +1,13 @@
-"""Builds the compiled twins; all other metadata is in setup.cfg.
+"""Builds the compiled twins, and README.md for PyPI; all other metadata is in setup.cfg.
 
 Without a C compiler the package is installed with its Python twins only, unless
 GEVENTWS_REQUIRE_EXTENSION=1 is set.
 """
 
 import os
+import re
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -15,6 +17,10 @@ REQUIRED = os.environ.get("GEVENTWS_REQUIRE_EXTENSION") == "1"
 FLAGS = [] if sys.platform == "win32" else ["-O3", "-Wno-unused-function"]
 PROTOCOL = "geventws/protocol"
 CONNECTION = "geventws/connection"
+IMAGES = (".png", ".svg", ".webp")
+CODE_OR_LINK = re.compile(
+    r'^```.*?^```|(\]\(|(?:src|srcset|href)=")(?!https?:)([^)"\s]+)', re.MULTILINE | re.DOTALL
+)
 
 
 class OptionalBuild(build_ext):
@@ -53,7 +59,32 @@ def extension(name, *headers):
 
 LINUX_ONLY = [extension("geventws.connection._arrivals", f"{CONNECTION}/system.h")]
 
+
+def readme():
+    """Return README.md with absolute links, to the repository at the tag of this version."""
+    config = ConfigParser()
+    config.read("setup.cfg")
+    url = config["metadata"]["url"]
+    version = re.search(r'__version__ = "(.+)"', read("geventws/__init__.py"))[1]
+
+    def absolute(link):
+        if not link[1]:  # code
+            return link[0]
+        # PyPI's page has no anchors: those of the repository's page take their place.
+        path = link[2] if not link[2].startswith("#") else f"README.md{link[2]}"
+        kind = "raw" if path.endswith(IMAGES) else "blob"
+        return f"{link[1]}{url}/{kind}/v{version}/{path}"
+
+    return CODE_OR_LINK.sub(absolute, read("README.md"))
+
+
+def read(name):
+    return Path(name).read_text(encoding="utf-8")
+
+
 setup(
+    long_description=readme(),
+    long_description_content_type="text/markdown",
     cmdclass={"build_ext": OptionalBuild},
     ext_modules=[
         extension("geventws.protocol._reader", f"{PROTOCOL}/frames.h"),

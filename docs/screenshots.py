@@ -1,4 +1,7 @@
-"""``make screenshots``: takes the pictures of the examples, which are in ``images``, anew."""
+"""``make screenshots``: takes the pictures of the examples, which are in ``images``, anew.
+
+There are four of each example: desktop and phone, light and dark.
+"""
 
 import base64
 import tempfile
@@ -33,7 +36,6 @@ def chat(folder: Path, open_window: OpenWindow) -> None:
     with serving(["chat.py"], folder / "chat", cwd=example, PORT="0") as server:
         url = f"http://127.0.0.1:{server.address[1]}/#lobby"
         ada, grace = open_window(url, **DESKTOP), open_window(url, **PHONE)
-        darken(grace)
         for window, name in (ada, "Ada"), (grace, "Grace"):
             fill(window, "name", name)
             wait(window, lambda w: text(w, "state") == "Connected")
@@ -84,17 +86,12 @@ def votes(folder: Path, open_window: OpenWindow) -> None:
         presenter = open_window(f"{url}presenter?token=token", **PROJECTOR)
         audience = [open_window(url, **PHONE) for _ in range(3)]
         for window, option in zip(audience, [1, 0, 1], strict=True):
+            window.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
             wait(window, lambda w: w.find_elements(By.CLASS_NAME, "option"))[option].click()
         for window in presenter, audience[0]:
             wait(window, lambda w: "2 votes" in text(w, "options"))
-            wait(window, lambda w: w.execute_script("return !document.getAnimations().length"))
         picture(presenter, "votes")
         picture(audience[0], "votes-phone")
-
-
-def darken(window: Chrome) -> None:
-    feature = {"name": "prefers-color-scheme", "value": "dark"}
-    window.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
 
 
 def fill(window: Chrome, field: str, value: str) -> None:
@@ -110,9 +107,13 @@ def wait(window: Chrome, condition):
 
 
 def picture(window: Chrome, name: str) -> None:
-    options = {"format": "webp", "quality": 75}
-    data = window.execute_cdp_cmd("Page.captureScreenshot", options)["data"]
-    (IMAGES / f"{name}.webp").write_bytes(base64.b64decode(data))
+    options = {"format": "webp", "quality": 60}
+    for scheme, file in ("light", f"{name}.webp"), ("dark", f"{name}-dark.webp"):
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        window.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        wait(window, lambda w: w.execute_script("return !document.getAnimations().length"))
+        data = window.execute_cdp_cmd("Page.captureScreenshot", options)["data"]
+        (IMAGES / file).write_bytes(base64.b64decode(data))
 
 
 if __name__ == "__main__":

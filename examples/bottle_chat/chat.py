@@ -80,10 +80,12 @@ def converse(ws: WebSocket, member: Member, since: str) -> None:
     """Send the room's events to a page, and the page's messages to the room."""
     # This accepts the WebSocket.
     names = {"room": member.room, "name": member.name}
-    ws.send_json({"type": "welcome", **names, "text_limit": TEXT_LIMIT})
+    limits = {"text_limit": TEXT_LIMIT, "keeps_messages": rooms.keep_messages}
+    ws.send_json({"type": "welcome", **names, **limits})
     with member.join(ws, since) as subscription:  # First come the messages that it has missed.
         # False if some messages are no longer kept.
-        ws.send_json({"type": "recovered", "recovered": subscription.recovered})
+        recovered = subscription.recovered
+        ws.send_json({"type": "recovered", "recovered": recovered, "id": subscription.position})
         while True:  # It ends when the connection does: receive_json() raises ConnectionClosed.
             try:
                 member.say(clean_text(ws.receive_json()))

@@ -75,6 +75,8 @@ class Rooms:
         # A slow client is closed with 1013, "try again later". Skipping messages instead would
         # leave gaps. A page that reconnects gets the messages that it missed.
         self._broadcast = Broadcast(url, history=HISTORY_LIMIT, envelope=with_id)
+        #: Whether the messages are still there after a restart of the program.
+        self.keep_messages = not url.startswith("memory:")
 
     def check(self, room: str, name: str) -> "Member":
         """Return the member that may join. Its name is one that no other member has.

@@ -50,6 +50,8 @@ from geventws import WebSocketMiddleware, WebSocketServer, js
 HERE = Path(__file__).parent
 VOTER = "votes_voter"
 PRESENTER = "votes_presenter"
+#: The headings of error pages. Other errors have their names in HTTP.
+HEADINGS = {403: "This page is for the presenter", 404: "There is no such page"}
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
@@ -118,7 +120,7 @@ def presenter() -> ResponseReturnValue:
     if "token" in request.args:
         return sign_in(request.args["token"])
     if not is_presenter(request.cookies.get(PRESENTER)):
-        abort(403, "Only the presenter may open this page, with the link printed at the start.")
+        abort(403, "Open it with the link that the program printed when it started.")
     url = current_app.config["AUDIENCE_URL"] or url_for("votes.audience", _external=True)
     title = the_stage().story.title
     return render_template("presenter.html", title=title, audience_url=url, qr=segno.make_qr(url))
@@ -157,7 +159,8 @@ def is_presenter(token: str | None) -> bool:
 
 @pages.app_errorhandler(HTTPException)
 def sorry(error: HTTPException) -> ResponseReturnValue:
-    return render_template("sorry.html", error=error), error.code or 500
+    heading = HEADINGS.get(error.code, error.name)
+    return render_template("sorry.html", heading=heading, error=error), error.code or 500
 
 
 @pages.after_app_request

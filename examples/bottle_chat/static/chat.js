@@ -4,6 +4,7 @@ import { ReconnectingWebSocket } from "/geventws/geventws.js";
 const LOG_LIMIT = 500; // entries on the page; the oldest go first
 const COUNT_FROM = 100; // characters left when the countdown shows up
 const SAME_BREATH = 5 * 60_000; // milliseconds in which an author is not named again
+const GOING_AWAY = 1001; // the close code of a server that stops
 const PATIENCE = 10_000; // milliseconds for an answer, before the connection is taken for dead
 
 const STATES = {
@@ -21,6 +22,7 @@ let answerTimer;
 let welcomed = false;
 let me = ""; // as the server calls us, which may differ from what we asked for
 let textLimit = Infinity;
+let keepsMessages = true; // whether messages outlive the server
 let unanswered = []; // texts the server has neither passed on nor refused yet
 let unread = 0;
 
@@ -35,8 +37,12 @@ $("join").addEventListener("submit", (submission) => {
   const place = `/${encodeURIComponent(room)}?name=${encodeURIComponent(name)}`;
   ws = new ReconnectingWebSocket(() => addressOf(place), [], { since: "" });
   ws.onmessage = ({ data }) => receive(JSON.parse(data));
-  ws.ongap = () => addNotice("You were away for so long that some messages are missing here.");
-  ws.onstate = ({ state }) => state !== "open" && showState(state); // "open" is our welcome
+  ws.ongap = () => addNotice("Some messages may be missing: they came while you were away.");
+  ws.onstate = ({ state, code }) => {
+    // The server has stopped, and we have all that it has kept. The next one starts from nothing.
+    if (code === GOING_AWAY && !keepsMessages) ws.since = "";
+    if (state !== "open") showState(state); // "open" is our welcome
+  };
   ws.onclose = ({ reason }) => leave(reason);
   remember(name);
   history.replaceState(null, "", `#${encodeURIComponent(room)}`);
@@ -105,10 +111,12 @@ function receive(event) {
 }
 
 const handle = {
-  welcome({ room, name, text_limit: limit }) {
+  welcome({ room, name, text_limit: limit, keeps_messages: keeps }) {
     showState("open");
+    forgetRefusal();
     me = name;
     textLimit = limit;
+    keepsMessages = keeps;
     $("title").textContent = room;
     showUnread(unread);
     // What comes now was said before. Screen readers shall not read out all of it.

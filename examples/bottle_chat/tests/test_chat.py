@@ -475,10 +475,12 @@ def test_the_page_comes_back_after_a_restart_of_the_server(start_chat, open_wind
     wait(ada, lambda: "Not connected" in element(ada, "refusal").text)
     start_chat(chat.port)
     wait(ada, lambda: state(ada) == "Connected")
+    assert element(ada, "refusal").text == ""
+    wait(ada, lambda: people(ada) == ["Ada (you)"])
+    assert "may be missing" not in element(ada, "messages").text
 
     element(ada, "text").send_keys(Keys.ENTER)  # what was written is still there
     wait(ada, lambda: texts(ada) == ["Before", "While it is gone"])
-    assert people(ada) == ["Ada (you)"]
 
 
 def test_a_page_that_was_offline_gets_what_it_missed_and_nothing_twice(
@@ -498,6 +500,28 @@ def test_a_page_that_was_offline_gets_what_it_missed_and_nothing_twice(
     wait(ada, lambda: state(ada) == "Connected")
     assert texts(ada) == ["Once", "While you were away"]
     assert people(ada) == ["Bob", "Ada (you)"]
+
+
+def test_a_page_is_told_once_that_messages_may_be_missing(start_chat, room, open_window, enter):
+    chat = start_chat()
+    ada = open_page(open_window, chat, room, "Ada")
+    write(ada, "Before")
+    wait(ada, lambda: texts(ada) == ["Before"])
+    set_offline(ada, True)
+    wait(ada, lambda: state(ada) == "You are offline.")
+    bob = enter(chat, room, "Bob")
+    bob.say("Missed")
+    bob.hear("message")
+    chat.signal(signal.SIGKILL)
+    chat.wait()
+
+    start_chat(chat.port)
+    for _ in range(2):
+        set_offline(ada, False)
+        wait(ada, lambda: state(ada) == "Connected" and people(ada) == ["Ada (you)"])
+        wait(ada, lambda: element(ada, "messages").text.count("may be missing") == 1)
+        set_offline(ada, True)
+        wait(ada, lambda: state(ada) == "You are offline.")
 
 
 def set_offline(window: Chrome, offline: bool) -> None:
@@ -579,7 +603,9 @@ def test_the_keyboard_is_enough_and_every_control_has_a_name(chat, room, open_wi
     back, forth = Keys.SHIFT + Keys.TAB, Keys.TAB
     for key, name in [
         (back, "Messages"),
+        (back, "Here now 1"),
         (back, "Leave"),
+        (forth, "Here now 1"),
         (forth, "Messages"),
         (forth, "Message"),
         (forth, "Send"),
@@ -588,17 +614,25 @@ def test_the_keyboard_is_enough_and_every_control_has_a_name(chat, room, open_wi
         assert focused(window) == name
         width = window.switch_to.active_element.value_of_css_property("outline-width")
         assert width == "3px", "the focus is hard to see"
+    assert element(window, "compose").aria_role == "form"
+    assert element(window, "compose").accessible_name == "New message"
     assert element(window, "log").aria_role == "log"
     assert element(window, "state").aria_role == "status"
 
 
-def test_the_page_fits_a_phone(chat, room, open_window):
+def test_the_page_fits_a_phone(chat, room, open_window, enter):
+    for name in "Bob", "Cem", "Dr. Diana", "Eve":
+        enter(chat, room, name)
     phone = open_window(f"{chat.page}#{room}", width=360, height=640)
     assert_fits(phone)
     go_in(phone, "Ada" * (NAME_LIMIT // 3))
     write(phone, "Donaudampfschifffahrtsgesellschaft" * 5)
     wait(phone, lambda: len(texts(phone)) == 1)
     assert_fits(phone)
+    here = element(phone, "here").rect
+    for person in phone.find_elements(By.CLASS_NAME, "person"):
+        assert person.rect["x"] + person.rect["width"] <= 360
+        assert person.rect["y"] + person.rect["height"] <= here["y"] + here["height"]
 
 
 def assert_fits(phone: Chrome) -> None:

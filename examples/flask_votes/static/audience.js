@@ -5,12 +5,13 @@ import {
 let round = null; // The round whose options are in the page,
 let mine = null; // the option that the server counts as ours,
 let wanted = null; // and the one we asked for and were not answered about yet.
+let isConnected = false;
 
 const ws = connect("live", { show, refused, connected });
 
 function connected(isOpen) {
+  isConnected = isOpen;
   wanted = isOpen ? wanted : null;
-  find("#options").classList.toggle("paused", !isOpen);
   showChoice();
 }
 
@@ -59,9 +60,14 @@ function refused(reason) {
 function showChoice() {
   find("#options").querySelectorAll("button").forEach((button, option) => {
     button.setAttribute("aria-pressed", option === (wanted ?? mine));
+    button.setAttribute("aria-disabled", !isConnected);
     button.classList.toggle("wanted", option === wanted);
   });
-  find("#hint").textContent = mine === null
-    ? "Tap one. You can change your mind until the vote is closed."
-    : "Your vote counts. You can still change it.";
+  find("#hint").textContent = hint();
+}
+
+function hint() {
+  if (!isConnected) return "No connection. You can vote as soon as this page is live again.";
+  if (mine === null) return "Tap one. You can change your mind until the vote is closed.";
+  return "Your vote counts. You can still change it.";
 }

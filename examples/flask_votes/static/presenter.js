@@ -4,16 +4,25 @@ import {
 
 let round = null;
 
-const ws = connect("presenter/live", { show, refused: notify, connected });
+const ws = connect(address, { show, refused: notify, connected });
+
+// A browser does not tell a page why a WebSocket was refused. The page of the presenter does.
+async function address() {
+  const page = await fetch("presenter", { method: "HEAD" });
+  if (page.status === 403) location.reload();
+  return "presenter/live";
+}
 
 function connected(isOpen) {
-  if (!isOpen) find("#next").disabled = find("#restart").disabled = true;
+  if (isOpen) return; // The state that follows enables the buttons.
+  find("#next").disabled = find("#restart").disabled = true;
+  find("#hint").textContent = "No connection. The vote goes on when this page is live again.";
 }
 
 function show(state) {
   if (state.round !== round) openStep(state);
   showCounts(state, (votes, share) => (
-    `${count(votes, "vote")} · ${Math.round(share * 100)} %`
+    `${count(votes, "vote")} · ${Math.round(share * 100)}%`
   ));
   find("#people").textContent = state.people;
   find("#votes").textContent = totalVotes(state);

@@ -6,9 +6,9 @@ import { ReconnectingWebSocket } from "../geventws/geventws.js";
 // is dead, even if the browser, which waits for TCP to give up, believes otherwise.
 const LONGEST_SILENCE = 50_000;
 
-/** Connect, and pass on each state of the show, each refusal, and whether there is a connection. */
-export function connect(path, { show, refused, connected }) {
-  const ws = new ReconnectingWebSocket(path, [], {
+/** Connect to `url`, and pass on each state of the show, each refusal, and whether there is a connection. */
+export function connect(url, { show, refused, connected }) {
+  const ws = new ReconnectingWebSocket(url, [], {
     maxDelay: 10_000, maxSilence: LONGEST_SILENCE,
   });
   ws.onmessage = ({ data }) => {

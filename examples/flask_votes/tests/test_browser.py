@@ -72,6 +72,8 @@ def test_a_restart_keeps_votes_and_step_and_the_pages_return_by_themselves(
     show.kill()
     for window in everyone:
         shows(window, "#connection", "Reconnecting")
+    shows(ann, "#hint", "No connection. You can vote as soon as this page is live again.")
+    shows(presenter, "#hint", "No connection. The vote goes on when this page is live again.")
     ann.find_elements(By.CSS_SELECTOR, ".option")[0].click()
     shows(ann, "#notice", "No connection at the moment. Your vote was not sent.")
 
@@ -85,6 +87,17 @@ def test_a_restart_keeps_votes_and_step_and_the_pages_return_by_themselves(
     vote(bob, 0)
     for window in everyone:
         shows_counts(window, 2)
+
+
+def test_a_presenter_whose_link_became_invalid_is_told_so(
+    show: Show, open_window: OpenWindow
+) -> None:
+    presenter = open_window(show.presenter_url)
+    shows_counts(presenter, 0, 0)
+    show.kill()
+    show.votes.unlink()  # it has the token of the link
+    show.start()
+    shows(presenter, "h1", "This page is for the presenter")
 
 
 def test_everything_can_be_done_with_the_keyboard(show: Show, open_window: OpenWindow) -> None:

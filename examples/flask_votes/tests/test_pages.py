@@ -43,7 +43,8 @@ def test_markup_in_the_story_is_shown_as_text(client: FlaskClient) -> None:
 def test_without_the_token_nobody_sees_the_presenters_page(client: FlaskClient, path: str) -> None:
     response = client.get(path)
     assert response.status_code == 403
-    assert "presenter" in response.text
+    assert "<h1>This page is for the presenter</h1>" in response.text
+    assert "Forbidden" not in response.text
     assert "Close the vote" not in response.text
 
 
