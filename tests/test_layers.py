@@ -185,6 +185,7 @@ def test_other_modules_use_only_the_internal_interface_of_a_connection(module):
             "_expect_answer",
             "_is_used_by_application",
             "_leave_view",
+            "_log_end",
             "_log_fault",
             "_note_response",
             "_on_message",

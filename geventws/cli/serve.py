@@ -15,14 +15,16 @@ from gevent.event import Event
 
 from ..connection.logs import logger
 from ..connection.memory import exempt_application_from_collection, keep_memory_for_messages
+from ..protocol.reader import NOT_COMPILED
 from ..server.engineio import install_if_present
 from ..server.server import WebSocketServer
 from .application import load_application
 from .errors import UsageError
 from .listeners import close_listeners, open_listeners, url_of
-from .logs import access_log, configure_early, configure_late
+from .logs import access_log, configure_early, configure_late, show_connections
 from .reload import serve_and_reload
 from .settings import Settings
+from .start import say_start
 from .workers import exec_gunicorn
 
 if TYPE_CHECKING:
@@ -64,13 +66,16 @@ def serve_here(settings: Settings) -> int:
 
 def serve_application(application: Application, settings: Settings) -> int:
     """Serve an application in this process; see :func:`serve`."""
+    show_connections()
     if settings.log_config is None:
         configure_late(settings.log_level)
     listeners = open_listeners(settings.bind)
     try:
         servers = [_create_server(listener, application, settings) for listener in listeners]
         urls = [url_of(listener, secure=bool(settings.certfile)) for listener in listeners]
-        print(f"Serving {settings.app} on {', '.join(urls)}", file=sys.stderr, flush=True)
+        say_start(settings.app, f"on {', '.join(urls)}")
+        if NOT_COMPILED:
+            logger.warning(NOT_COMPILED)
         exempt_application_from_collection()
         _run(servers, settings.graceful_timeout)
     finally:

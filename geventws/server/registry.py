@@ -52,9 +52,11 @@ class OpenWebSockets(set[WebSocket]):
 
     def discard(self, ws: WebSocket) -> None:  # type: ignore[override] # it contains nothing else
         if ws.accepted:
-            code = ws.close_code
-            self.totals.closed[CloseCode.ABNORMAL_CLOSURE if code is None else code] += 1
+            code = CloseCode.ABNORMAL_CLOSURE if ws.close_code is None else ws.close_code
+            self.totals.closed[code] += 1
         self.forget(ws)
+        if ws.accepted:
+            ws._log_end(code)
 
     def forget(self, ws: WebSocket) -> None:
         """Remove a WebSocket without counting its end: it belongs to the parent process."""

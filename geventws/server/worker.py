@@ -11,6 +11,7 @@ from gevent import sleep, spawn
 from gunicorn.workers.ggevent import GeventWorker
 
 from ..connection.memory import exempt_application_from_collection, keep_memory_for_messages
+from ..protocol.reader import NOT_COMPILED
 from .accepting import AcceptingServer
 from .balance import FULL, Loads
 from .configuration import application_options, combine_options
@@ -93,6 +94,8 @@ class Worker(GeventWorker):
     def load_wsgi(self) -> None:
         install_if_present()
         super().load_wsgi()
+        if NOT_COMPILED and self.age == 1:  # the first of all workers
+            self.log.warning(NOT_COMPILED)
         own = application_options(self.wsgi)
         unused = _UNUSED & {*self.websocket_options, *own}
         if unused:
