@@ -42,6 +42,7 @@ INTEGRATED = {
     "cli.environment": {"dotenv"},
     "cli.gunicorn_worker": {"gunicorn"},
     "cli.logs": {"pythonjsonlogger"},
+    "cli.lines": {"prompt_toolkit"},
     "cli.reload": {"watchfiles"},
     "client.socks": {"python_socks"},
     "compat.workers": {"gunicorn"},
