@@ -20,6 +20,7 @@ from ..server.engineio import install_if_present
 from ..server.server import WebSocketServer
 from .application import load_application
 from .errors import UsageError
+from .inspector import Inspector
 from .listeners import close_listeners, open_listeners, url_of
 from .logs import access_log, configure_early, configure_late, show_connections
 from .reload import serve_and_reload
@@ -44,6 +45,8 @@ def serve(settings: Settings) -> int:
         raise UsageError("--reload-dir needs --reload")
     if sys.platform == "win32" and (settings.reload or settings.workers > 1):
         raise UsageError("--reload and --workers do not work on Windows")
+    if settings.inspect and settings.workers > 1:
+        raise UsageError("--inspect works with one process only")
     if settings.workers > 1:
         exec_gunicorn(settings)
     if settings.reload:
@@ -74,6 +77,10 @@ def serve_application(application: Application, settings: Settings) -> int:
         servers = [_create_server(listener, application, settings) for listener in listeners]
         urls = [url_of(listener, secure=bool(settings.certfile)) for listener in listeners]
         say_start(settings.app, f"on {', '.join(urls)}")
+        if settings.inspect:
+            inspector = Inspector(servers)
+            servers.append(inspector)
+            print(f"Inspect it on {inspector.url}", file=sys.stderr, flush=True)
         if NOT_COMPILED:
             logger.warning(NOT_COMPILED)
         exempt_application_from_collection()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+from collections.abc import Callable
 from contextlib import suppress
 from math import ceil
 from time import monotonic
@@ -32,6 +33,8 @@ class OpenWebSockets(set[WebSocket]):
 
     def __init__(self) -> None:
         super().__init__()
+        #: Creates the WebSockets.
+        self.websocket_class: Callable[..., WebSocket] = WebSocket
         self._empty = Event()
         self._empty.set()
         #: The counters of these WebSockets, and of the WebSockets that have ended.
