@@ -1,8 +1,9 @@
-"""``--inspect``: a page that shows open WebSockets, channels, messages and refusals as they happen.
+"""``--inspect``: a page that shows open WebSockets, channels, messages and refusals, live.
 
-Only for development: the page shows all messages. A server of its own listens on the loopback
-address. It answers only if the Host header names this address: the page of a stranger, whose name
-was made to resolve to it (DNS rebinding), gets a 403. So does a WebSocket with another Origin.
+It is for development, because it shows all messages. A separate server listens on the loopback
+address. It checks the Host header: without that, a page of another site could read the messages
+after its name was made to resolve to the loopback address (DNS rebinding). The default of
+``allowed_origins`` refuses WebSockets of other pages.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _MAX_SIZE = 1 << 20
 #: Bytes of memory that an event takes in addition to its texts.
 _OVERHEAD = 500
 #: The number of characters of a text, or of bytes of a binary message, that are shown.
-_MAX_TEXT = 500
+_MAX_TEXT = 1000
 _MAX_BYTES = 100
 #: The maximum number of open pages.
 _MAX_PAGES = 10

@@ -168,6 +168,10 @@ def test_the_log_has_colors_on_terminals_only(monkeypatch):
         (["nowhere:app"], "geventws: there is no module nowhere here"),
         (["nowhere:app", "--workers", "2"], "geventws: there is no module nowhere here"),
         (["nowhere:app", "--reload"], "geventws: there is no module nowhere here"),
+        (
+            [SITE, "--inspect", "--workers", "2"],
+            "geventws: --inspect works with one process only",
+        ),
         ([SITE, "--keyfile", "key.pem"], "geventws: --keyfile needs --certfile"),
         (
             [SITE, "--bind", "127.0.0.1:0", "--certfile", "nowhere.pem"],
@@ -479,11 +483,12 @@ def test_an_env_file_that_cannot_be_used_is_a_mistake(tmp_path, text):
 def test_arguments_for_another_process_mean_the_same():
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    given = ["app", "--subprotocols=-a,b", "--allowed-origins=", "--log-config=-x"]
+    given = ["app", "--subprotocols=-a,b", "--allowed-origins=", "--log-config=-x", "--inspect"]
     settings = settings_from(parser.parse_args(given))
     again = settings_from(parser.parse_args(["app", *settings.own_arguments()]))
     assert again.options == settings.options == {"subprotocols": ["-a", "b"], "allowed_origins": []}
     assert again.log_config == "-x"
+    assert again.inspect
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -79,7 +79,7 @@ def test_the_page_shows_websockets_channels_and_messages(inspect, talk):
     assert update["open"] == 0
     (published,) = [event for event in events if event[0] == "published"]
     assert (published[1], published[2][:8]) == ("room", "newsnews")
-    assert published[2].endswith("(3500 more characters)")
+    assert published[2].endswith("(3000 more characters)")
     assert [event for event in events if event[0] != "published"] == [
         ("opened", "/chat", ""),
         ("in", "/chat", "hi"),
