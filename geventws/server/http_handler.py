@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _RESPONSE = b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 #: The class of the headers of a request.
 _Message: type[OldMessage] = type(WSGIHandler.headers)
+#: The beginning of a TLS connection: a record of the handshake, RFC 8446 section 5.1.
+_CLIENT_HELLO = "\x16\x03"
 _REQUEST_TIMEOUT = "408", _RESPONSE % b"408 Request Timeout"
 #: The maximum number of bytes for one call of send().
 _PIECE = 64 << 10
@@ -146,6 +148,8 @@ class HTTPHandler(WSGIHandler):
     # ------------------------------------------------------------------ the head
 
     def read_requestline(self) -> str:
+        if self.rfile.peek(2).startswith(_CLIENT_HELLO.encode()):
+            return _CLIENT_HELLO  # there may be no line feed to wait for
         line = super().read_requestline()
         if line == "\r\n":
             # RFC 9112 section 2.2: "SHOULD ignore at least one empty line".
@@ -167,6 +171,11 @@ class HTTPHandler(WSGIHandler):
         return is_valid
 
     def _read_request(self, raw_requestline: str) -> Any:
+        if raw_requestline == _CLIENT_HELLO:
+            raise BadRequest(
+                "this looks like TLS on a plain port. Use http:// or ws:// in the URL, or give the"
+                " server a certificate (certfile and keyfile)"
+            )
         if not raw_requestline.endswith("\n"):
             raise _Disconnected
         line = parse_request_line(raw_requestline)
