@@ -19,7 +19,14 @@ from ..typing import Environ, ExcInfo, Headers
 from .adapters import discard_queued
 from .configuration import combine_options
 from .request_body import Body, BodyError
-from .request_head import BadRequest, check_fields, parse_header_line, parse_request_line
+from .request_head import (
+    CLIENT_HELLO,
+    TLS_ON_PLAIN_PORT,
+    BadRequest,
+    check_fields,
+    parse_header_line,
+    parse_request_line,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,8 +38,7 @@ if TYPE_CHECKING:
 _RESPONSE = b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 #: The class of the headers of a request.
 _Message: type[OldMessage] = type(WSGIHandler.headers)
-#: The beginning of a TLS connection: a record of the handshake, RFC 8446 section 5.1.
-_CLIENT_HELLO = "\x16\x03"
+_CLIENT_HELLO = CLIENT_HELLO.decode()
 _REQUEST_TIMEOUT = "408", _RESPONSE % b"408 Request Timeout"
 #: The maximum number of bytes for one call of send().
 _PIECE = 64 << 10
@@ -148,7 +154,7 @@ class HTTPHandler(WSGIHandler):
     # ------------------------------------------------------------------ the head
 
     def read_requestline(self) -> str:
-        if self.rfile.peek(2).startswith(_CLIENT_HELLO.encode()):
+        if self.rfile.peek(len(CLIENT_HELLO)).startswith(CLIENT_HELLO):
             return _CLIENT_HELLO  # there may be no line feed to wait for
         line = super().read_requestline()
         if line == "\r\n":
@@ -172,10 +178,7 @@ class HTTPHandler(WSGIHandler):
 
     def _read_request(self, raw_requestline: str) -> Any:
         if raw_requestline == _CLIENT_HELLO:
-            raise BadRequest(
-                "this looks like TLS on a plain port. Use http:// or ws:// in the URL, or give the"
-                " server a certificate (certfile and keyfile)"
-            )
+            raise BadRequest(TLS_ON_PLAIN_PORT)
         if not raw_requestline.endswith("\n"):
             raise _Disconnected
         line = parse_request_line(raw_requestline)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import signal
+from contextlib import suppress
 from functools import cache, partial
+from socket import MSG_PEEK
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from gevent import sleep, spawn
+from gevent.ssl import SSLSocket
 from gunicorn.workers.ggevent import GeventWorker
 
+from ..connection.logs import name_of_peer, peers
 from ..connection.memory import exempt_application_from_collection, keep_memory_for_messages
 from ..protocol.reader import NOT_COMPILED
-from .accepting import AcceptingServer
+from .accepting import AcceptingServer, Address
 from .balance import FULL, Loads
 from .configuration import application_options, combine_options
 from .engineio import install_if_present
 from .middleware import WebSocketMiddleware
+from .request_head import CLIENT_HELLO, TLS_ON_PLAIN_PORT
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -129,6 +135,15 @@ class Worker(GeventWorker):
         self._pools.append(spawn)
         return server
 
+    def handle(self, listener: socket, client: socket, addr: Address) -> None:
+        """Serve a connection. gunicorn would wait for a line feed of a client that speaks TLS."""
+        if not isinstance(client, SSLSocket) and _speaks_tls(client):
+            peer = name_of_peer(addr, client)
+            peers.log(logging.WARNING, "Bad request from %s: %s", peer, TLS_ON_PLAIN_PORT)
+            client.close()
+            return
+        super().handle(listener, client, addr)
+
     def _load(self) -> float:
         """The number of requests and WebSockets, or ``FULL``."""
         websockets = len(self.wsgi.websockets)
@@ -180,3 +195,10 @@ class Worker(GeventWorker):
         websockets = self.wsgi.websockets
         if not websockets.drain(max(left / 2, left - _MARGIN)):
             websockets.kill()
+
+
+def _speaks_tls(client: socket) -> bool:
+    """Return whether a connection without TLS begins with TLS. Blocks until the first bytes."""
+    with suppress(OSError):  # gunicorn gets the same error
+        return client.recv(len(CLIENT_HELLO), MSG_PEEK) == CLIENT_HELLO
+    return False
