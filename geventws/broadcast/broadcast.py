@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast, overload
 from weakref import WeakSet
 
 from gevent import Timeout, get_hub, joinall, killall, sleep, spawn
@@ -51,6 +51,26 @@ _MAX_INCOMING = 4 << 20
 _gaps = Throttle(target=logger)
 #: All objects, for :func:`_abandon_all`.
 _all: WeakSet[Broadcast] = WeakSet()
+#: Functions that are called with each message for subscribers in this process.
+observers: set[Callable[[Message], object]] = set()
+
+
+class LocalChannel(NamedTuple):
+    """A channel with subscribers in this process."""
+
+    backend: str
+    channel: str
+    #: The number of sockets that are subscribed.
+    sockets: int
+
+
+def local_channels() -> list[LocalChannel]:
+    """Return the channels of all broadcasts of this process."""
+    return [
+        LocalChannel(broadcast._backend.name, channel, broadcast.count(channel))
+        for broadcast in list(_all)
+        for channel in list(broadcast._channels)
+    ]
 
 
 class Broadcast:
@@ -601,6 +621,8 @@ class Broadcast:
         hub = self._hub
         if hub is None or message.channel not in self._channels:
             return
+        for observe in observers:
+            observe(message)
         if _thread_ident() != self._thread:
             self._incoming.put(message)
             hub.loop.run_callback_threadsafe(self._dispatch)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
 import sys
 import threading
 from time import monotonic
-from types import ModuleType
 
 from gevent import get_hub, sleep
 
@@ -18,15 +15,18 @@ from ..client.client import connect as open_websocket
 from ..exceptions import ConnectionClosed, HandshakeError
 from ..typing import Headers, Message
 from .errors import UsageError
+from .lines import open_lines
 
-_HISTORY = "~/.geventws_history"
 #: Seconds to wait for the last answers after the end of a pipe.
 _LAST_ANSWERS = 0.5
-#: Seconds between two signals to the main thread, or two checks whether it has ended.
+#: Seconds between two checks whether the main thread has ended.
 _INTERVAL = 0.05
-#: Interrupts ``input()`` in the main thread. Windows has no such signal.
-_INTERRUPT: int | None = getattr(signal, "SIGUSR1", None)
-_HELP = "/ping [DATA], /close [CODE [REASON]], /help; other lines are sent as text messages"
+_HELP = """\
+/ping [DATA]            send a Ping, and print the time until the Pong
+/binary HEX             send a binary message, such as: /binary 00 ff
+/close [CODE [REASON]]  close, by default with 1000
+/help                   print this list
+Other lines are sent as text messages."""
 
 
 def add_request_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +40,13 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="a request header; may be repeated",
+    )
+    add(
+        "--cookie",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a cookie to send; may be repeated",
     )
     add("--origin", help="the Origin header")
     add(
@@ -79,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def headers_from(options: argparse.Namespace) -> Headers:
     """Return the headers of the command line.
 
-    :raises UsageError: if one has no colon.
+    :raises UsageError: if a header has no colon, or a cookie no equals sign.
     """
     headers = []
     for header in options.header:
@@ -87,6 +94,11 @@ def headers_from(options: argparse.Namespace) -> Headers:
         if not colon:
             raise UsageError(f"{header!r} is not of the form NAME: VALUE")
         headers.append((name.strip(), value.strip()))
+    for cookie in options.cookie:
+        if "=" not in cookie:
+            raise UsageError(f"{cookie!r} is not of the form NAME=VALUE")
+    if options.cookie:
+        headers.append(("Cookie", "; ".join(options.cookie)))
     return headers
 
 
@@ -121,7 +133,7 @@ def open_from(options: argparse.Namespace) -> ClientWebSocket:
 def talk(options: argparse.Namespace) -> int:
     """Send typed lines and print received messages, until one side closes; return the exit status.
 
-    The WebSocket has its own thread, because ``input()`` blocks the main thread.
+    The WebSocket has its own thread, because the input blocks the main thread.
 
     :raises UsageError: if the WebSocket cannot be opened.
     """
@@ -133,19 +145,16 @@ class _Session:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
+        self._lines = open_lines()
+        self._is_terminal = sys.stdin.isatty()
         self._ws: ClientWebSocket
         self._failure: UsageError | None = None
         self._opened = threading.Event()
         self._ended = threading.Event()
-        #: Whether the main thread has stopped reading input.
-        self._input_ended = False
         #: Whether the main thread no longer needs the hub of the other thread.
         self._is_finished = False
-        self._prompt = "> " if sys.stdin.isatty() else ""
 
     def run(self) -> int:
-        if _INTERRUPT is not None:
-            signal.signal(_INTERRUPT, self._on_end)
         listener = threading.Thread(target=self._listen, daemon=True)
         listener.start()
         try:
@@ -156,41 +165,32 @@ class _Session:
             listener.join(1)
 
     def _run_input(self) -> int:
+        self._opened.wait()
+        if self._failure is not None:
+            raise self._failure
         try:
-            self._opened.wait()
-            if self._failure is not None:
-                raise self._failure
             self._read_lines()
-            self._input_ended = True
         except (EOFError, KeyboardInterrupt):
-            # Ctrl-D, Ctrl-C, or the server has closed the WebSocket.
-            self._input_ended = True
-            if not self._opened.is_set():
-                raise
-        if not self._prompt:
+            pass  # Ctrl-D, Ctrl-C, /close, or the server has closed the WebSocket
+        if not self._is_terminal:
             self._ended.wait(_LAST_ANSWERS)
         self._ws.close()
         self._ended.wait(1)
         code, reason = self._ws.close_code, self._ws.close_reason
-        self._print(f"closed with {code} {reason}".rstrip())
+        self._lines.print(f"closed with {code} {reason}".rstrip())
         return 0 if code == 1000 else 1
 
     # ------------------------------------------------------- in the main thread
 
     def _read_lines(self) -> None:
-        readline = _readline() if self._prompt else None
-        try:
-            while not self._ended.is_set():
-                line = input(self._prompt)
-                try:
-                    self._handle_line(line)
-                except ValueError as problem:
-                    self._print(str(problem))
-                except ConnectionClosed:
-                    return
-        finally:
-            if readline is not None:
-                readline.write_history_file(os.path.expanduser(_HISTORY))
+        while True:
+            line = self._lines.read()
+            try:
+                self._handle_line(line)
+            except ValueError as problem:
+                self._lines.print(str(problem))
+            except ConnectionClosed:
+                return
 
     def _handle_line(self, line: str) -> None:
         if not line.startswith("/"):
@@ -200,13 +200,14 @@ class _Session:
         argument = "".join(rest)
         if command == "/ping":
             self._ping(argument)
+        elif command == "/binary":
+            self._ws.send(bytes.fromhex(argument))
         elif command == "/close":
             code, _, reason = argument.partition(" ")
-            self._input_ended = True
             self._ws.close(int(code or 1000), reason)
             raise EOFError
         else:
-            self._print(_HELP)
+            self._lines.print(_HELP)
 
     def _ping(self, data: str) -> None:
         before = self._ws.latency
@@ -216,17 +217,11 @@ class _Session:
             if self._ended.wait(0.01):
                 return
         latency = self._ws.latency
-        self._print(
+        self._lines.print(
             "no pong"
             if latency is None or latency == before
             else f"pong after {latency * 1000:.1f} ms"
         )
-
-    def _on_end(self, *_: object) -> None:
-        """End the input, because the server has closed the WebSocket."""
-        if not self._input_ended:
-            self._input_ended = True
-            raise EOFError
 
     # --------------------------------------------------- in the other thread
 
@@ -246,18 +241,12 @@ class _Session:
             return
         finally:
             self._opened.set()
+        if self._is_terminal:
+            self._lines.print(_greeting(self._ws))
         while (message := self._ws.receive()) is not None:
-            self._print(f"< {self._format(message)}")
+            self._lines.print(f"< {self._format(message)}")
         self._ended.set()
-        if _INTERRUPT is None:
-            if self._prompt and not self._input_ended:
-                self._print("The connection has ended. Press Enter.")
-            return
-        # The main thread is in input(). A signal that arrives just before input() has no effect
-        # until a key is pressed. Therefore the signal is repeated.
-        while not self._input_ended:
-            signal.pthread_kill(threading.main_thread().ident or 0, _INTERRUPT)
-            sleep(_INTERVAL)
+        self._lines.stop()
 
     def _format(self, message: Message) -> str:
         if isinstance(message, bytes):
@@ -269,25 +258,8 @@ class _Session:
                 pass  # print it unchanged
         return message
 
-    def _print(self, text: str) -> None:
-        if not self._prompt:
-            print(text, flush=True)
-            return
-        readline = sys.modules.get("readline")
-        typed = readline.get_line_buffer() if readline and not self._input_ended else ""
-        again = "" if self._input_ended else f"{self._prompt}{typed}"
-        print(f"\r\x1b[K{text}\n{again}", end="", flush=True)
 
-
-def _readline() -> ModuleType | None:
-    """Return the module ``readline`` with the stored history; ``None`` without the module."""
-    try:
-        import readline  # noqa: PLC0415 - not on Windows
-    except ImportError:
-        return None
-    try:
-        readline.read_history_file(os.path.expanduser(_HISTORY))
-    except OSError:
-        pass  # there is no history yet
-    readline.set_history_length(1000)
-    return readline
+def _greeting(ws: ClientWebSocket) -> str:
+    subprotocol = f"subprotocol {ws.subprotocol}" if ws.subprotocol else "no subprotocol"
+    agreed = f"{subprotocol}, {ws.extensions or 'no compression'}"
+    return f"Connected: {agreed}. /help lists the commands, Ctrl-D closes."

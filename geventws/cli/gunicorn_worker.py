@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gunicorn import glogging
 
 from .. import Worker as _Worker
-from .logs import configure_late, load, log_as_json
+from .logs import configure_late, load, log_as_json, show_connections
 from .workers import LOG_CONFIG, OPTIONS
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class Worker(_Worker):
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
+        show_connections()
         if not os.environ.get(LOG_CONFIG):
             configure_late(self.cfg.loglevel)
 

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import logging.config
+import os
+import sys
 from types import TracebackType
+from typing import TextIO
 
 import gevent
 
-from ..connection.logs import logger
+from ..connection.logs import OFF, connections, logger
+from ..protocol.frames import CloseCode
 from .errors import UsageError
 from .settings import Settings
 
 _ACCESS = "geventws.access"
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_RED, _GREEN, _YELLOW, _CYAN = 31, 32, 33, 36
+#: The close codes of WebSockets that have ended as intended.
+_USUAL_CODES = {CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RECEIVED}
 
 
 def configure_early(settings: Settings) -> None:
@@ -33,8 +40,22 @@ def configure_early(settings: Settings) -> None:
 
 def configure_late(log_level: str) -> None:
     """Configure the log of geventws. A configuration of the application has been made before."""
-    logging.basicConfig(format=_FORMAT)
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter_for(handler.stream))
+    logging.basicConfig(handlers=[handler])
     logger.setLevel(log_level.upper())
+
+
+def show_connections() -> None:
+    """Log opened and closed WebSockets with ``info``, unless the application chose their level."""
+    if connections.level == OFF:
+        connections.setLevel(logging.NOTSET)
+
+
+def formatter_for(stream: TextIO) -> logging.Formatter:
+    """Return the formatter for lines of text: with colors if the stream is a terminal."""
+    has_colors = stream.isatty() and not os.environ.get("NO_COLOR") and sys.platform != "win32"
+    return _ColorFormatter(_FORMAT) if has_colors else logging.Formatter(_FORMAT)
 
 
 def access_log(settings: Settings) -> logging.Logger:
@@ -97,3 +118,23 @@ def _log_exception(
     traceback: TracebackType | None,
 ) -> None:
     logger.error("An exception was not caught", exc_info=(kind, error, traceback))
+
+
+class _ColorFormatter(logging.Formatter):
+    """Colors warnings, errors, and the lines of WebSockets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        color = _color_of(record)
+        return f"\x1b[{color}m{text}\x1b[0m" if color else text
+
+
+def _color_of(record: logging.LogRecord) -> int | None:
+    if record.levelno >= logging.WARNING:
+        return _RED if record.levelno >= logging.ERROR else _YELLOW
+    if record.name != connections.name:
+        return None
+    code = getattr(record, "code", None)
+    if code is None:
+        return _GREEN
+    return _CYAN if code in _USUAL_CODES else _YELLOW

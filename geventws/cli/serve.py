@@ -15,14 +15,17 @@ from gevent.event import Event
 
 from ..connection.logs import logger
 from ..connection.memory import exempt_application_from_collection, keep_memory_for_messages
+from ..protocol.reader import NOT_COMPILED
 from ..server.engineio import install_if_present
 from ..server.server import WebSocketServer
 from .application import load_application
 from .errors import UsageError
+from .inspector import Inspector
 from .listeners import close_listeners, open_listeners, url_of
-from .logs import access_log, configure_early, configure_late
+from .logs import access_log, configure_early, configure_late, show_connections
 from .reload import serve_and_reload
 from .settings import Settings
+from .start import say_start
 from .workers import exec_gunicorn
 
 if TYPE_CHECKING:
@@ -42,6 +45,8 @@ def serve(settings: Settings) -> int:
         raise UsageError("--reload-dir needs --reload")
     if sys.platform == "win32" and (settings.reload or settings.workers > 1):
         raise UsageError("--reload and --workers do not work on Windows")
+    if settings.inspect and settings.workers > 1:
+        raise UsageError("--inspect works with one process only")
     if settings.workers > 1:
         exec_gunicorn(settings)
     if settings.reload:
@@ -64,13 +69,20 @@ def serve_here(settings: Settings) -> int:
 
 def serve_application(application: Application, settings: Settings) -> int:
     """Serve an application in this process; see :func:`serve`."""
+    show_connections()
     if settings.log_config is None:
         configure_late(settings.log_level)
     listeners = open_listeners(settings.bind)
     try:
         servers = [_create_server(listener, application, settings) for listener in listeners]
         urls = [url_of(listener, secure=bool(settings.certfile)) for listener in listeners]
-        print(f"Serving {settings.app} on {', '.join(urls)}", file=sys.stderr, flush=True)
+        say_start(settings.app, f"on {', '.join(urls)}")
+        if settings.inspect:
+            inspector = Inspector(servers)
+            servers.append(inspector)
+            print(f"Inspect it on {inspector.url}", file=sys.stderr, flush=True)
+        if NOT_COMPILED:
+            logger.warning(NOT_COMPILED)
         exempt_application_from_collection()
         _run(servers, settings.graceful_timeout)
     finally:

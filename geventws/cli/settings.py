@@ -33,6 +33,7 @@ class Settings:
     workers: int
     reload: bool
     reload_dir: list[str]
+    inspect: bool
     certfile: str | None
     keyfile: str | None
     log_level: str
@@ -77,7 +78,8 @@ class Settings:
         given = {name: value for name, value in values.items() if value is not None}
         given |= {name: _text(value) for name, value in self.options.items()}
         # A value may begin with a hyphen.
-        return [f"{_argument(name)}={text}" for name, text in given.items()]
+        arguments = [f"{_argument(name)}={text}" for name, text in given.items()]
+        return [*arguments, "--inspect"] if self.inspect else arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,6 +122,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIRECTORY",
         action="append",
         help="with --reload: watch this directory instead; may be repeated",
+    )
+    add(
+        "--inspect",
+        action="store_true",
+        help="serve a page that shows WebSockets, channels and messages, on another port of"
+        " 127.0.0.1; only for development",
     )
     add("--certfile", metavar="FILE", help="serve https:// and wss:// with this certificate")
     add(

@@ -13,6 +13,7 @@ from .errors import UsageError
 from .listeners import open_listeners
 from .logs import json_formatter, load
 from .settings import Settings
+from .start import say_start
 
 _WORKER = f"{__package__}.gunicorn_worker"  # it imports gunicorn
 #: The environment variable in which the workers get the options of WebSockets, in JSON.
@@ -62,4 +63,5 @@ def exec_gunicorn(settings: Settings) -> NoReturn:
     os.environ[OPTIONS] = json.dumps(settings.options)
     os.environ[LOG_CONFIG] = settings.log_config or ""
     arguments.append(f"{module}:{settings.app.partition(':')[2] or 'app'}")
+    say_start(settings.app, f"with {settings.workers} workers")
     os.execv(sys.executable, arguments)  # noqa: S606 - no shell is needed

@@ -330,6 +330,8 @@ cdef class Transport(Watched):
     # The connection.
     cdef public FrameReader _endpoint
     cdef readonly Counters _totals
+    cdef public uint64_t _messages_received
+    cdef readonly uint64_t _messages_sent
     cdef readonly object _sock
     cdef readonly object _raw
     cdef object reader
@@ -478,6 +480,7 @@ cdef class Transport(Watched):
                         self._input_parsed()
                     if message is not None:
                         self._totals.messages_received += 1
+                        self._messages_received += 1
                         return message
                 else:
                     self._resume_later()
@@ -590,6 +593,7 @@ cdef class Transport(Watched):
         if self._output is not None:
             self._wait_for_room()
         self._totals.messages_sent += 1
+        self._messages_sent += 1
         if endpoint.extension is not None and compress:
             compressed = endpoint.compress(data, size)
             if compressed is not None:
@@ -873,6 +877,7 @@ cdef class Transport(Watched):
                 self._input_parsed()  # a Pong is sent before the view answers
             if message is not None:
                 self._totals.messages_received += 1
+                self._messages_received += 1
                 self.ready = message
                 buffers.deadline = now_us() + SLICE_US
                 buffers.dispatched = self
@@ -1032,6 +1037,7 @@ def fan_out(connections, SharedMessage message):
             left_out.append(connection)
             continue
         connection._totals.messages_sent += 1
+        connection._messages_sent += 1
         if frame is None or endpoint.extension is not extension or endpoint.is_client:
             extension = endpoint.extension
             if endpoint.is_client or (extension is not None and not extension.is_shared):

@@ -431,6 +431,7 @@ class Connection(Transport):
         message = self._next_message()
         if message is not None:
             self._totals.messages_received += 1
+            self._messages_received += 1
         if endpoint.has_news:
             self._input_parsed()
         return message
@@ -443,6 +444,7 @@ class Connection(Transport):
         if self._is_detached and self._on_message is None and not self._busy:
             while self._next_message() is not None:
                 self._totals.messages_received += 1
+                self._messages_received += 1
             return
         if message is not None:
             self._queue(message)
@@ -454,6 +456,7 @@ class Connection(Transport):
             if message is None:
                 return
             self._totals.messages_received += 1
+            self._messages_received += 1
             self._queue(message)
         self._pause_reading()
 

@@ -9,6 +9,11 @@ from time import monotonic
 from typing import Any
 
 logger = logging.getLogger("geventws")
+#: A line for each WebSocket that is opened, and for each that has ended. Nothing is logged until
+#: somebody sets another level than this one: logs of INFO do not get longer without being asked.
+connections = logging.getLogger("geventws.connections")
+OFF = logging.INFO + 1
+connections.setLevel(OFF)
 
 #: Lines of one kind that may follow each other at once, and lines a second on average.
 BURST = 10

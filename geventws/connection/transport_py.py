@@ -273,6 +273,8 @@ class Transport:
         "_endpoint",
         "_hub",
         "_is_tls",
+        "_messages_received",
+        "_messages_sent",
         "_raw",
         "_reader",
         "_sock",
@@ -300,6 +302,8 @@ class Transport:
         self._endpoint = endpoint
         self._buffers = buffers
         self._totals = counters
+        #: The messages of this connection.
+        self._messages_received = self._messages_sent = 0
         self._hub = get_hub()
         self._thread = get_ident()
         #: The gevent socket, and the socket that is read and written: for TLS the same, else the
@@ -421,6 +425,7 @@ class Transport:
                         self._input_parsed()
                     if message is not None:
                         self._totals.messages_received += 1
+                        self._messages_received += 1
                         return message
                 else:
                     self._resume_later()
@@ -518,6 +523,7 @@ class Transport:
         if self._output is not None:
             self._wait_for_room()
         self._totals.messages_sent += 1
+        self._messages_sent += 1
         self._transmit(endpoint.encode_message(opcode, payload, compress))
         if self._output is not None:
             self._wait_for_room()
@@ -640,6 +646,7 @@ class Transport:
                 self._input_parsed()  # a Pong is sent before the view answers
             if message is not None:
                 self._totals.messages_received += 1
+                self._messages_received += 1
                 self._ready = message
                 buffers.deadline = monotonic() + SLICE
                 buffers.dispatched = self
@@ -821,6 +828,7 @@ def fan_out(connections: Iterable[Transport], message: SharedMessage) -> list[Tr
             left_out.append(connection)
             continue
         connection._totals.messages_sent += 1
+        connection._messages_sent += 1
         extension = endpoint.extension
         if endpoint.is_client or (extension is not None and not extension.is_shared):
             # Not shared: its mask (RFC 6455 section 5.3) or its context (RFC 7692 section 7.2).

@@ -85,7 +85,12 @@ class AcceptingServer(StreamServer):
                 sock = wrap_socket(client_socket, **(self.ssl_args or {}))
         except OSError as problem:
             peer = name_of_peer(address, client_socket)
-            peers.log(logging.INFO, "No TLS with %s: %s", peer, printable(str(problem)))
+            reason = printable(str(problem))
+            if getattr(problem, "reason", None) == "HTTP_REQUEST":
+                reason = (
+                    "this looks like plain HTTP on a TLS port. Use https:// or wss:// in the URL"
+                )
+            peers.log(logging.INFO, "No TLS with %s: %s", peer, reason)
             return None
         with closing(sock):
             self.handle(sock, address)

@@ -45,7 +45,7 @@ def serve(
         length = ("Content-Length", str(len(refusal.body)))
         adapter.start_response(refusal.status, [*refusal.headers, length, ("Connection", "close")])
         return adapter.refusal([refusal.body])
-    ws = WebSocket(environ, adapter, options, websockets.totals)
+    ws = websockets.websocket_class(environ, adapter, options, websockets.totals)
     del adapter  # the WebSocket releases it with the 101
     environ[WEBSOCKET] = ws
     environ[WEBSOCKET_VERSION] = ws.version

@@ -19,7 +19,14 @@ from ..typing import Environ, ExcInfo, Headers
 from .adapters import discard_queued
 from .configuration import combine_options
 from .request_body import Body, BodyError
-from .request_head import BadRequest, check_fields, parse_header_line, parse_request_line
+from .request_head import (
+    CLIENT_HELLO,
+    TLS_ON_PLAIN_PORT,
+    BadRequest,
+    check_fields,
+    parse_header_line,
+    parse_request_line,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
 _RESPONSE = b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 #: The class of the headers of a request.
 _Message: type[OldMessage] = type(WSGIHandler.headers)
+_CLIENT_HELLO = CLIENT_HELLO.decode()
 _REQUEST_TIMEOUT = "408", _RESPONSE % b"408 Request Timeout"
 #: The maximum number of bytes for one call of send().
 _PIECE = 64 << 10
@@ -146,6 +154,8 @@ class HTTPHandler(WSGIHandler):
     # ------------------------------------------------------------------ the head
 
     def read_requestline(self) -> str:
+        if self.rfile.peek(len(CLIENT_HELLO)).startswith(CLIENT_HELLO):
+            return _CLIENT_HELLO  # there may be no line feed to wait for
         line = super().read_requestline()
         if line == "\r\n":
             # RFC 9112 section 2.2: "SHOULD ignore at least one empty line".
@@ -167,6 +177,8 @@ class HTTPHandler(WSGIHandler):
         return is_valid
 
     def _read_request(self, raw_requestline: str) -> Any:
+        if raw_requestline == _CLIENT_HELLO:
+            raise BadRequest(TLS_ON_PLAIN_PORT)
         if not raw_requestline.endswith("\n"):
             raise _Disconnected
         line = parse_request_line(raw_requestline)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+from collections.abc import Callable
 from contextlib import suppress
 from math import ceil
 from time import monotonic
@@ -32,6 +33,8 @@ class OpenWebSockets(set[WebSocket]):
 
     def __init__(self) -> None:
         super().__init__()
+        #: Creates the WebSockets.
+        self.websocket_class: Callable[..., WebSocket] = WebSocket
         self._empty = Event()
         self._empty.set()
         #: The counters of these WebSockets, and of the WebSockets that have ended.
@@ -52,9 +55,11 @@ class OpenWebSockets(set[WebSocket]):
 
     def discard(self, ws: WebSocket) -> None:  # type: ignore[override] # it contains nothing else
         if ws.accepted:
-            code = ws.close_code
-            self.totals.closed[CloseCode.ABNORMAL_CLOSURE if code is None else code] += 1
+            code = CloseCode.ABNORMAL_CLOSURE if ws.close_code is None else ws.close_code
+            self.totals.closed[code] += 1
         self.forget(ws)
+        if ws.accepted:
+            ws._log_end(code)
 
     def forget(self, ws: WebSocket) -> None:
         """Remove a WebSocket without counting its end: it belongs to the parent process."""

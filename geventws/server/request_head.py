@@ -25,6 +25,12 @@ _LENGTH = re.compile(r"[0-9]{1,18}")
 MAX_FIELDS = 100
 #: Headers that are allowed only once (RFC 9110 section 5.3).
 _SINGLE = "host", "content-type", "content-length", "transfer-encoding", "expect"
+#: The beginning of a TLS connection: a record of the handshake, RFC 8446 section 5.1.
+CLIENT_HELLO = b"\x16\x03"
+TLS_ON_PLAIN_PORT = (
+    "this looks like TLS on a plain port. Use http:// or ws:// in the URL, or give the server a"
+    " certificate (certfile and keyfile)"
+)
 
 
 class BadRequest(ValueError):

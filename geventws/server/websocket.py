@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Mapping
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gevent import GreenletExit, getcurrent, spawn
@@ -14,7 +15,7 @@ from gevent.event import Event
 from ..connection.connection import Connection
 from ..connection.greenlets import check_function
 from ..connection.hub import hub_state
-from ..connection.logs import logger, name_of_peer, peers, printable
+from ..connection.logs import connections, logger, name_of_peer, peers, printable
 from ..connection.threads import call_in_hub, get_ident
 from ..exceptions import ConnectionClosed, WebSocketError
 from ..protocol import server_handshake as handshake
@@ -93,6 +94,7 @@ class WebSocket(Connection):
         "_environ",
         "_headers_hook",
         "_keeps_environ",
+        "_opened_at",
         "_refusal",
         "_registry",
         "_view",
@@ -117,6 +119,8 @@ class WebSocket(Connection):
         #: The greenlet of the view, until the view has ended.
         self._view: Any = getcurrent()
         self._headers_hook: Callable[[], HeaderPairs] | None = None
+        #: The time at which the opening was logged; None if it was not.
+        self._opened_at: float | None = None
         #: Returns a context manager for each callback.
         self._around: Callable[[], AbstractContextManager[object]] | None = None
         #: The WebSockets of the server; set when the view of a detached WebSocket has ended.
@@ -227,6 +231,7 @@ class WebSocket(Connection):
         self._headers_hook = self._adapter = None
         self._subprotocol = subprotocol
         self._extensions = extensions
+        self._log_opening()
 
     def _wait_while_accepting(self) -> None:
         """Block while another greenlet sends the ``101``."""
@@ -383,7 +388,33 @@ class WebSocket(Connection):
                 extra={"connection_id": self.id},
             )
 
+    def _log_opening(self) -> None:
+        if connections.isEnabledFor(logging.INFO):
+            self._opened_at = monotonic()
+            self._log_event("opened")
+
+    def _log_event(self, text: str, **fields: float) -> None:
+        peer, path = name_of_peer(self.remote_address, self._sock), printable(self.path)
+        names = {"event": text.partition(" ")[0], "client": peer, "path": path}
+        extra = {**names, **fields, "connection_id": self.id}
+        connections.info("%s %s %s [%s]", peer, path, text, self.id, extra=extra)
+
     # ------------------------------------------------------ internal interface
+
+    def _log_end(self, code: int) -> None:
+        """Log the end of the WebSocket, if its opening was logged."""
+        if self._opened_at is None:
+            return
+        seconds = monotonic() - self._opened_at
+        received, sent = self._messages_received, self._messages_sent
+        duration = f"{seconds:.0f}" if seconds >= 9.5 else f"{round(seconds, 3):.2g}"
+        self._log_event(
+            f"closed {code:d} after {duration} s, {received} in, {sent} out",
+            code=int(code),
+            seconds=round(seconds, 3),
+            received=received,
+            sent=sent,
+        )
 
     def _note_response(self, status: str) -> None:
         """The view answers with HTTP. A later ``send()`` or ``receive()`` raises."""

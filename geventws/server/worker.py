@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import signal
+from contextlib import suppress
 from functools import cache, partial
+from socket import MSG_PEEK
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from gevent import sleep, spawn
+from gevent.ssl import SSLSocket
 from gunicorn.workers.ggevent import GeventWorker
 
+from ..connection.logs import name_of_peer, peers
 from ..connection.memory import exempt_application_from_collection, keep_memory_for_messages
-from .accepting import AcceptingServer
+from ..protocol.reader import NOT_COMPILED
+from .accepting import AcceptingServer, Address
 from .balance import FULL, Loads
 from .configuration import application_options, combine_options
 from .engineio import install_if_present
 from .middleware import WebSocketMiddleware
+from .request_head import CLIENT_HELLO, TLS_ON_PLAIN_PORT
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -93,6 +100,8 @@ class Worker(GeventWorker):
     def load_wsgi(self) -> None:
         install_if_present()
         super().load_wsgi()
+        if NOT_COMPILED and self.age == 1:  # the first of all workers
+            self.log.warning(NOT_COMPILED)
         own = application_options(self.wsgi)
         unused = _UNUSED & {*self.websocket_options, *own}
         if unused:
@@ -125,6 +134,15 @@ class Worker(GeventWorker):
             server.should_accept = self._should_accept
         self._pools.append(spawn)
         return server
+
+    def handle(self, listener: socket, client: socket, addr: Address) -> None:
+        """Serve a connection. gunicorn would wait for a line feed of a client that speaks TLS."""
+        if not isinstance(client, SSLSocket) and _speaks_tls(client):
+            peer = name_of_peer(addr, client)
+            peers.log(logging.WARNING, "Bad request from %s: %s", peer, TLS_ON_PLAIN_PORT)
+            client.close()
+            return
+        super().handle(listener, client, addr)
 
     def _load(self) -> float:
         """The number of requests and WebSockets, or ``FULL``."""
@@ -177,3 +195,10 @@ class Worker(GeventWorker):
         websockets = self.wsgi.websockets
         if not websockets.drain(max(left / 2, left - _MARGIN)):
             websockets.kill()
+
+
+def _speaks_tls(client: socket) -> bool:
+    """Return whether a connection without TLS begins with TLS. Blocks until the first bytes."""
+    with suppress(OSError):  # gunicorn gets the same error
+        return client.recv(len(CLIENT_HELLO), MSG_PEEK) == CLIENT_HELLO
+    return False

@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import logging
 import os
+import pty
 import re
 import signal
 import socket
@@ -13,10 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from geventws import __core__
 from geventws.cli.application import load_application
 from geventws.cli.environment import load_from
 from geventws.cli.errors import UsageError
 from geventws.cli.listeners import open_listener
+from geventws.cli.logs import formatter_for
 from geventws.cli.settings import add_arguments, settings_from
 from tests.support.client import TEXT, RawClient, close_frame, frame, request
 from tests.support.proxies import free_port
@@ -124,7 +128,38 @@ def test_requests_and_connections_have_a_line_each(tmp_path):
             client.finish()
         process.wait_for('"GET /plain HTTP/1.1" 200')
         process.wait_for('"GET /echo HTTP/1.1" 101')
-        assert process.output.startswith("Serving tests.support.apps:site on http://127.0.0.1:")
+        process.wait_for(r" INFO geventws.connections: 127.0.0.1 /echo opened")
+        process.wait_for(r"/echo closed 1000 after \S+ s, 1 in, 1 out \[\w+\]\n")
+        line = (
+            rf"Serving {SITE} on http://127.0.0.1:\d+ \({__core__} core\). Press Ctrl-C to stop.\n"
+        )
+        assert re.match(line, process.output)
+
+
+def test_a_missing_compiled_core_is_said_once(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\n"
+        "sys.modules['geventws.protocol._reader'] = None\n"
+        "from geventws.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    arguments = [str(program), SITE, "--port", "0"]
+    environment = {"GEVENTWS_PURE_PYTHON": "", "PYTHONPATH": str(ROOT)}
+    with serving(arguments, tmp_path / "log", **environment) as process:
+        process.wait_for("Install a C compiler")
+    assert process.output.count("compiler") == 1
+    assert "(python core)" in process.output
+
+
+def test_the_log_has_colors_on_terminals_only(monkeypatch):
+    record = logging.LogRecord("geventws.connections", logging.INFO, "", 0, "opened", (), None)
+    ours, theirs = pty.openpty()
+    with open(ours, "rb"), open(theirs, "w") as terminal, open(os.devnull, "w") as file:
+        assert "\x1b[32m" in formatter_for(terminal).format(record)
+        assert "\x1b" not in formatter_for(file).format(record)
+        monkeypatch.setenv("NO_COLOR", "1")
+        assert "\x1b" not in formatter_for(terminal).format(record)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +168,10 @@ def test_requests_and_connections_have_a_line_each(tmp_path):
         (["nowhere:app"], "geventws: there is no module nowhere here"),
         (["nowhere:app", "--workers", "2"], "geventws: there is no module nowhere here"),
         (["nowhere:app", "--reload"], "geventws: there is no module nowhere here"),
+        (
+            [SITE, "--inspect", "--workers", "2"],
+            "geventws: --inspect works with one process only",
+        ),
         ([SITE, "--keyfile", "key.pem"], "geventws: --keyfile needs --certfile"),
         (
             [SITE, "--bind", "127.0.0.1:0", "--certfile", "nowhere.pem"],
@@ -444,11 +483,12 @@ def test_an_env_file_that_cannot_be_used_is_a_mistake(tmp_path, text):
 def test_arguments_for_another_process_mean_the_same():
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    given = ["app", "--subprotocols=-a,b", "--allowed-origins=", "--log-config=-x"]
+    given = ["app", "--subprotocols=-a,b", "--allowed-origins=", "--log-config=-x", "--inspect"]
     settings = settings_from(parser.parse_args(given))
     again = settings_from(parser.parse_args(["app", *settings.own_arguments()]))
     assert again.options == settings.options == {"subprotocols": ["-a", "b"], "allowed_origins": []}
     assert again.log_config == "-x"
+    assert again.inspect
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -471,6 +511,8 @@ def test_each_line_of_the_log_can_be_json(tmp_path, workers):
     records = [json.loads(line) for line in lines]
     assert all(record["time"] and record["level"] and record["logger"] for record in records)
     assert any('"GET /echo HTTP/1.1" 101' in record["message"] for record in records)
+    closed = [record["code"] for record in records if record.get("event") == "closed"]
+    assert sorted(closed) == [1000, 1002]
     assert any("ZeroDivisionError" in record.get("exc_info", "") for record in records)
 
 

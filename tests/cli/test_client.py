@@ -23,9 +23,10 @@ CLI = [sys.executable, "-m", "geventws"]
 class Session:
     """A command that reads and writes a terminal, or pipes."""
 
-    def __init__(self, *arguments, terminal=False, home):
+    def __init__(self, *arguments, terminal=False, home, term="xterm"):
         self.output = ""
-        environment = {**os.environ, "HOME": str(home), "TERM": "dumb"}
+        environment = {**os.environ, "HOME": str(home), "TERM": term}
+        environment["PROMPT_TOOLKIT_NO_CPR"] = "1"  # this terminal does not answer
         if terminal:
             self.ours, theirs = pty.openpty()
             mode = termios.tcgetattr(theirs)
@@ -66,8 +67,8 @@ class Session:
                 return
             self.output += data.decode()
 
-    def type(self, line):
-        os.write(self.writer, line.encode() + b"\n")
+    def type(self, line, end="\n"):
+        os.write(self.writer, f"{line}{end}".encode())
 
     def wait_for(self, pattern):
         wait_until(lambda: re.search(pattern, self.output), f"{pattern!r} in {self.output!r}")
@@ -104,13 +105,18 @@ def url_of(server, path="/echo"):
     return f"ws://127.0.0.1:{server.server_port}{path}"
 
 
-@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("terminal", [False, True, "dumb"])
 def test_connect_sends_lines_and_prints_what_comes(serve, start, tmp_path, terminal):
-    session = start("connect", url_of(serve(echo)), terminal=terminal)
+    term = "dumb" if terminal == "dumb" else "xterm"
+    session = start("connect", url_of(serve(echo)), terminal=bool(terminal), term=term)
     if terminal:
-        session.wait_for("> ")
+        session.wait_for("Connected: no subprotocol, permessage-deflate")
     session.type("hello")
     session.wait_for("< hello")
+    session.type("/binary 00 fF")
+    session.wait_for("< 2 bytes: 00 ff")
+    session.type("/binary x")
+    session.wait_for("non-hexadecimal")
     session.type("/ping")
     session.wait_for(r"pong after \d+\.\d ms")
     session.type("/help")
@@ -118,8 +124,44 @@ def test_connect_sends_lines_and_prints_what_comes(serve, start, tmp_path, termi
     session.type("/close 4000 as you wish")
     assert session.end() == 1
     assert "closed with 4000 as you wish" in session.output
-    if terminal:
-        assert "hello" in (tmp_path / ".geventws_history").read_text()
+    history = tmp_path / ".geventws_history"
+    assert history.exists() == (terminal is True)
+    if history.exists():
+        assert "hello" in history.read_text()
+        assert history.stat().st_mode & 0o077 == 0
+
+
+def test_a_message_does_not_disturb_what_is_being_typed(serve, start):
+    received = []
+
+    def news(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        received.append(ws)
+        for message in ws:
+            received.append(message)
+        return []
+
+    session = start("connect", url_of(serve(news)), terminal=True)
+    session.wait_for("Connected")
+    session.type("hal", end="")
+    session.wait_for("hal")
+    received[0].send("first\x1b[2Jline")
+    session.wait_for("< first\ufffd\\[2Jline")
+    session.type("lo")
+    wait_until(lambda: received[1:] == ["hallo"], "the line")
+    session.type("/close")
+    assert session.end() == 0
+
+
+def test_connect_sends_cookies(serve, start):
+    def cookies(environ, start_response):
+        environ["wsgi.websocket"].send(environ["HTTP_COOKIE"])
+        return []
+
+    url = url_of(serve(cookies))
+    session = start("connect", url, "--cookie", "session=abc", "--cookie", "theme=dark")
+    session.wait_for("< session=abc; theme=dark\n")
+    assert session.end() == 0
 
 
 def test_connect_prints_json_on_several_lines(serve, start):
@@ -215,6 +257,7 @@ def test_connect_and_bench_take_a_unix_socket(start, tmp_path):
         (["--proxy", "ftp://a"], "is not the URL of a proxy"),
         (["--proxy", "socks5h://127.0.0.1:1"], "cannot open .*Connection refused"),
         (["--unix-socket", "/nowhere/socket"], "cannot connect to /nowhere/socket: No such file"),
+        (["--cookie", "session"], "'session' is not of the form NAME=VALUE"),
         (["--max-redirects", "-1"], "max_redirects must not be negative"),
     ],
 )

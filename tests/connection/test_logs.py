@@ -64,6 +64,21 @@ def test_whatever_a_client_sends_there_is_at_most_one_line(serve, caplog, capfd,
         assert record.getMessage().isprintable()
 
 
+def test_tls_on_a_plain_port_and_the_reverse_are_named(serve, tls, caplog):
+    caplog.set_level("INFO", "geventws")
+    with serve(site).client() as client:
+        client.send(b"\x16\x03\x01\x02\0\x01\0\x01\xfc")  # an incomplete ClientHello
+        assert client.read_head() == "400"
+    with serve(site, certfile=tls[0], keyfile=tls[1]).client() as client:
+        client.send(request())
+        with contextlib.suppress(ConnectionResetError):
+            client.read_to_end()
+    wait_until(lambda: len(caplog.records) == 2)
+    plain, secure = (record.getMessage() for record in caplog.records)
+    assert plain.startswith("Bad request from 127.0.0.1: this looks like TLS on a plain port.")
+    assert secure.startswith("No TLS with 127.0.0.1: this looks like plain HTTP on a TLS port.")
+
+
 @pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", b"\0" * 500, b"\x16\x03\x01"])
 def test_a_client_that_does_not_speak_tls_is_one_line(serve, tls, caplog, capfd, data):
     caplog.set_level("INFO", "geventws")

@@ -274,3 +274,15 @@ def test_a_worker_without_gevent_says_what_is_missing(tmp_path, module):
         with process.client() as client:
             client.send(request("/plain", without="Upgrade"))
             assert client.read_response() == ("200", b"plain")
+
+
+def test_tls_on_a_plain_port_is_named_at_once(gunicorn):
+    with gunicorn() as process:
+        with process.client() as client:
+            client.send(b"\x16\x03\x01\x02\0\x01\0\x01\xfc")  # an incomplete ClientHello
+            with contextlib.suppress(ConnectionResetError):
+                assert client.read_to_end() == b""
+        process.wait_for("Bad request from 127.0.0.1: this looks like TLS on a plain port")
+        with process.client().open() as client:
+            echo(client)
+            client.finish()
