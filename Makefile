@@ -11,6 +11,7 @@ SOURCES := setup.cfg setup.py pyproject.toml $(wildcard geventws/*/*.pyx geventw
 ONCE   := broadcast/test_contract broadcast/test_faults broadcast/test_postgresql \
           broadcast/test_postgresql_channels broadcast/test_recovery broadcast/test_redis \
           broadcast/test_redis_channel cli/test_check cli/test_cli cli/test_client cli/test_diagnosis \
+          cli/test_inspector \
           client/test_dialling client/test_redirects client/test_socks \
           protocol/test_properties server/test_drain server/test_gevents_own \
           server/test_http_handler server/test_middleware server/test_other_libraries \
