@@ -94,11 +94,13 @@ class WebSocket(Connection):
         "_environ",
         "_headers_hook",
         "_keeps_environ",
-        "_opened_at",
         "_refusal",
         "_registry",
         "_view",
     )
+
+    #: The time at which the opening was logged; None if it was not. A slot would take memory.
+    _opened_at: float | None = None
 
     def __init__(
         self, environ: Environ, adapter: Adapter, options: Options, totals: Totals
@@ -119,8 +121,6 @@ class WebSocket(Connection):
         #: The greenlet of the view, until the view has ended.
         self._view: Any = getcurrent()
         self._headers_hook: Callable[[], HeaderPairs] | None = None
-        #: The time at which the opening was logged; None if it was not.
-        self._opened_at: float | None = None
         #: Returns a context manager for each callback.
         self._around: Callable[[], AbstractContextManager[object]] | None = None
         #: The WebSockets of the server; set when the view of a detached WebSocket has ended.
