@@ -70,7 +70,7 @@ def readme():
     def absolute(link):
         if not link[1]:  # code
             return link[0]
-        # PyPI's page has no anchors: those of the repository's page take their place.
+        # The headings have other anchors on PyPI: link to those of the repository's page.
         path = link[2] if not link[2].startswith("#") else f"README.md{link[2]}"
         kind = "raw" if path.endswith(IMAGES) else "blob"
         return f"{link[1]}{url}/{kind}/v{version}/{path}"
