@@ -46,7 +46,7 @@ _CERTIFICATES = {
     64: _OTHER_NAME,
 }
 _STATUSES = {
-    401: "the server wants a login. Add --header 'Cookie: ...' or --header 'Authorization: ...'",
+    401: "the server wants a login. Add --cookie NAME=VALUE or --header 'Authorization: ...'",
     403: "the application or a proxy refuses the request, also without an Origin. Look into their"
     " logs",
     407: "the proxy wants a password. Add it: --proxy http://USER:PASSWORD@HOST:PORT",
@@ -192,6 +192,11 @@ def _explain_response(facts: Facts, error: HandshakeError) -> str:
     response = Response(error.status_code, error.status, error.headers)
     if redirect := _explain_redirect(facts.target, response):
         return redirect
+    if error.status_code == 501 and not facts.reads_upgrade:
+        return (
+            f"The answer is {answer}: the server has no WebSockets. Serve the application with"
+            " 'geventws MODULE:APP'."
+        )
     path = facts.target.resource.partition("?")[0]
     if error.status_code == 404 and "<center>nginx" in body:
         return f"nginx has no location for {path} ({answer}). Add one with proxy_pass."
@@ -225,7 +230,7 @@ def _explain_redirect(target: Target, response: Response) -> str:
     url = f"{'wss' if found.secure else 'ws'}://{found.authority}{found.resource}"
     remedy = "Use this URL."
     if found.resource != target.resource:
-        remedy = "Use this URL, or if it is a login page, add --header 'Cookie: ...'."
+        remedy = "Use this URL, or if it is a login page, add --cookie NAME=VALUE."
     return f"The server redirects to {url}. Browsers do not follow the redirect. {remedy}"
 
 
