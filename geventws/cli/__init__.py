@@ -35,6 +35,7 @@ def _serve(arguments: list[str]) -> int:
     environment.load_from(arguments)  # first, because it has the defaults of other arguments
     parser = argparse.ArgumentParser(
         prog="geventws",
+        usage="%(prog)s [options] MODULE:APP",
         description="Serve a WSGI application with WebSockets. Ctrl-C closes them and stops.",
         epilog="Other commands: 'geventws connect URL' opens an interactive WebSocket,"
         " 'geventws check URL' finds out why a WebSocket does not open, 'geventws bench URL'"
@@ -50,6 +51,7 @@ def _serve(arguments: list[str]) -> int:
 def _connect(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="geventws connect",
+        usage="%(prog)s [options] URL",
         description="Open an interactive WebSocket. /help lists the commands.",
     )
     return _run(parser, arguments, connect.talk, connect.add_arguments)
@@ -58,6 +60,7 @@ def _connect(arguments: list[str]) -> int:
 def _check(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="geventws check",
+        usage="%(prog)s [options] URL",
         description="Open a WebSocket as browsers do, and say in a sentence what is wrong. The exit"
         " status is 0 if it works, 1 if not, and 2 for wrong arguments.",
     )
@@ -67,6 +70,7 @@ def _check(arguments: list[str]) -> int:
 def _bench(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="geventws bench",
+        usage="%(prog)s [options] URL",
         description="Measure a WebSocket server that answers each message with one message.",
     )
     return _run(parser, arguments, bench.bench, bench.add_arguments)

@@ -12,6 +12,7 @@ from .errors import UsageError
 
 #: The maximum number of connections in the kernel's queue.
 _BACKLOG = 2048
+_MAX_PORT = "65535"
 
 
 def open_listener(address: str) -> socket.socket:
@@ -31,6 +32,8 @@ def open_listener(address: str) -> socket.socket:
         # Python may add the address to strerror. getaddrinfo() has numbers of its own.
         number = 0 if isinstance(problem, socket.gaierror) else problem.errno
         reason = describe_error(number) if number else problem.strerror
+        if number == errno.EADDRINUSE and not address.startswith("unix:"):
+            reason = f"{reason}. Stop the other program, or choose another port"
         raise UsageError(f"cannot listen on {address}: {reason}") from problem
 
 
@@ -74,11 +77,13 @@ def _parse(address: str) -> tuple[str, int]:
     host = host.strip("[]")
     try:
         host.encode("idna")  # getaddrinfo() does so in a thread, which would print the exception
-        is_valid = colon and port.isdecimal() and int(port) <= 65535
-    except ValueError:  # or more digits than int() takes
+        is_valid = colon and port.isdecimal()
+    except UnicodeError:
         is_valid = False
     if not is_valid:
         raise UsageError(f"{address} is not of the form HOST:PORT, unix:PATH or fd://NUMBER")
+    if len(port) > len(_MAX_PORT) or int(port) > int(_MAX_PORT):
+        raise UsageError(f"cannot listen on {address}: the largest port is {_MAX_PORT}")
     return host, int(port)
 
 

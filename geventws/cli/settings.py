@@ -192,8 +192,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def settings_from(arguments: argparse.Namespace) -> Settings:
     """Return the settings for parsed arguments.
 
-    :raises UsageError: if an environment variable is wrong.
+    :raises UsageError: if an environment variable is wrong, or arguments contradict each other.
     """
+    if arguments.log_config is not None and arguments.log_format != "text":
+        raise UsageError("--log-config sets the format, too: leave out --log-format")
     values = dict(vars(arguments))
     options = {name: values.pop(name) for name in _OPTIONS if name in values}
     del values["env_file"]  # was read before the arguments

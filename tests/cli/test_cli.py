@@ -252,7 +252,7 @@ def test_an_application_that_is_not_there_is_said_so(monkeypatch, name, sentence
         ("localhost:http", "localhost:http is not of the form HOST:PORT, unix:PATH or fd://NUMBER"),
         (
             "localhost:65536",
-            "localhost:65536 is not of the form HOST:PORT, unix:PATH or fd://NUMBER",
+            "cannot listen on localhost:65536: the largest port is 65535",
         ),
         ("192.0.2.1:0", "cannot listen on 192.0.2.1:0: Cannot assign requested address"),
         ("fd://socket", "fd://socket is not of the form fd://NUMBER"),
@@ -282,7 +282,10 @@ def test_a_port_in_use_is_one_clear_sentence(serve, more):
     address = f"127.0.0.1:{server.server_port}"
     status, sentence = run("tests.support.apps:site", "--bind", address, *more)
     assert status == 2
-    assert sentence == f"geventws: cannot listen on {address}: Address already in use"
+    assert sentence == (
+        f"geventws: cannot listen on {address}: Address already in use. Stop the other program, or"
+        " choose another port"
+    )
 
 
 def test_a_fault_inside_the_module_keeps_its_traceback(tmp_path):
@@ -427,6 +430,8 @@ def test_the_environment_says_where_and_how_many(tmp_path):
         (["--allowed-origins", "self,a.example"], {}, "such as 'https://a.example'"),
         (["--compression", "yes"], {}, "compression must be True, False"),
         (["--bind", f"{'a' * 70}:80"], {}, "a:80 is not of the form HOST:PORT"),
+        (["--port", "9" * 5000], {}, "the largest port is 65535"),
+        (["--log-config", "a.json", "--log-format", "json"], {}, "leave out --log-format"),
     ],
 )
 def test_a_wrong_value_is_explained(arguments, environment, reason):
