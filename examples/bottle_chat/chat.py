@@ -131,7 +131,7 @@ def main() -> None:
         server.start()
     except OSError as error:
         reason = str(error.strerror).partition(":")[0]  # gevent appends the address
-        sys.exit(f"Cannot listen on port {port} ({reason}).")
+        sys.exit(f"Cannot listen on port {port} ({reason}). Set PORT to use another one.")
     port = server.server_port  # The system has selected it if PORT is 0.
     print(f"Chat on http://127.0.0.1:{port}/ (Ctrl-C stops it)")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):

@@ -241,7 +241,7 @@ def serve(stage: Stage, ballots: Ballots) -> None:
         server.start()
     except OSError as error:
         reason = str(error.strerror).partition(":")[0]  # gevent appends the address
-        sys.exit(f"Cannot listen on {host}:{port} ({reason}).")
+        sys.exit(f"Cannot listen on {host}:{port} ({reason}). Set PORT to use another one.")
     app.config["AUDIENCE_URL"] = url = public_url(host, server.server_port)
     print(f"The audience votes at  {url}")
     print(f"You present at         {url}presenter?token={quote(token)}", flush=True)

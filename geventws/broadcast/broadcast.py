@@ -398,7 +398,9 @@ class Broadcast:
         for channel in since:
             self._check_subscriber(channel)
         if not isinstance(ws, Transport):
-            raise TypeError(f"only a WebSocket can be subscribed, not {ws!r:.100}")
+            raise TypeError(
+                f'only a WebSocket, environ["wsgi.websocket"], can be subscribed, not {ws!r:.100}'
+            )
         if ws._endpoint.state is State.PENDING:
             ws._open()
         subscriptions = Subscriptions()

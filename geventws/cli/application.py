@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -12,6 +13,9 @@ from typing import TYPE_CHECKING
 from .errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
     from ..typing import Application, Keywords
 
 
@@ -51,17 +55,44 @@ def load_application(name: str) -> Application:
         if problem.name is None or not f"{module_name}.".startswith(f"{problem.name}."):
             raise  # a module that the application imports is missing
         raise UsageError(f"there is no module {module_name} here") from None
+    module = found
     for part in attribute.split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
-            raise UsageError(f"{module_name} has no {attribute}") from None
+            hint = _hint(module)
+            raise UsageError(f"{module_name} has no {attribute}{hint}") from None
     if call is not None and callable(found):
         found = found(*call[0], **call[1])
     if not callable(found):
         raise UsageError(f"{name} is not a WSGI application: it cannot be called")
+    if not _takes_requests(found):
+        raise UsageError(
+            f"{name} is not a WSGI application: it takes other arguments. If it returns one, call"
+            f' it: "{module_name}:{attribute}()"'
+        )
     application: Application = found
     return application
+
+
+def _hint(module: ModuleType) -> str:
+    """Return the end of a message: an application that the module has under a usual name."""
+    for attribute in ("app", "application", "create_app", "make_app"):
+        if callable(getattr(module, attribute, None)):
+            call = "()" if attribute.endswith("_app") else ""
+            return f'. Did you mean "{module.__name__}:{attribute}{call}"?'
+    return ""
+
+
+def _takes_requests(found: Callable[..., object]) -> bool:
+    """Whether it takes ``environ`` and ``start_response``, unlike most factories."""
+    if not inspect.isfunction(found):
+        return True
+    try:
+        inspect.signature(found, follow_wrapped=False).bind(None, None)
+    except TypeError:
+        return False
+    return True
 
 
 def _parse(expression: str) -> tuple[str, tuple[list[object], Keywords] | None]:

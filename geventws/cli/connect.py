@@ -12,6 +12,7 @@ from gevent import get_hub, sleep
 
 from ..client.client import ClientWebSocket
 from ..client.client import connect as open_websocket
+from ..connection.logs import printable
 from ..exceptions import ConnectionClosed, HandshakeError
 from ..typing import Headers, Message
 from .errors import UsageError
@@ -120,6 +121,9 @@ def open_from(options: argparse.Namespace) -> ClientWebSocket:
         )
     except HandshakeError as problem:
         reason = problem.status or problem.body.decode(errors="replace")
+        if problem.status_code == 501:  # the server says what to run instead of flask run
+            body = problem.body.decode(errors="replace").strip()
+            reason = printable(f"{reason}: {body}", limit=400)
         if 300 <= problem.status_code < 400:
             reason = " ".join(str(problem).split())  # with the Location
         raise UsageError(f"cannot open {options.url}: {reason}") from problem

@@ -245,6 +245,22 @@ def test_an_application_that_is_not_there_is_said_so(monkeypatch, name, sentence
     assert str(problem.value) == sentence
 
 
+def test_a_factory_is_recognized(monkeypatch, tmp_path):
+    (tmp_path / "with_factory.py").write_text(FACTORY)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError) as problem:
+        load_application("with_factory")
+    assert str(problem.value) == (
+        'with_factory has no app. Did you mean "with_factory:create_app()"?'
+    )
+    with pytest.raises(UsageError) as problem:
+        load_application("with_factory:create_app")
+    assert str(problem.value) == (
+        "with_factory:create_app is not a WSGI application: it takes other arguments. If it returns"
+        ' one, call it: "with_factory:create_app()"'
+    )
+
+
 @pytest.mark.parametrize(
     ("address", "sentence"),
     [

@@ -214,6 +214,18 @@ def test_bench_names_the_url_whose_certificate_is_not_accepted(serve, tls, capsy
     assert re.match(expected, capsys.readouterr().err)
 
 
+def test_a_server_without_websockets_says_what_to_run(serve, start):
+    def app(environ, start_response):
+        start_response("501 Not Implemented", [("Content-Type", "text/plain")])
+        return [b"Run \x1b[1manother server\n"]
+
+    url = url_of(serve(app), "/echo")
+    refused = start("connect", url)
+    assert refused.end() == 2
+    sentence = "501 Not Implemented: Run \\x1b[1manother server"
+    assert refused.output == f"geventws: cannot open {url}: {sentence}\n"
+
+
 def test_connect_follows_redirects_on_request(serve, start):
     def app(environ, start_response):
         if environ["PATH_INFO"] == "/echo":

@@ -398,7 +398,8 @@ def test_a_port_that_is_taken_is_told_in_one_line(chat):
         text=True,
         check=False,
     )
-    told = f"Cannot listen on port {chat.port} (Address already in use).\n"
+    told = f"Cannot listen on port {chat.port} (Address already in use)."
+    told += " Set PORT to use another one.\n"
     assert (program.returncode, program.stderr) == (1, told)
 
 

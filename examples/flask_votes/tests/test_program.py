@@ -235,4 +235,5 @@ def test_a_port_that_is_taken_is_told_in_one_line(show: Show) -> None:
     program = run(show)
     assert program.returncode == 1
     address = urlsplit(show.url).netloc
-    assert program.stderr == f"Cannot listen on {address} (Address already in use).\n"
+    told = f"Cannot listen on {address} (Address already in use). Set PORT to use another one.\n"
+    assert program.stderr == told
