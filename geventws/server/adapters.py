@@ -150,6 +150,13 @@ def head_of_101(headers: Headers) -> bytes:
     return "\r\n".join([f"HTTP/1.1 {SWITCHING}", *lines, "\r\n"]).encode("latin-1")
 
 
+def send_head(sock: gevent_socket, head: bytes) -> None:
+    """Send the head of the ``101``."""
+    sent = sock.send(head)  # sendall() first reads the size of the kernel's buffer
+    if sent < len(head):
+        sock.sendall(head[sent:])
+
+
 class PywsgiAdapter(Adapter):
     """The adapter to :mod:`gevent.pywsgi`, also in gunicorn's gevent_pywsgi worker."""
 

@@ -1,7 +1,8 @@
 """Accept connections, and read their first request in the hub: no greenlet waits for it.
 
-A WebSocket request in the form that the fast parser accepts gets a greenlet for its view at once.
-For every other request, a greenlet calls gevent's handler, with the bytes that were read.
+A WebSocket request in the form that the fast parser accepts gets a greenlet for its view at once,
+see :mod:`.direct`. For every other request, a greenlet calls gevent's handler, with the bytes that
+were read.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from ..connection._arrivals import Arrival, accept, receive
 from ..connection.accepted import AcceptedSocket
 from ..connection.greenlets import LightGreenlet
 from ..connection.hub import hub_state
-from .fast_path import parse_request
+from .direct import DirectAdapter, is_stock, serve_directly
+from .fast_path import Request, parse_request
 
 if TYPE_CHECKING:
     from ..options import Options
@@ -142,8 +144,26 @@ def _serve(
     """
     if data == b"":
         sock.close()
+        return
+    request = parse_request(data) if data else None
+    if data and request is not None and request.size <= server.options.max_header_size:
+        early = data[request.size :]
+        if is_stock(server.handler_class):
+            adapter = DirectAdapter(server, sock, address, request, early)
+            LightGreenlet(serve_directly, adapter).switch()
+        else:
+            LightGreenlet(_handle_websocket, server, sock, address, request, early).switch()
     else:
         LightGreenlet(_handle, server, sock, address, data, waited).switch()
+
+
+def _handle_websocket(
+    server: Server, sock: AcceptedSocket, address: Address, request: Request, early: bytes
+) -> None:
+    try:
+        server.handler_class(sock, address, server).handle_websocket_request(request, early)
+    finally:
+        sock.close()
 
 
 def _handle(
@@ -155,10 +175,6 @@ def _handle(
 ) -> None:
     try:
         handler: Any = server.handler_class(sock, address, server)
-        request = parse_request(data) if data else None
-        if data and request is not None and request.size <= server.options.max_header_size:
-            handler.handle_websocket_request(request, data[request.size :])
-            return
         if data:
             handler.rfile = BufferedReader(_EarlyFile(sock, data), DEFAULT_BUFFER_SIZE)
         handler._waited = waited

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +11,7 @@ from gevent.ssl import SSLSocket
 
 from ..protocol import server_handshake as handshake
 from ..typing import Application, Environ, Headers, StartResponse
-from .adapters import SWITCHING, PywsgiAdapter, discard_queued, head_of_101
+from .adapters import SWITCHING, PywsgiAdapter, discard_queued, head_of_101, send_head
 from .configuration import combine_options
 from .exchange import serve, serve_plain
 from .fast_path import Request, parse_request
@@ -51,6 +51,8 @@ class WebSocketHandler(HTTPHandler):
     _early = b""
     #: Whether the fast parser has found a WebSocket request.
     _is_websocket = False
+    #: Whether the request was served without this handler, see :meth:`end_response`.
+    _is_resumed = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -112,32 +114,26 @@ class WebSocketHandler(HTTPHandler):
         self.handle_one_response()
 
     def get_environ(self) -> Environ:
-        if self._request is not None:
-            return self._environ_of(self._request)
+        request, self._request = self._request, None
+        if request is not None:
+            self._note_request(request.line, request.target)
+            return environ_of(self.server, self.socket, self.client_address, request)
         environ = super().get_environ()
         has_body = self.content_length or "HTTP_TRANSFER_ENCODING" in environ
         if not has_body and handshake.is_websocket_request(environ):
             environ["wsgi.input"] = EmptyInput(self.socket)
         return environ
 
-    def _environ_of(self, request: Request) -> Environ:
-        """Return the environ that the inherited ``get_environ()`` returns for the same request."""
-        environ: Environ = self.server.get_environ()
-        if isinstance(self.client_address, tuple):
-            environ["REMOTE_ADDR"] = str(self.client_address[0])
-            environ["REMOTE_PORT"] = str(self.client_address[1])
-        environ["SCRIPT_NAME"] = ""
-        environ["wsgi.input"] = EmptyInput(self.socket)
-        environ["wsgi.input_terminated"] = True
-        environ.update(request.variables)
-        self.requestline, self.path = request.line, request.target
+    def _note_request(self, line: str, target: str) -> None:
+        """Set the attributes that the inherited ``read_request()`` sets."""
+        self.requestline, self.path = line, target
         self.command, self.request_version = "GET", "HTTP/1.1"
         self.wsgi_input = EMPTY_BODY
-        self._request = None
-        return environ
 
     def run_application(self) -> None:
-        if self.end_with_websocket_request():
+        if self._is_resumed:
+            pass  # the application has run without this handler
+        elif self.end_with_websocket_request():
             self.application = self._serve_websocket
         elif handshake.ignored_upgrade(self.environ or {}):
             self.application = partial(serve_plain, self.server.application)
@@ -149,6 +145,49 @@ class WebSocketHandler(HTTPHandler):
             return False
         self.close_connection = True
         return True
+
+    # ----------------------------------------------- requests that were served without a handler
+
+    def take_over(self, environ: Environ, line: str, target: str, started: float) -> None:
+        """Get ready for the response to a WebSocket request that was served without this handler.
+
+        :param started: the ``time()`` of the request.
+        """
+        self.environ = environ
+        self.time_start = started
+        self.close_connection = self._is_websocket = self._is_resumed = True
+        self._note_request(line, target)
+
+    def note_101(self, length: int) -> None:
+        """The ``101`` has been sent: the handler writes no response."""
+        # For the access log.
+        self.status, self._orig_status, self.code = _SWITCHING, SWITCHING, 101
+        self.response_length = length
+        self.headers_sent = True
+        # Release memory that is not needed: the WebSocket may be idle for hours. After the view,
+        # the server closes the socket; the handler does not read another request.
+        self.socket = None
+
+    def end_response(self, finish: Callable[[], Iterable[bytes]]) -> None:
+        """Send the rest of a response, after :meth:`take_over`, and log the request.
+
+        :param finish: returns the rest of the body, or raises the exception of the application.
+        """
+        started = dict(self.__dict__)
+
+        def resume(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+            self.__dict__.update(started)  # gevent has reset the attributes of the response
+            return finish()
+
+        self.application = resume
+        try:
+            self.handle_one_response()
+        finally:
+            self.application = None  # breaks the reference cycle of this handler and resume()
+            if self.socket is not None:
+                discard_queued(self.socket)
+
+    # ----------------------------------------------------------------------------------------
 
     def log_request(self) -> None:
         if getattr(self.server, "logs_requests", True):
@@ -171,6 +210,20 @@ class WebSocketHandler(HTTPHandler):
         return self.server.application
 
 
+# Any: a socket of the handler, and a server with or without TLS.
+def environ_of(server: Any, sock: Any, address: object, request: Request) -> Environ:
+    """Return the environ that gevent's ``get_environ()`` returns for the same request."""
+    environ: Environ = server.get_environ()
+    if isinstance(address, tuple):
+        environ["REMOTE_ADDR"] = str(address[0])
+        environ["REMOTE_PORT"] = str(address[1])
+    environ["SCRIPT_NAME"] = ""
+    environ["wsgi.input"] = EmptyInput(sock)
+    environ["wsgi.input_terminated"] = True
+    environ.update(request.variables)
+    return environ
+
+
 class _Adapter(PywsgiAdapter):
     """An adapter that uses the handler instead of PEP 3333's ``start_response()``."""
 
@@ -191,16 +244,8 @@ class _Adapter(PywsgiAdapter):
     def switch_protocols(self, headers: Headers) -> tuple[socket.socket, bytes]:
         handler = self.handler
         head = head_of_101(headers)
-        sent = self.sock.send(head)  # sendall() first reads the size of the kernel's buffer
-        if sent < len(head):
-            self.sock.sendall(head[sent:])
-        # For the access log. With headers_sent, the handler writes no HTTP response.
-        handler.status, handler._orig_status, handler.code = _SWITCHING, SWITCHING, 101
-        handler.response_length = len(head)
-        handler.headers_sent = True
-        # Release memory that is not needed: the WebSocket may be idle for hours. After the view,
-        # gevent's server closes the socket; the handler does not read another request.
-        handler.socket = None
+        send_head(self.sock, head)
+        handler.note_101(len(head))
         handler.wsgi_input = handler.environ["wsgi.input"] = EMPTY_BODY
         if self.rfile is not None:
             self.rfile.close()

@@ -177,24 +177,25 @@ def unthrottled() -> None:
     backend._dropped.reset()
 
 
+class Request:
+    """Lives as long as the environ of a request."""
+
+
 class LocalServer(WebSocketServer):
     """A server with a client for it."""
 
     def __init__(self, *arguments, **options) -> None:
         super().__init__(*arguments, **options)
-        self.handlers = handlers = WeakSet()
+        self.requests = WeakSet()
 
-        # A server with its own handle() would accept connections in another way.
-        class NotedHandler(self.handler_class):
-            def __init__(self, *arguments) -> None:
-                super().__init__(*arguments)
-                handlers.add(self)
-
-        self.handler_class = NotedHandler
+    def get_environ(self):
+        request = Request()
+        self.requests.add(request)
+        return {**super().get_environ(), "tests.request": request}
 
     def is_idle(self) -> bool:
-        """Whether no connection is being served."""
-        return not self.handlers
+        """Whether nothing has the environ of a request any more."""
+        return not self.requests
 
     def client(self, **options) -> RawClient:
         return RawClient(("127.0.0.1", self.server_port), **options)

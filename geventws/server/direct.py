@@ -1,0 +1,131 @@
+"""Serve a WebSocket request without gevent's handler.
+
+The handler is created only for what is not a ``101``: a response of HTTP, or an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from functools import lru_cache
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from ..typing import Environ, ExcInfo, Headers, Write
+from .adapters import Adapter, head_of_101, send_head
+from .exchange import serve
+from .handler import WebSocketHandler, environ_of
+from .request_body import EMPTY_BODY
+
+if TYPE_CHECKING:
+    from .accepting import Address
+    from .fast_path import Request
+
+#: The methods of a handler that are not called for a WebSocket. A handler that overrides one of
+#: them serves all requests itself.
+_SKIPPED = (
+    "__init__",
+    "end_with_websocket_request",
+    "format_request",
+    "get_environ",
+    "handle_one_response",
+    "handle_websocket_request",
+    "log_request",
+    "options",
+    "process_result",
+    "run_application",
+    "websocket_application",
+)
+#: The modules that define these methods.
+_STOCK = {"gevent.pywsgi", "geventws.server.handler", "geventws.server.http_handler"}
+
+
+@lru_cache(maxsize=16)
+def is_stock(handler_class: type[WebSocketHandler]) -> bool:
+    """Whether a handler does for a WebSocket what :func:`serve_directly` does."""
+    methods = (getattr(handler_class, name) for name in _SKIPPED)
+    return all(getattr(each, "fget", each).__module__ in _STOCK for each in methods)
+
+
+class DirectAdapter(Adapter):
+    """An adapter to a connection without a handler, for its first request.
+
+    :param early: the bytes that were read after the request.
+    """
+
+    __slots__ = ("_handler", "address", "environ", "length", "line", "server", "started", "target")
+
+    # Any: the server has the attributes of a WebSocketServer.
+    def __init__(
+        self, server: Any, sock: Any, address: Address, request: Request, early: bytes
+    ) -> None:
+        self.server = server
+        self.sock = sock
+        self.address = address
+        self.line, self.target = request.line, request.target
+        self.environ = environ_of(server, sock, address, request)
+        self.lent = self.environ["wsgi.input"]
+        self.started = time()
+        #: The number of bytes of the ``101``; 0 before it was sent.
+        self.length = 0
+        self._early, self._sent_before = early, 0
+        self._handler: WebSocketHandler | None = None
+
+    @property
+    def handler(self) -> WebSocketHandler:
+        """The handler of this request. It is created on first use."""
+        if self._handler is None:
+            self._handler = self.server.handler_class(self.sock, self.address, self.server)
+            self._handler.take_over(self.environ, self.line, self.target, self.started)
+            if self.length:
+                self._handler.note_101(self.length)
+        return self._handler
+
+    def start_response(
+        self, status: str, headers: Headers, exc_info: ExcInfo | None = None
+    ) -> Write:
+        return self.handler.start_response(status, headers, exc_info)
+
+    def switch_protocols(self, headers: Headers) -> tuple[Any, bytes]:
+        head = head_of_101(headers)
+        send_head(self.sock, head)
+        self.length = len(head)
+        self.environ["wsgi.input"] = EMPTY_BODY  # it refers to the socket
+        return self.sock, self.take_early()
+
+    def log_request(self) -> None:
+        """Write the line of gevent's access log."""
+        if self.server.logs_requests:
+            now = time()
+            self.server.log.write(
+                f'{self.environ["REMOTE_ADDR"]} - - [{_format(int(now))}] "{self.line}" 101'
+                f" {self.length} {now - self.started:.6f}\n"
+            )
+
+
+def serve_directly(adapter: DirectAdapter) -> None:
+    """Serve the first request of a connection, as ``handle_websocket_request()`` does."""
+    server = adapter.server
+    try:
+        body = serve(
+            server.application, adapter.environ, adapter, server.options, server.websockets
+        )
+    except BaseException as problem:  # noqa: BLE001 - the handler reports it
+
+        def fail() -> Iterable[bytes]:
+            raise problem
+
+        adapter.handler.end_response(fail)
+    else:
+        if adapter.length:
+            adapter.log_request()
+        else:
+            adapter.handler.end_response(lambda: body)
+    finally:
+        adapter.sock.close()
+
+
+@lru_cache(maxsize=1)
+def _format(seconds: int) -> str:
+    """Format a time as gevent's access log does."""
+    return str(datetime.fromtimestamp(seconds))  # noqa: DTZ006 - in local time
