@@ -38,6 +38,7 @@ from functools import partial
 
 from gevent import get_hub
 from gevent.exceptions import BlockingSwitchOutError, ConcurrentObjectUseError
+from gevent.socket import socket as gevent_socket
 from gevent.ssl import SSLSocket
 
 from geventws.connection.greenlets import LightGreenlet
@@ -370,7 +371,8 @@ cdef class Transport(Watched):
             raise OSError(EBADF, "the socket is closed")
         self._sock = sock
         self._is_tls = isinstance(sock, SSLSocket)
-        self._raw = sock if self._is_tls else getattr(sock, "_sock", sock)
+        is_gevents = isinstance(sock, gevent_socket) and not self._is_tls
+        self._raw = sock._sock if is_gevents else sock
         if self._is_tls:
             sock.settimeout(0)
         elif self._raw is not sock:

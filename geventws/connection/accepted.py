@@ -8,6 +8,8 @@ from typing import Any
 from gevent import get_hub
 from gevent.socket import socket as gevent_socket
 
+from ._arrivals import DirectSocket
+
 
 class AcceptedSocket(gevent_socket):
     """A gevent socket that creates its watchers when a greenlet has to wait, which is rare.
@@ -17,9 +19,8 @@ class AcceptedSocket(gevent_socket):
 
     __slots__ = ("_reader", "_writer")
 
-    # Attributes of gevent's class that its annotations do not have.
-    timeout: float | None
-    _gevent_sock_class: Any
+    timeout: float | None  # an attribute that the annotations of gevent's class do not have
+    _sock: Any  # as a socket of the operating system
 
     # Like gevent's, which also creates the watchers, and makes the descriptor non-blocking.
     def __init__(self, family: int, kind: int, protocol: int, fileno: int) -> None:
@@ -28,7 +29,7 @@ class AcceptedSocket(gevent_socket):
         self._closed = False
         self._io_refs = 0
         kind |= getattr(socket, "SOCK_NONBLOCK", 0)
-        self._sock = self._gevent_sock_class(family, kind, protocol, fileno)
+        self._sock = DirectSocket(family, kind, protocol, fileno)
         #: The watchers: ``False`` before they are created, ``None`` after close().
         self._reader = self._writer = False
 

@@ -30,7 +30,6 @@ from ..protocol.frames import (
 )
 from ..protocol.server_handshake import VERSION
 from ..protocol.state import State
-from .accepted import AcceptedSocket
 from .counters import CLIENTS, Totals
 from .hub import hub_state
 from .keepalive import Keepalive, Progress
@@ -56,6 +55,8 @@ _CLOSED = State.CLOSED
 _COMPLETE = End.COMPLETE
 _DROPPED = End.DROPPED
 _FAULT = End.FAULT
+_DISOWNED = TCP.DISOWNED
+_RESET = TCP.RESET
 _WRITE = 2
 #: Seconds between two checks for a hang-up of the peer while reading is paused.
 _HANGUP_INTERVAL = 1.0
@@ -165,12 +166,12 @@ class Connection(Transport):
         :param early: bytes after the handshake that were already read from the socket.
         """
         options = self._options
-        disable_nagle(sock)
-        if isinstance(sock, AcceptedSocket):
+        if hasattr(sock, "disown"):  # an AcceptedSocket
             self._attach(sock._sock)
             sock.disown()
             self._owns_socket = True
         else:
+            disable_nagle(sock)
             self._attach(sock)
         self._endpoint.open(options.max_message_size, extension)
         self._keepalive = Keepalive(monotonic() + (options.ping_interval or 0))
@@ -937,10 +938,10 @@ class Connection(Transport):
     def _end_tcp(self, action: TCP) -> None:
         sock = self._sock
         raw = sock._sock if self._is_tls else self._raw
-        if action is TCP.DISOWNED:
+        if action is _DISOWNED:
             raw.detach()
             return
-        if action is TCP.RESET:
+        if action is _RESET:
             reset_at_close(sock)
         try:
             sock.shutdown(socket.SHUT_RDWR)

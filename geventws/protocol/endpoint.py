@@ -20,6 +20,12 @@ _OPEN = State.OPEN
 _CLOSING = State.CLOSING
 _DRAINING = State.DRAINING
 _CLOSED = State.CLOSED
+_ACCEPT = Event.ACCEPT
+_RECEIVE_CLOSE = Event.RECEIVE_CLOSE
+_END_TRANSPORT = Event.END_TRANSPORT
+_CLOSE = Opcode.CLOSE
+_PONG = Opcode.PONG
+_ABNORMAL_CLOSURE = CloseCode.ABNORMAL_CLOSURE
 #: The maximum number of Pongs if many Pings arrive at once. The latest Pings are answered.
 MAX_PONGS = 16
 
@@ -84,7 +90,7 @@ class Endpoint(FrameReader):
     def open(self, max_message_size: int | None, extension: PerMessageDeflate | None) -> None:
         """Start the connection after the opening handshake."""
         self._configure(max_message_size, extension)
-        self._change(Event.ACCEPT)
+        self._change(_ACCEPT)
 
     def allow_messages_of(self, size: int) -> None:
         """Set ``max_message_size`` after the opening handshake."""
@@ -97,7 +103,7 @@ class Endpoint(FrameReader):
         """
         if self.state is _PENDING:
             if lost_by_peer is not None:
-                self._note_close(CloseCode.ABNORMAL_CLOSURE, "", by_peer=lost_by_peer)
+                self._note_close(_ABNORMAL_CLOSURE, "", by_peer=lost_by_peer)
             self._change(Event.REFUSE)
 
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
@@ -108,7 +114,7 @@ class Endpoint(FrameReader):
         payload = close_payload(code, reason)
         if self.state is _OPEN:
             self._note_close(code, reason, by_peer=False)
-            self._add_output(Opcode.CLOSE, payload)
+            self._add_output(_CLOSE, payload)
             self._change(Event.SEND_CLOSE)
 
     def end_transport(self, *, by_peer: bool = True) -> None:
@@ -117,8 +123,8 @@ class Endpoint(FrameReader):
         :param by_peer: whether the peer ended it, rather than this side.
         """
         if self.state is not _CLOSED and self.state is not _PENDING:
-            self._note_close(CloseCode.ABNORMAL_CLOSURE, "", by_peer=by_peer)
-            self._change(Event.END_TRANSPORT)
+            self._note_close(_ABNORMAL_CLOSURE, "", by_peer=by_peer)
+            self._change(_END_TRANSPORT)
 
     # ------------------------------------------------------------------ output
 
@@ -139,19 +145,19 @@ class Endpoint(FrameReader):
     def _answer_pings(self) -> None:
         pings, self._pings = self._pings or (), None
         for payload in pings:
-            self._add_output(Opcode.PONG, payload)
+            self._add_output(_PONG, payload)
 
     def closed_error(self) -> ConnectionClosed:
         """The exception for a use of the connection after its end."""
-        code = CloseCode.ABNORMAL_CLOSURE if self.close_code is None else self.close_code
+        code = _ABNORMAL_CLOSURE if self.close_code is None else self.close_code
         return ConnectionClosed(code, self.close_reason, by_peer=self.closed_by_peer)
 
     # ------------------------------------------- called by the frame reader, see its docstring
 
     def _receive_control(self, opcode: int, payload: bytes) -> None:
-        if opcode == Opcode.CLOSE:
+        if opcode == _CLOSE:
             self._receive_close(payload)
-        elif opcode == Opcode.PONG:
+        elif opcode == _PONG:
             self.pong = payload
             self.has_news = True
         elif self.state is _OPEN:
@@ -169,20 +175,20 @@ class Endpoint(FrameReader):
             self._note_close(code, reason, by_peer=True)
             # Section 5.5.1: "the endpoint typically echos the status code it received". With the
             # reason, event.reason in a browser is the reason that the page has passed to close().
-            self._add_output(Opcode.CLOSE, payload)
-        self._change(Event.RECEIVE_CLOSE)
+            self._add_output(_CLOSE, payload)
+        self._change(_RECEIVE_CLOSE)
 
     def _fail(self, problem: ProtocolError) -> None:
         if self.state is _OPEN:
             self.error = problem
             code, reason = problem.close_code, str(problem)
             self._note_close(code, reason, by_peer=False)
-            self._add_output(Opcode.CLOSE, close_payload(code, reason))
+            self._add_output(_CLOSE, close_payload(code, reason))
         # In CLOSING, our Close frame has been sent already.
         self._change(Event.FAIL)
 
     def _abort(self) -> None:
-        self._note_close(CloseCode.ABNORMAL_CLOSURE, "", by_peer=True)
+        self._note_close(_ABNORMAL_CLOSURE, "", by_peer=True)
         if _OPEN <= self.state <= _CLOSING:
             self._change(Event.FAIL)
 

@@ -23,6 +23,7 @@ from ..typing import Environ, ExcInfo, Headers, StartResponse, Write
 from .request_body import EmptyInput
 
 SWITCHING = "101 Switching Protocols"
+_STATUS_LINE = f"HTTP/1.1 {SWITCHING}"
 #: The maximum number of bytes that are read and discarded when a request is refused.
 _MAX_DISCARD = 1 << 20
 #: Seconds in which the event loop runs at least once.
@@ -146,15 +147,8 @@ class Adapter:
 
 def head_of_101(headers: Headers) -> bytes:
     """Return the head of the ``101``."""
-    lines = [f"{name}: {value}" for name, value in headers]
-    return "\r\n".join([f"HTTP/1.1 {SWITCHING}", *lines, "\r\n"]).encode("latin-1")
-
-
-def send_head(sock: gevent_socket, head: bytes) -> None:
-    """Send the head of the ``101``."""
-    sent = sock.send(head)  # sendall() first reads the size of the kernel's buffer
-    if sent < len(head):
-        sock.sendall(head[sent:])
+    lines = map(": ".join, headers)
+    return "\r\n".join((_STATUS_LINE, *lines, "\r\n")).encode("latin-1")
 
 
 class PywsgiAdapter(Adapter):

@@ -16,6 +16,7 @@ from ..connection._arrivals import Arrival, accept, receive
 from ..connection.accepted import AcceptedSocket
 from ..connection.greenlets import LightGreenlet
 from ..connection.hub import hub_state
+from ..connection.tcp import disable_nagle
 from .direct import DirectAdapter, is_stock, serve_directly
 from .fast_path import Request, parse_request
 
@@ -58,6 +59,7 @@ class Arrivals:
     def __init__(self, server: Server, listener: socket.socket) -> None:
         self._server = server
         self._listener = listener
+        disable_nagle(listener)  # accepted sockets inherit the option
 
     def accept(self) -> None:
         """Accept the connections that wait, and start to serve them. Called in the hub.

@@ -5,14 +5,13 @@ The handler is created only for what is not a ``101``: a response of HTTP, or an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime
 from functools import lru_cache
 from time import time
 from typing import TYPE_CHECKING, Any
 
 from ..typing import Environ, ExcInfo, Headers, Write
-from .adapters import Adapter, head_of_101, send_head
+from .adapters import Adapter, head_of_101
 from .exchange import serve
 from .handler import WebSocketHandler, environ_of
 from .request_body import EMPTY_BODY
@@ -88,7 +87,9 @@ class DirectAdapter(Adapter):
 
     def switch_protocols(self, headers: Headers) -> tuple[Any, bytes]:
         head = head_of_101(headers)
-        send_head(self.sock, head)
+        sent = self.sock._sock.try_send(head)
+        if sent < len(head):
+            self.sock.sendall(head[sent:])
         self.length = len(head)
         self.environ["wsgi.input"] = EMPTY_BODY  # it refers to the socket
         return self.sock, self.take_early()
@@ -107,20 +108,17 @@ def serve_directly(adapter: DirectAdapter) -> None:
     """Serve the first request of a connection, as ``handle_websocket_request()`` does."""
     server = adapter.server
     try:
-        body = serve(
-            server.application, adapter.environ, adapter, server.options, server.websockets
-        )
-    except BaseException as problem:  # noqa: BLE001 - the handler reports it
-
-        def fail() -> Iterable[bytes]:
-            raise problem
-
-        adapter.handler.end_response(fail)
-    else:
-        if adapter.length:
-            adapter.log_request()
+        try:
+            body = serve(
+                server.application, adapter.environ, adapter, server.options, server.websockets
+            )
+        except BaseException as problem:  # noqa: BLE001 - the handler reports it
+            adapter.handler.end_response((), problem)
         else:
-            adapter.handler.end_response(lambda: body)
+            if adapter.length:
+                adapter.log_request()
+            else:
+                adapter.handler.end_response(body)
     finally:
         adapter.sock.close()
 

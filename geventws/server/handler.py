@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +11,7 @@ from gevent.ssl import SSLSocket
 
 from ..protocol import server_handshake as handshake
 from ..typing import Application, Environ, Headers, StartResponse
-from .adapters import SWITCHING, PywsgiAdapter, discard_queued, head_of_101, send_head
+from .adapters import SWITCHING, PywsgiAdapter, discard_queued, head_of_101
 from .configuration import combine_options
 from .exchange import serve, serve_plain
 from .fast_path import Request, parse_request
@@ -168,22 +168,26 @@ class WebSocketHandler(HTTPHandler):
         # the server closes the socket; the handler does not read another request.
         self.socket = None
 
-    def end_response(self, finish: Callable[[], Iterable[bytes]]) -> None:
+    def end_response(
+        self, body: Iterable[bytes], problem: BaseException | None = None
+    ) -> None:
         """Send the rest of a response, after :meth:`take_over`, and log the request.
 
-        :param finish: returns the rest of the body, or raises the exception of the application.
+        :param problem: the exception of the application.
         """
         started = dict(self.__dict__)
 
         def resume(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
             self.__dict__.update(started)  # gevent has reset the attributes of the response
-            return finish()
+            if problem is not None:
+                raise problem
+            return body
 
         self.application = resume
         try:
             self.handle_one_response()
         finally:
-            self.application = None  # breaks the reference cycle of this handler and resume()
+            self.application = problem = None  # break reference cycles
             if self.socket is not None:
                 discard_queued(self.socket)
 
@@ -244,7 +248,9 @@ class _Adapter(PywsgiAdapter):
     def switch_protocols(self, headers: Headers) -> tuple[socket.socket, bytes]:
         handler = self.handler
         head = head_of_101(headers)
-        send_head(self.sock, head)
+        sent = self.sock.send(head)  # sendall() first reads the size of the kernel's buffer
+        if sent < len(head):
+            self.sock.sendall(head[sent:])
         handler.note_101(len(head))
         handler.wsgi_input = handler.environ["wsgi.input"] = EMPTY_BODY
         if self.rfile is not None:
