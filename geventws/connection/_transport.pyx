@@ -44,7 +44,7 @@ from gevent.ssl import SSLSocket
 from geventws.connection.greenlets import LightGreenlet
 from geventws.connection.lifecycle import End
 from geventws.connection.tcp import MAX_RECORD
-from geventws.connection.threads import call_in_hub, is_running
+from geventws.connection.threads import call_in_hub
 from geventws.connection.transport_py import (
     NOT_HERE,
     WOULD_BLOCK,
@@ -408,7 +408,7 @@ cdef class Transport(Watched):
 
     def _detach(self):
         """Stop using the descriptor."""
-        if is_running(self._hub):
+        if self._hub.loop is not None and not self._hub.dead:  # is_running(), for each connection
             self._stop_reading()
             if self.reader is not None:
                 self.reader.close()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from gevent import getcurrent
 from gevent.event import Event
+from gevent.socket import socket as gevent_socket
 
 from ..exceptions import WebSocketError
 from ..protocol.endpoint import Endpoint
@@ -161,18 +162,18 @@ class Connection(Transport):
         self._id = ""
 
     def _start(self, sock: Any, extension: PerMessageDeflate | None, early: bytes = b"") -> None:
-        """Take over a gevent socket after the opening handshake.
+        """Take over a socket after the opening handshake.
 
+        :param sock: a gevent socket; or a DirectSocket, which this connection closes, and for which
+            Nagle's algorithm is disabled.
         :param early: bytes after the handshake that were already read from the socket.
         """
         options = self._options
-        if hasattr(sock, "disown"):  # an AcceptedSocket
-            self._attach(sock._sock)
-            sock.disown()
-            self._owns_socket = True
-        else:
+        if isinstance(sock, gevent_socket):
             disable_nagle(sock)
-            self._attach(sock)
+        else:
+            self._owns_socket = True
+        self._attach(sock)
         self._endpoint.open(options.max_message_size, extension)
         self._keepalive = Keepalive(monotonic() + (options.ping_interval or 0))
         if not self._due:
@@ -896,10 +897,10 @@ class Connection(Transport):
     def _release(self) -> None:
         """Stop using the descriptor and the loop. May be called repeatedly."""
         self._detach()
-        if is_running(self._hub):
+        if self._hangup_timer is not None and is_running(self._hub):
             self._stop_hangup_timer()
-            if self._send_buffer is not None:
-                self._send_buffer.watcher.close()
+        if self._send_buffer is not None and is_running(self._hub):
+            self._send_buffer.watcher.close()
         self._output = None
 
     def _end(self, end: End) -> None:
@@ -949,8 +950,8 @@ class Connection(Transport):
             pass  # the peer has already ended TCP
         if not self._owns_socket:
             return
-        if not is_running(self._hub):
-            raw.close()  # the gevent socket would notify its loop
+        if sock is raw or not is_running(self._hub):
+            raw.close()  # a gevent socket would notify its loop
             return
         if self._is_tls:
             sock._decref_socketios()

@@ -47,16 +47,7 @@ class Endpoint(FrameReader):
     :param pending: whether the opening handshake is not finished yet, see :meth:`open`.
     """
 
-    __slots__ = (
-        "_output",
-        "_pings",
-        "close_code",
-        "close_reason",
-        "close_received",
-        "closed_by_peer",
-        "error",
-        "pong",
-    )
+    __slots__ = ()
 
     def __init__(
         self,
@@ -67,21 +58,6 @@ class Endpoint(FrameReader):
         pending: bool = False,
     ) -> None:
         super().__init__(client)
-        # None while no frame waits: most connections send no control frame for hours.
-        self._output: list[bytes] | None = None
-        #: Payloads of Pings that have not been answered yet.
-        self._pings: deque[bytes] | None = None
-        #: Code and reason of the first Close frame, from either side; 1006 without a Close frame.
-        self.close_code: int | None = None
-        self.close_reason = ""
-        #: Whether the peer started the closing handshake, or dropped the connection.
-        self.closed_by_peer = False
-        #: Whether the peer has sent a Close frame.
-        self.close_received = False
-        #: The fault of the peer that ended the connection.
-        self.error: ProtocolError | None = None
-        #: The payload of the latest Pong; the caller resets it to None.
-        self.pong: bytes | None = None
         if not pending:
             self.open(max_message_size, extension)
 

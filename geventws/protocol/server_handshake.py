@@ -7,10 +7,11 @@ Input is a WSGI environ (PEP 3333). The result is the headers of the ``101``, or
 from __future__ import annotations
 
 import binascii
+import hashlib
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..exceptions import HandshakeError
 from ..typing import Environ, HeaderPairs, Headers
@@ -25,11 +26,7 @@ from .headers import (
 )
 from .origin import MAX_HOST, is_origin_allowed, is_trusted
 from .permessage_deflate import Agreement, Deflate, accept_offer
-
-try:
-    from _sha1 import sha1  # takes a third of the time of OpenSSL's, for a few bytes
-except ImportError:
-    from hashlib import sha1
+from .reader import CORE
 
 VERSION = "13"
 #: 16 bytes in base64.
@@ -143,7 +140,7 @@ def check_request(
     """
     # Browsers send the same values again and again, except for the key.
     is_proxied = is_trusted(environ.get("REMOTE_ADDR", ""), trusted_proxies)
-    values = (*map(environ.get, _CHECKED), is_proxied, tuple(allowed_origins))
+    values = select(environ, _CHECKED), is_proxied, tuple(allowed_origins)
     if values in _accepted:
         _check_key(environ)
         return
@@ -277,8 +274,23 @@ def response_headers(
 
 def accept_key(key: str) -> str:
     """The value of Sec-WebSocket-Accept for a Sec-WebSocket-Key."""
-    digest = sha1(key.encode("latin-1") + _GUID, usedforsecurity=False).digest()
+    digest = hashlib.sha1(key.encode("latin-1") + _GUID, usedforsecurity=False).digest()
     return binascii.b2a_base64(digest, newline=False).decode()
+
+
+def select(environ: Environ, names: tuple[str, ...]) -> tuple[Any, ...]:
+    """The values of an environ for some names, ``None`` for what it lacks."""
+    return tuple(map(environ.get, names))
+
+
+def response_head(status: str, headers: Headers) -> bytes:
+    """The head of a response of HTTP/1.1, in bytes."""
+    lines = map(": ".join, headers)
+    return "\r\n".join((f"HTTP/1.1 {status}", *lines, "\r\n")).encode("latin-1")
+
+
+if not TYPE_CHECKING and CORE == "compiled":
+    from ._handshake import accept_key, response_head, select
 
 
 def unavailable(why: str) -> HandshakeError:

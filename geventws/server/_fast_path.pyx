@@ -118,6 +118,17 @@ def parse_request(bytes data not None):
     return new_tuple(Request, (line, target, variables, stop + 2 - start))
 
 
+def complete_environ(dict environ not None, body, address, dict variables not None):
+    """Make of the environ of a server what gevent's ``get_environ()`` returns for a request."""
+    if isinstance(address, tuple):
+        environ["REMOTE_ADDR"] = str((<tuple>address)[0])
+        environ["REMOTE_PORT"] = str((<tuple>address)[1])
+    environ["SCRIPT_NAME"] = ""
+    environ["wsgi.input"] = body
+    environ["wsgi.input_terminated"] = True
+    environ.update(variables)
+
+
 cdef const uint8_t* line_end(const uint8_t* at, const uint8_t* end) noexcept:
     """The CRLF at the end of a line; NULL if there is none, or another CR before it."""
     cdef const uint8_t* stop = <const uint8_t*>memchr(at, b"\r", end - at)

@@ -8,11 +8,12 @@ were read.
 from __future__ import annotations
 
 import socket
+from contextlib import closing
 from io import DEFAULT_BUFFER_SIZE, BufferedReader
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..connection._arrivals import Arrival, accept, receive
+from ..connection._arrivals import Arrival, DirectSocket, accept, receive
 from ..connection.accepted import AcceptedSocket
 from ..connection.greenlets import LightGreenlet
 from ..connection.hub import hub_state
@@ -67,13 +68,14 @@ class Arrivals:
         :raises OSError: as ``socket.accept()``.
         """
         server, listener = self._server, self._listener
+        kind = listener.type | socket.SOCK_NONBLOCK
         end = monotonic() + _SLICE
         for _ in range(server.max_accept):
             accepted = accept(listener.fileno())
             if accepted is None:
                 return
             descriptor, address = accepted
-            sock = AcceptedSocket(listener.family, listener.type, listener.proto, descriptor)
+            sock = DirectSocket(listener.family, kind, listener.proto, descriptor)
             data = receive(descriptor)
             if data is not None or not _Waiting(server, sock, address).starts():
                 _serve(server, sock, address, data, 0.0)
@@ -85,7 +87,7 @@ class Arrivals:
 class _Waiting(Arrival):
     """A connection that waits for its first bytes."""
 
-    def __init__(self, server: Server, sock: AcceptedSocket, address: Address) -> None:
+    def __init__(self, server: Server, sock: DirectSocket, address: Address) -> None:
         state = hub_state()
         buffers: Any = state.buffers  # only the compiled ones have the epoll set
         super().__init__(state.hub, buffers.watches, sock.fileno())
@@ -133,7 +135,7 @@ class _Waiting(Arrival):
 
 def _serve(
     server: Server,
-    sock: AcceptedSocket,
+    sock: DirectSocket,
     address: Address,
     data: bytes | None,
     waited: float,
@@ -160,26 +162,22 @@ def _serve(
 
 
 def _handle_websocket(
-    server: Server, sock: AcceptedSocket, address: Address, request: Request, early: bytes
+    server: Server, sock: DirectSocket, address: Address, request: Request, early: bytes
 ) -> None:
-    try:
-        server.handler_class(sock, address, server).handle_websocket_request(request, early)
-    finally:
-        sock.close()
+    with closing(AcceptedSocket(sock)) as accepted:
+        server.handler_class(accepted, address, server).handle_websocket_request(request, early)
 
 
 def _handle(
     server: Server,
-    sock: AcceptedSocket,
+    sock: DirectSocket,
     address: Address,
     data: bytes | None,
     waited: float,
 ) -> None:
-    try:
-        handler: Any = server.handler_class(sock, address, server)
+    with closing(AcceptedSocket(sock)) as accepted:
+        handler: Any = server.handler_class(accepted, address, server)
         if data:
-            handler.rfile = BufferedReader(_EarlyFile(sock, data), DEFAULT_BUFFER_SIZE)
+            handler.rfile = BufferedReader(_EarlyFile(accepted, data), DEFAULT_BUFFER_SIZE)
         handler._waited = waited
         handler.handle()
-    finally:
-        sock.close()

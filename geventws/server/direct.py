@@ -10,15 +10,18 @@ from functools import lru_cache
 from time import time
 from typing import TYPE_CHECKING, Any
 
+from ..connection._arrivals import DirectSocket
+from ..connection.accepted import AcceptedSocket
+from ..protocol.server_handshake import response_head
 from ..typing import Environ, ExcInfo, Headers, Write
-from .adapters import Adapter, head_of_101
+from .adapters import SWITCHING, Adapter
 from .exchange import serve
-from .handler import WebSocketHandler, environ_of
-from .request_body import EMPTY_BODY
+from .fast_path import Request, complete_environ
+from .handler import WebSocketHandler
+from .request_body import EMPTY_BODY, EmptyInput
 
 if TYPE_CHECKING:
     from .accepting import Address
-    from .fast_path import Request
 
 #: The methods of a handler that are not called for a WebSocket. A handler that overrides one of
 #: them serves all requests itself.
@@ -46,37 +49,79 @@ def is_stock(handler_class: type[WebSocketHandler]) -> bool:
     return all(getattr(each, "fget", each).__module__ in _STOCK for each in methods)
 
 
+class _Input(EmptyInput):
+    """The body of a request whose gevent socket is created when the application takes it."""
+
+    __slots__ = ()
+
+    @property
+    def _sock(self) -> AcceptedSocket:
+        self.is_taken = True
+        return self._socket.sock
+
+
 class DirectAdapter(Adapter):
     """An adapter to a connection without a handler, for its first request.
 
     :param early: the bytes that were read after the request.
     """
 
-    __slots__ = ("_handler", "address", "environ", "length", "line", "server", "started", "target")
+    __slots__ = (
+        "_accepted",
+        "_direct",
+        "_handler",
+        "address",
+        "environ",
+        "length",
+        "line",
+        "server",
+        "started",
+    )
 
     # Any: the server has the attributes of a WebSocketServer.
     def __init__(
-        self, server: Any, sock: Any, address: Address, request: Request, early: bytes
+        self, server: Any, sock: DirectSocket, address: Address, request: Request, early: bytes
     ) -> None:
         self.server = server
-        self.sock = sock
         self.address = address
-        self.line, self.target = request.line, request.target
-        self.environ = environ_of(server, sock, address, request)
-        self.lent = self.environ["wsgi.input"]
+        self.line = request.line
+        self.lent = _Input(self)
+        self.environ: Environ = server.get_environ()
+        complete_environ(self.environ, self.lent, address, request.variables)
         self.started = time()
         #: The number of bytes of the ``101``; 0 before it was sent.
         self.length = 0
         self._early, self._sent_before = early, 0
         self._handler: WebSocketHandler | None = None
+        self._accepted: AcceptedSocket | None = None
+        self._direct = sock
+
+    @property
+    def sock(self) -> AcceptedSocket:  # type: ignore[override] # an attribute of other adapters
+        """The gevent socket. It is created on first use."""
+        if self._accepted is None:
+            self._accepted = AcceptedSocket(self._direct)
+        return self._accepted
+
+    def is_used_by_application(self) -> bool:
+        return self._accepted is not None and super().is_used_by_application()
+
+    def close(self) -> None:
+        """Close the connection, if no WebSocket has it."""
+        self.lent = None  # it refers to this object
+        if self._accepted is not None:
+            self._accepted.close()
+        elif not self.length:
+            self._direct.close()
 
     @property
     def handler(self) -> WebSocketHandler:
         """The handler of this request. It is created on first use."""
         if self._handler is None:
             self._handler = self.server.handler_class(self.sock, self.address, self.server)
-            self._handler.take_over(self.environ, self.line, self.target, self.started)
+            self._handler.take_over(self.environ, self.line, self.started)
             if self.length:
+                self.sock.disown()  # it belongs to the WebSocket
                 self._handler.note_101(self.length)
         return self._handler
 
@@ -86,13 +131,15 @@ class DirectAdapter(Adapter):
         return self.handler.start_response(status, headers, exc_info)
 
     def switch_protocols(self, headers: Headers) -> tuple[Any, bytes]:
-        head = head_of_101(headers)
-        sent = self.sock._sock.try_send(head)
+        head = response_head(SWITCHING, headers)
+        sent = self._direct.try_send(head)
         if sent < len(head):
             self.sock.sendall(head[sent:])
         self.length = len(head)
-        self.environ["wsgi.input"] = EMPTY_BODY  # it refers to the socket
-        return self.sock, self.take_early()
+        self.environ["wsgi.input"] = EMPTY_BODY  # it refers to this object
+        if self._accepted is not None:
+            self._accepted.disown()
+        return self._direct, self.take_early()
 
     def log_request(self) -> None:
         """Write the line of gevent's access log."""
@@ -120,7 +167,7 @@ def serve_directly(adapter: DirectAdapter) -> None:
             else:
                 adapter.handler.end_response(body)
     finally:
-        adapter.sock.close()
+        adapter.close()
 
 
 @lru_cache(maxsize=1)

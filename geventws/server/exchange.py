@@ -62,7 +62,7 @@ def serve(
         return []  # the view was killed; gunicorn logs only requests whose application returns
     finally:
         ws._view = None
-        if ws._is_used_by_application:
+        if not ws.accepted and ws._is_used_by_application:
             ws._adapter.shut_down_output()
         # The environ and the WebSocket refer to each other. Without this, their memory is only
         # released by the garbage collector.
@@ -218,8 +218,12 @@ class _Exchange:
     def finish(self) -> None:
         """Close the WebSocket after the end of the view."""
         ws = self.ws
-        if not self.status and ws._is_used_by_application:
-            return  # another library has sent its own 101 and its own Close frame
+        if not self.status:
+            if ws._has_ended:
+                ws._log_fault()
+                return
+            if ws._is_used_by_application:
+                return  # another library has sent its own 101 and its own Close frame
         code, reason = self.close_arguments()
         if ws._is_detached:
             if code is not _NORMAL_CLOSURE:

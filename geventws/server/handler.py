@@ -11,10 +11,10 @@ from gevent.ssl import SSLSocket
 
 from ..protocol import server_handshake as handshake
 from ..typing import Application, Environ, Headers, StartResponse
-from .adapters import SWITCHING, PywsgiAdapter, discard_queued, head_of_101
+from .adapters import SWITCHING, PywsgiAdapter, discard_queued
 from .configuration import combine_options
 from .exchange import serve, serve_plain
-from .fast_path import Request, parse_request
+from .fast_path import Request, complete_environ, parse_request
 from .http_handler import HTTPHandler
 from .registry import OpenWebSockets
 from .request_body import EMPTY_BODY, EmptyInput
@@ -116,18 +116,21 @@ class WebSocketHandler(HTTPHandler):
     def get_environ(self) -> Environ:
         request, self._request = self._request, None
         if request is not None:
-            self._note_request(request.line, request.target)
-            return environ_of(self.server, self.socket, self.client_address, request)
+            self._note_request(request.line)
+            body = EmptyInput(self.socket)
+            environ = self.server.get_environ()
+            complete_environ(environ, body, self.client_address, request.variables)
+            return environ
         environ = super().get_environ()
         has_body = self.content_length or "HTTP_TRANSFER_ENCODING" in environ
         if not has_body and handshake.is_websocket_request(environ):
             environ["wsgi.input"] = EmptyInput(self.socket)
         return environ
 
-    def _note_request(self, line: str, target: str) -> None:
+    def _note_request(self, line: str) -> None:
         """Set the attributes that the inherited ``read_request()`` sets."""
-        self.requestline, self.path = line, target
-        self.command, self.request_version = "GET", "HTTP/1.1"
+        self.requestline = line
+        self.command, self.path, self.request_version = line.split(" ")
         self.wsgi_input = EMPTY_BODY
 
     def run_application(self) -> None:
@@ -148,7 +151,7 @@ class WebSocketHandler(HTTPHandler):
 
     # ----------------------------------------------- requests that were served without a handler
 
-    def take_over(self, environ: Environ, line: str, target: str, started: float) -> None:
+    def take_over(self, environ: Environ, line: str, started: float) -> None:
         """Get ready for the response to a WebSocket request that was served without this handler.
 
         :param started: the ``time()`` of the request.
@@ -156,7 +159,7 @@ class WebSocketHandler(HTTPHandler):
         self.environ = environ
         self.time_start = started
         self.close_connection = self._is_websocket = self._is_resumed = True
-        self._note_request(line, target)
+        self._note_request(line)
 
     def note_101(self, length: int) -> None:
         """The ``101`` has been sent: the handler writes no response."""
@@ -214,20 +217,6 @@ class WebSocketHandler(HTTPHandler):
         return self.server.application
 
 
-# Any: a socket of the handler, and a server with or without TLS.
-def environ_of(server: Any, sock: Any, address: object, request: Request) -> Environ:
-    """Return the environ that gevent's ``get_environ()`` returns for the same request."""
-    environ: Environ = server.get_environ()
-    if isinstance(address, tuple):
-        environ["REMOTE_ADDR"] = str(address[0])
-        environ["REMOTE_PORT"] = str(address[1])
-    environ["SCRIPT_NAME"] = ""
-    environ["wsgi.input"] = EmptyInput(sock)
-    environ["wsgi.input_terminated"] = True
-    environ.update(request.variables)
-    return environ
-
-
 class _Adapter(PywsgiAdapter):
     """An adapter that uses the handler instead of PEP 3333's ``start_response()``."""
 
@@ -247,7 +236,7 @@ class _Adapter(PywsgiAdapter):
 
     def switch_protocols(self, headers: Headers) -> tuple[socket.socket, bytes]:
         handler = self.handler
-        head = head_of_101(headers)
+        head = handshake.response_head(SWITCHING, headers)
         sent = self.sock.send(head)  # sendall() first reads the size of the kernel's buffer
         if sent < len(head):
             self.sock.sendall(head[sent:])
@@ -257,4 +246,5 @@ class _Adapter(PywsgiAdapter):
             self.rfile.close()
             self.rfile = handler.rfile = None
             del handler.headers
-        return self.sock, self.take_early()
+        sock: Any = self.sock
+        return sock.disown() if hasattr(sock, "disown") else sock, self.take_early()
