@@ -89,6 +89,7 @@ setup(
     ext_modules=[
         extension("geventws.protocol._reader", f"{PROTOCOL}/frames.h"),
         extension("geventws.protocol._handshake"),
+        extension("geventws.connection._malloc", f"{CONNECTION}/frame_stacks.h"),
         extension("geventws.connection._epoll", f"{CONNECTION}/system.h"),
         extension("geventws.server._fast_path"),
         extension(

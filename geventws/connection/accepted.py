@@ -55,7 +55,8 @@ class AcceptedSocket(gevent_socket):
     def _write_event(self, watcher: Any) -> None:
         self._writer = watcher
 
-    def dup(self) -> gevent_socket:
+    # Any: another class than gevent's annotation.
+    def dup(self) -> Any:
         """Return a socket of gevent for a duplicate of the descriptor."""
         sock = gevent_socket(self.family, self.type, self.proto, os.dup(self.fileno()))
         sock.settimeout(self.timeout)

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from gevent import get_hub, getcurrent
 from gevent.exceptions import ConcurrentObjectUseError
+from gevent.socket import socket as gevent_socket
 from gevent.ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
 from gevent.timeout import Timeout
 

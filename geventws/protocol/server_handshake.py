@@ -290,7 +290,7 @@ def response_head(status: str, headers: Headers) -> bytes:
 
 
 if not TYPE_CHECKING and CORE == "compiled":
-    from ._handshake import accept_key, response_head, select
+    from ._handshake import accept_key, response_head, select  # noqa: F401
 
 
 def unavailable(why: str) -> HandshakeError:

@@ -52,12 +52,17 @@ def is_stock(handler_class: type[WebSocketHandler]) -> bool:
 class _Input(EmptyInput):
     """The body of a request whose gevent socket is created when the application takes it."""
 
-    __slots__ = ()
+    __slots__ = ("_adapter",)
+
+    def __init__(self, adapter: DirectAdapter) -> None:
+        self._adapter = adapter
+        #: Whether the application has taken the socket.
+        self.is_taken = False
 
     @property
     def _sock(self) -> AcceptedSocket:
         self.is_taken = True
-        return self._socket.sock
+        return self._adapter.sock
 
 
 class DirectAdapter(Adapter):
@@ -108,7 +113,8 @@ class DirectAdapter(Adapter):
 
     def close(self) -> None:
         """Close the connection, if no WebSocket has it."""
-        self.lent = None  # it refers to this object
+        self.lent = None
+        del self.environ  # breaks reference cycles: its wsgi.input refers to this object
         if self._accepted is not None:
             self._accepted.close()
         elif not self.length:
@@ -146,7 +152,7 @@ class DirectAdapter(Adapter):
         if self.server.logs_requests:
             now = time()
             self.server.log.write(
-                f'{self.environ["REMOTE_ADDR"]} - - [{_format(int(now))}] "{self.line}" 101'
+                f'{self.address[0]} - - [{_format(int(now))}] "{self.line}" 101'
                 f" {self.length} {now - self.started:.6f}\n"
             )
 
@@ -173,4 +179,4 @@ def serve_directly(adapter: DirectAdapter) -> None:
 @lru_cache(maxsize=1)
 def _format(seconds: int) -> str:
     """Format a time as gevent's access log does."""
-    return str(datetime.fromtimestamp(seconds))  # noqa: DTZ006 - in local time
+    return str(datetime.fromtimestamp(seconds))

@@ -43,9 +43,11 @@ class WebSocketHandler(HTTPHandler):
     :raises ValueError: when the subclass is defined, for an option out of range.
     """
 
-    # Any: gevent's annotations do not include None, and no tuple for the address.
+    # Any: gevent's annotations do not include None, no tuple for the address, and no bytes.
     client_address: Any
     rfile: Any
+    socket: Any
+    status: Any
     #: The WebSocket request that the fast parser has read, and the bytes that were read after it.
     _request: Request | None = None
     _early = b""
@@ -171,9 +173,7 @@ class WebSocketHandler(HTTPHandler):
         # the server closes the socket; the handler does not read another request.
         self.socket = None
 
-    def end_response(
-        self, body: Iterable[bytes], problem: BaseException | None = None
-    ) -> None:
+    def end_response(self, body: Iterable[bytes], problem: BaseException | None = None) -> None:
         """Send the rest of a response, after :meth:`take_over`, and log the request.
 
         :param problem: the exception of the application.

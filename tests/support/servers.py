@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from weakref import WeakSet
 
 import gevent
 import pytest
@@ -177,25 +176,33 @@ def unthrottled() -> None:
     backend._dropped.reset()
 
 
-class Request:
-    """Lives as long as the environ of a request."""
+class Counted:
+    """An application that counts its calls that have not returned."""
+
+    def __init__(self, application) -> None:
+        self.application = application
+        self.running = 0
+
+    def __getattr__(self, name):
+        return getattr(self.application, name)
+
+    def __call__(self, environ, start_response):
+        self.running += 1
+        try:
+            return self.application(environ, start_response)
+        finally:
+            self.running -= 1
 
 
 class LocalServer(WebSocketServer):
     """A server with a client for it."""
 
-    def __init__(self, *arguments, **options) -> None:
-        super().__init__(*arguments, **options)
-        self.requests = WeakSet()
-
-    def get_environ(self):
-        request = Request()
-        self.requests.add(request)
-        return {**super().get_environ(), "tests.request": request}
+    def __init__(self, listener, application, **options) -> None:
+        super().__init__(listener, Counted(application), **options)
 
     def is_idle(self) -> bool:
-        """Whether nothing has the environ of a request any more."""
-        return not self.requests
+        """Whether no view is running, and no connection waits for its end."""
+        return not self.application.running and all(ws._is_detached for ws in self.websockets)
 
     def client(self, **options) -> RawClient:
         return RawClient(("127.0.0.1", self.server_port), **options)
