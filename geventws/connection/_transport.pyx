@@ -93,7 +93,9 @@ PyGreenlet_Import()
 
 cdef object PENDING = State.PENDING
 cdef object OPEN = State.OPEN
+cdef object DRAINING = State.DRAINING
 cdef object CLOSED = State.CLOSED
+cdef object END_BY_CLOSE = End.COMPLETE
 cdef object END_BY_EOF = End.EOF
 cdef object END_BY_ERROR = End.ERROR
 cdef object END_BY_FAULT = End.FAULT
@@ -875,7 +877,7 @@ cdef class Transport(Watched):
         cdef object message, waiter = self._waiter
         if waiter is not None:
             message = endpoint.parse()
-            if endpoint.has_news:
+            if endpoint.has_news and not self.ends_as_usual():
                 self._input_parsed()  # a Pong is sent before the view answers
             if message is not None:
                 self._totals.messages_received += 1
@@ -896,6 +898,30 @@ cdef class Transport(Watched):
         if endpoint.has_news:
             self._input_parsed()
         return 0
+
+    cdef bint ends_as_usual(self) except -1:
+        """Answer the peer's Close frame, if nothing else is due, and end the connection.
+
+        In all other cases, ``_input_parsed()`` does this, in more steps.
+        """
+        cdef FrameReader endpoint = self._endpoint
+        cdef bytes frame
+        if not (
+            endpoint.close_received and endpoint.state is DRAINING and endpoint._output is not None
+            and endpoint._pings is None and endpoint.pong is None and self._output is None
+            and self.fd >= 0 and not endpoint.is_client and not endpoint.interrupted
+        ):
+            return False
+        frame = b"".join(endpoint._output)
+        endpoint._output = None
+        endpoint.has_news = False
+        self._transmit_now(frame)
+        if self._output is None:
+            self._transport_ended(END_BY_CLOSE)
+        else:
+            endpoint.has_news = True  # the answer waits for room in the kernel
+            self._input_parsed()
+        return True
 
     cdef int deliver(self) except -1:
         """Call the callback for each message at hand; in the leader."""

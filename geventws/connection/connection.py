@@ -54,6 +54,7 @@ _OPEN = State.OPEN
 _DRAINING = State.DRAINING
 _CLOSED = State.CLOSED
 _COMPLETE = End.COMPLETE
+_EOF = End.EOF
 _DROPPED = End.DROPPED
 _FAULT = End.FAULT
 _DISOWNED = TCP.DISOWNED
@@ -855,14 +856,14 @@ class Connection(Transport):
             pass  # the alert is sent; unwrap() would wait for the peer's alert, which is not needed
 
     def _transport_ended(self, end: End) -> None:
-        if end is End.EOF and self._output is not None:
+        if end is _EOF and self._output is not None:
             if self._endpoint.close_received:
                 self._stop_reading()  # the peer may still read output from before its Close frame
                 return
             self._fault = self._fault or (
                 f"closed the connection; {self._output.size} bytes were not delivered"
             )
-        if end is End.EOF and self._is_tls:
+        if end is _EOF and self._is_tls:
             self._send_close_notify()
         self._end(end)
 
