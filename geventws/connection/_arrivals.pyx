@@ -10,7 +10,7 @@ from geventws.connection._epoll cimport Watched, WatchSet
 from errno import EBADF, ENOSYS
 from libc.stdint cimport uint8_t
 
-from _socket import socket as new_socket  # not the one that gevent replaces
+from _socket import SOCK_NONBLOCK, socket as new_socket  # not the one that gevent replaces
 
 
 cdef extern from "Python.h":
@@ -24,6 +24,7 @@ cdef extern from "system.h" nogil:
     Py_ssize_t direct_recv(int, uint8_t*, size_t)
     Py_ssize_t direct_send(int, iovec*, int)
     int close_descriptor(int)
+    int set_option(int, int, int, int)
     int shut_down "shutdown"(int, int)
     bint would_block()
     struct sockaddr_storage:
@@ -95,7 +96,8 @@ cdef class DirectSocket:
         if self.socket is None:
             if self.descriptor < 0:
                 raise OSError(EBADF, "the socket is closed")
-            self.socket = new_socket(self.family, self.type, self.proto, self.descriptor)
+            kind = self.type | SOCK_NONBLOCK
+            self.socket = new_socket(self.family, kind, self.proto, self.descriptor)
         return getattr(self.socket, name)
 
     def fileno(self):
@@ -115,6 +117,12 @@ cdef class DirectSocket:
 
     def shutdown(self, int how):
         if shut_down(self.descriptor, how) < 0:
+            PyErr_SetFromErrno(OSError)
+
+    def setsockopt(self, int level, int option, value):
+        if not isinstance(value, int):
+            self.__getattr__("setsockopt")(level, option, value)
+        elif set_option(self.descriptor, level, option, value) < 0:
             PyErr_SetFromErrno(OSError)
 
     def try_send(self, bytes data not None):

@@ -165,14 +165,12 @@ class Connection(Transport):
     def _start(self, sock: Any, extension: PerMessageDeflate | None, early: bytes = b"") -> None:
         """Take over a socket after the opening handshake.
 
-        :param sock: a gevent socket; or a DirectSocket, which this connection closes, and for which
-            Nagle's algorithm is disabled.
+        :param sock: a gevent socket; or a DirectSocket, which this connection closes.
         :param early: bytes after the handshake that were already read from the socket.
         """
         options = self._options
-        if isinstance(sock, gevent_socket):
-            disable_nagle(sock)
-        else:
+        disable_nagle(sock)
+        if not isinstance(sock, gevent_socket):
             self._owns_socket = True
         self._attach(sock)
         self._endpoint.open(options.max_message_size, extension)

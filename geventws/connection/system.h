@@ -73,6 +73,11 @@ static int close_descriptor(int fd)
     return close(fd) < 0 && errno != ECONNRESET ? -1 : 0;  /* as in Python */
 }
 
+static int set_option(int fd, int level, int option, int value)
+{
+    return setsockopt(fd, level, option, &value, sizeof value);
+}
+
 /* The address of a client, as in Python. */
 static PyObject *address_of(const struct sockaddr_storage *from)
 {

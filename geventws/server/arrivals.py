@@ -17,7 +17,6 @@ from ..connection._arrivals import Arrival, DirectSocket, accept, receive
 from ..connection.accepted import AcceptedSocket
 from ..connection.greenlets import LightGreenlet
 from ..connection.hub import hub_state
-from ..connection.tcp import disable_nagle
 from .direct import DirectAdapter, is_stock, serve_directly
 from .fast_path import Request, parse_request
 
@@ -60,7 +59,6 @@ class Arrivals:
     def __init__(self, server: Server, listener: socket.socket) -> None:
         self._server = server
         self._listener = listener
-        disable_nagle(listener)  # accepted sockets inherit the option
 
     def accept(self) -> None:
         """Accept the connections that wait, and start to serve them. Called in the hub.
@@ -68,14 +66,13 @@ class Arrivals:
         :raises OSError: as ``socket.accept()``.
         """
         server, listener = self._server, self._listener
-        kind = listener.type | socket.SOCK_NONBLOCK
         end = monotonic() + _SLICE
         for _ in range(server.max_accept):
             accepted = accept(listener.fileno())
             if accepted is None:
                 return
             descriptor, address = accepted
-            sock = DirectSocket(listener.family, kind, listener.proto, descriptor)
+            sock = DirectSocket(listener.family, listener.type, listener.proto, descriptor)
             data = receive(descriptor)
             if data is not None or not _Waiting(server, sock, address).starts():
                 _serve(server, sock, address, data, 0.0)
