@@ -88,6 +88,8 @@ setup(
     cmdclass={"build_ext": OptionalBuild},
     ext_modules=[
         extension("geventws.protocol._reader", f"{PROTOCOL}/frames.h"),
+        extension("geventws.protocol._handshake"),
+        extension("geventws.connection._malloc", f"{CONNECTION}/frame_stacks.h"),
         extension("geventws.connection._epoll", f"{CONNECTION}/system.h"),
         extension("geventws.server._fast_path"),
         extension(

@@ -184,6 +184,7 @@ def test_other_modules_use_only_the_internal_interface_of_a_connection(module):
             "_adapter",
             "_client_left",
             "_expect_answer",
+            "_has_ended",
             "_is_used_by_application",
             "_leave_view",
             "_log_end",

@@ -14,7 +14,11 @@ from gevent import monkey
 from gevent.event import Event
 
 from ..connection.logs import logger
-from ..connection.memory import exempt_application_from_collection, keep_memory_for_messages
+from ..connection.memory import (
+    exempt_application_from_collection,
+    keep_memory_for_greenlets,
+    keep_memory_for_messages,
+)
 from ..protocol.reader import NOT_COMPILED
 from ..server.engineio import install_if_present
 from ..server.server import WebSocketServer
@@ -61,6 +65,7 @@ def serve_here(settings: Settings) -> int:
         warnings.simplefilter("ignore", monkey.MonkeyPatchWarning)
         monkey.patch_all()
     keep_memory_for_messages()
+    keep_memory_for_greenlets()
     install_if_present()
     configure_early(settings)
     application = load_application(settings.app)

@@ -7,8 +7,10 @@ epoll set. Elsewhere, and for TLS, a greenlet of the server waits.
 """
 from geventws.connection._epoll cimport Watched, WatchSet
 
-from errno import ENOSYS
+from errno import EBADF, ENOSYS
 from libc.stdint cimport uint8_t
+
+from _socket import SOCK_NONBLOCK, socket as new_socket  # not the one that gevent replaces
 
 
 cdef extern from "Python.h":
@@ -16,7 +18,14 @@ cdef extern from "Python.h":
 
 
 cdef extern from "system.h" nogil:
+    struct iovec:
+        void* iov_base
+        size_t iov_len
     Py_ssize_t direct_recv(int, uint8_t*, size_t)
+    Py_ssize_t direct_send(int, iovec*, int)
+    int close_descriptor(int)
+    int set_option(int, int, int, int)
+    int shut_down "shutdown"(int, int)
     bint would_block()
     struct sockaddr_storage:
         pass
@@ -56,6 +65,78 @@ def receive(int descriptor):
     if size < 0 and would_block():
         return None
     return (<char*>buffer)[:max(size, 0)]
+
+
+cdef class DirectSocket:
+    """A socket of the operating system, as :class:`_socket.socket`, which takes a system call more.
+
+    It becomes one when one of its other methods is looked up.
+    """
+
+    # The first field, as in _socket.socket: see descriptor_of(). So this class has no C methods.
+    cdef int descriptor
+    cdef readonly int family
+    cdef readonly int type
+    cdef readonly int proto
+    cdef object socket
+
+    def __init__(self, int family, int type, int proto, int descriptor):
+        self.descriptor = descriptor
+        self.family = family
+        self.type = type
+        self.proto = proto
+
+    def __dealloc__(self):
+        if self.descriptor >= 0:
+            close_descriptor(self.descriptor)
+
+    def __getattr__(self, name):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if self.socket is None:
+            if self.descriptor < 0:
+                raise OSError(EBADF, "the socket is closed")
+            kind = self.type | SOCK_NONBLOCK
+            self.socket = new_socket(self.family, kind, self.proto, self.descriptor)
+        return getattr(self.socket, name)
+
+    def fileno(self):
+        return self.descriptor
+
+    def detach(self):
+        cdef int descriptor = self.descriptor
+        self.descriptor = -1
+        if self.socket is not None:
+            self.socket.detach()
+        return descriptor
+
+    def close(self):
+        cdef int descriptor = self.detach()
+        if descriptor >= 0 and close_descriptor(descriptor) < 0:
+            PyErr_SetFromErrno(OSError)
+
+    def shutdown(self, int how):
+        if shut_down(self.descriptor, how) < 0:
+            PyErr_SetFromErrno(OSError)
+
+    def setsockopt(self, int level, int option, value):
+        if not isinstance(value, int):
+            self.__getattr__("setsockopt")(level, option, value)
+        elif set_option(self.descriptor, level, option, value) < 0:
+            PyErr_SetFromErrno(OSError)
+
+    def try_send(self, bytes data not None):
+        """Send without blocking; return the number of sent bytes, 0 if there is no room."""
+        cdef iovec part
+        cdef Py_ssize_t sent
+        part.iov_base = <char*>data
+        part.iov_len = len(data)
+        sent = direct_send(self.descriptor, &part, 1)
+        if sent < 0:
+            if would_block():
+                return 0
+            PyErr_SetFromErrno(OSError)
+        return sent
 
 
 cdef class Arrival(Watched):

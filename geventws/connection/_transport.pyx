@@ -38,12 +38,13 @@ from functools import partial
 
 from gevent import get_hub
 from gevent.exceptions import BlockingSwitchOutError, ConcurrentObjectUseError
+from gevent.socket import socket as gevent_socket
 from gevent.ssl import SSLSocket
 
 from geventws.connection.greenlets import LightGreenlet
 from geventws.connection.lifecycle import End
 from geventws.connection.tcp import MAX_RECORD
-from geventws.connection.threads import call_in_hub, is_running
+from geventws.connection.threads import call_in_hub
 from geventws.connection.transport_py import (
     NOT_HERE,
     WOULD_BLOCK,
@@ -92,7 +93,9 @@ PyGreenlet_Import()
 
 cdef object PENDING = State.PENDING
 cdef object OPEN = State.OPEN
+cdef object DRAINING = State.DRAINING
 cdef object CLOSED = State.CLOSED
+cdef object END_BY_CLOSE = End.COMPLETE
 cdef object END_BY_EOF = End.EOF
 cdef object END_BY_ERROR = End.ERROR
 cdef object END_BY_FAULT = End.FAULT
@@ -370,7 +373,8 @@ cdef class Transport(Watched):
             raise OSError(EBADF, "the socket is closed")
         self._sock = sock
         self._is_tls = isinstance(sock, SSLSocket)
-        self._raw = sock if self._is_tls else getattr(sock, "_sock", sock)
+        is_gevents = isinstance(sock, gevent_socket) and not self._is_tls
+        self._raw = sock._sock if is_gevents else sock
         if self._is_tls:
             sock.settimeout(0)
         elif self._raw is not sock:
@@ -406,7 +410,7 @@ cdef class Transport(Watched):
 
     def _detach(self):
         """Stop using the descriptor."""
-        if is_running(self._hub):
+        if self._hub.loop is not None and not self._hub.dead:  # is_running(), for each connection
             self._stop_reading()
             if self.reader is not None:
                 self.reader.close()
@@ -873,7 +877,7 @@ cdef class Transport(Watched):
         cdef object message, waiter = self._waiter
         if waiter is not None:
             message = endpoint.parse()
-            if endpoint.has_news:
+            if endpoint.has_news and not self.ends_as_usual():
                 self._input_parsed()  # a Pong is sent before the view answers
             if message is not None:
                 self._totals.messages_received += 1
@@ -894,6 +898,30 @@ cdef class Transport(Watched):
         if endpoint.has_news:
             self._input_parsed()
         return 0
+
+    cdef bint ends_as_usual(self) except -1:
+        """Answer the peer's Close frame, if nothing else is due, and end the connection.
+
+        In all other cases, ``_input_parsed()`` does this, in more steps.
+        """
+        cdef FrameReader endpoint = self._endpoint
+        cdef bytes frame
+        if not (
+            endpoint.close_received and endpoint.state is DRAINING and endpoint._output is not None
+            and endpoint._pings is None and endpoint.pong is None and self._output is None
+            and self.fd >= 0 and not endpoint.is_client and not endpoint.interrupted
+        ):
+            return False
+        frame = b"".join(endpoint._output)
+        endpoint._output = None
+        endpoint.has_news = False
+        self._transmit_now(frame)
+        if self._output is None:
+            self._transport_ended(END_BY_CLOSE)
+        else:
+            endpoint.has_news = True  # the answer waits for room in the kernel
+            self._input_parsed()
+        return True
 
     cdef int deliver(self) except -1:
         """Call the callback for each message at hand; in the leader."""

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Any
 
 from gevent import get_hub
 from gevent.socket import socket as gevent_socket
 
+from ._arrivals import DirectSocket
+
 
 class AcceptedSocket(gevent_socket):
-    """A gevent socket that creates its watchers when a greenlet has to wait, which is rare.
-
-    :param fileno: a descriptor that does not block.
-    """
+    """A gevent socket that creates its watchers when a greenlet has to wait, which is rare."""
 
     __slots__ = ("_reader", "_writer")
 
-    # Attributes of gevent's class that its annotations do not have.
-    timeout: float | None
-    _gevent_sock_class: Any
+    timeout: float | None  # an attribute that the annotations of gevent's class do not have
+    _sock: Any  # as a socket of the operating system
 
     # Like gevent's, which also creates the watchers, and makes the descriptor non-blocking.
-    def __init__(self, family: int, kind: int, protocol: int, fileno: int) -> None:
+    def __init__(self, sock: DirectSocket) -> None:
         self.hub = get_hub()
         self.timeout = socket.getdefaulttimeout()
         self._closed = False
         self._io_refs = 0
-        kind |= getattr(socket, "SOCK_NONBLOCK", 0)
-        self._sock = self._gevent_sock_class(family, kind, protocol, fileno)
+        self._sock = sock
         #: The watchers: ``False`` before they are created, ``None`` after close().
         self._reader = self._writer = False
 
@@ -57,6 +55,15 @@ class AcceptedSocket(gevent_socket):
     def _write_event(self, watcher: Any) -> None:
         self._writer = watcher
 
-    def disown(self) -> None:
-        """Leave the socket of the operating system to another owner: ``close()`` has no effect."""
+    # Any: another class than gevent's annotation.
+    def dup(self) -> Any:
+        """Return a socket of gevent for a duplicate of the descriptor."""
+        sock = gevent_socket(self.family, self.type, self.proto, os.dup(self.fileno()))
+        sock.settimeout(self.timeout)
+        return sock
+
+    def disown(self) -> DirectSocket:
+        """Return the socket of the operating system. From now on, ``close()`` has no effect."""
         self._io_refs += 1
+        sock: DirectSocket = self._sock
+        return sock

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from gevent import getcurrent
 from gevent.event import Event
+from gevent.socket import socket as gevent_socket
 
 from ..exceptions import WebSocketError
 from ..protocol.endpoint import Endpoint
@@ -30,7 +31,6 @@ from ..protocol.frames import (
 )
 from ..protocol.server_handshake import VERSION
 from ..protocol.state import State
-from .accepted import AcceptedSocket
 from .counters import CLIENTS, Totals
 from .hub import hub_state
 from .keepalive import Keepalive, Progress
@@ -54,8 +54,11 @@ _OPEN = State.OPEN
 _DRAINING = State.DRAINING
 _CLOSED = State.CLOSED
 _COMPLETE = End.COMPLETE
+_EOF = End.EOF
 _DROPPED = End.DROPPED
 _FAULT = End.FAULT
+_DISOWNED = TCP.DISOWNED
+_RESET = TCP.RESET
 _WRITE = 2
 #: Seconds between two checks for a hang-up of the peer while reading is paused.
 _HANGUP_INTERVAL = 1.0
@@ -160,18 +163,16 @@ class Connection(Transport):
         self._id = ""
 
     def _start(self, sock: Any, extension: PerMessageDeflate | None, early: bytes = b"") -> None:
-        """Take over a gevent socket after the opening handshake.
+        """Take over a socket after the opening handshake.
 
+        :param sock: a gevent socket; or a DirectSocket, which this connection closes.
         :param early: bytes after the handshake that were already read from the socket.
         """
         options = self._options
         disable_nagle(sock)
-        if isinstance(sock, AcceptedSocket):
-            self._attach(sock._sock)
-            sock.disown()
+        if not isinstance(sock, gevent_socket):
             self._owns_socket = True
-        else:
-            self._attach(sock)
+        self._attach(sock)
         self._endpoint.open(options.max_message_size, extension)
         self._keepalive = Keepalive(monotonic() + (options.ping_interval or 0))
         if not self._due:
@@ -853,14 +854,14 @@ class Connection(Transport):
             pass  # the alert is sent; unwrap() would wait for the peer's alert, which is not needed
 
     def _transport_ended(self, end: End) -> None:
-        if end is End.EOF and self._output is not None:
+        if end is _EOF and self._output is not None:
             if self._endpoint.close_received:
                 self._stop_reading()  # the peer may still read output from before its Close frame
                 return
             self._fault = self._fault or (
                 f"closed the connection; {self._output.size} bytes were not delivered"
             )
-        if end is End.EOF and self._is_tls:
+        if end is _EOF and self._is_tls:
             self._send_close_notify()
         self._end(end)
 
@@ -895,10 +896,10 @@ class Connection(Transport):
     def _release(self) -> None:
         """Stop using the descriptor and the loop. May be called repeatedly."""
         self._detach()
-        if is_running(self._hub):
+        if self._hangup_timer is not None and is_running(self._hub):
             self._stop_hangup_timer()
-            if self._send_buffer is not None:
-                self._send_buffer.watcher.close()
+        if self._send_buffer is not None and is_running(self._hub):
+            self._send_buffer.watcher.close()
         self._output = None
 
     def _end(self, end: End) -> None:
@@ -937,10 +938,10 @@ class Connection(Transport):
     def _end_tcp(self, action: TCP) -> None:
         sock = self._sock
         raw = sock._sock if self._is_tls else self._raw
-        if action is TCP.DISOWNED:
+        if action is _DISOWNED:
             raw.detach()
             return
-        if action is TCP.RESET:
+        if action is _RESET:
             reset_at_close(sock)
         try:
             sock.shutdown(socket.SHUT_RDWR)
@@ -948,8 +949,8 @@ class Connection(Transport):
             pass  # the peer has already ended TCP
         if not self._owns_socket:
             return
-        if not is_running(self._hub):
-            raw.close()  # the gevent socket would notify its loop
+        if sock is raw or not is_running(self._hub):
+            raw.close()  # a gevent socket would notify its loop
             return
         if self._is_tls:
             sock._decref_socketios()

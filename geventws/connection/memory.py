@@ -1,4 +1,4 @@
-"""The memory of a process that is a server: glibc's allocator and Python's garbage collector."""
+"""The memory of a process that is a server: allocators, and Python's garbage collector."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ctypes
 import gc
 import os
 import sys
+
+from ..protocol.reader import CORE
 
 _libc = ctypes.CDLL(None) if os.name == "posix" else None
 _malloc_trim = getattr(_libc, "malloc_trim", None)
@@ -30,6 +32,18 @@ def keep_memory_for_messages() -> None:
     if _mallopt is not None and os.environ.keys().isdisjoint(_VARIABLES):
         for parameter, value in _SETTINGS.items():
             _mallopt(parameter, value)
+
+
+def keep_memory_for_greenlets() -> None:
+    """Keep up to 1 MiB for the Python frames of the next greenlets, which CPython would return.
+
+    The setting is for the whole process, which must belong to the server. Only the compiled core
+    has it.
+    """
+    if CORE == "compiled":
+        from ._malloc import keep_memory  # noqa: PLC0415 - only the compiled core has it
+
+        keep_memory()
 
 
 def exempt_application_from_collection() -> None:

@@ -58,6 +58,7 @@ static int would_block(void) { return errno == EAGAIN || errno == EWOULDBLOCK; }
 #if defined(__linux__)
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <unistd.h>
 int accept4(int, struct sockaddr *, socklen_t *, int);
 
 /* Accept a connection whose descriptor does not block. Returns -1 for an error. */
@@ -65,6 +66,16 @@ static int accept_connection(int listener, struct sockaddr_storage *from)
 {
     socklen_t size = sizeof *from;
     return accept4(listener, (struct sockaddr *)from, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+}
+
+static int close_descriptor(int fd)
+{
+    return close(fd) < 0 && errno != ECONNRESET ? -1 : 0;  /* as in Python */
+}
+
+static int set_option(int fd, int level, int option, int value)
+{
+    return setsockopt(fd, level, option, &value, sizeof value);
 }
 
 /* The address of a client, as in Python. */

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from gevent import get_hub, getcurrent
 from gevent.exceptions import ConcurrentObjectUseError
+from gevent.socket import socket as gevent_socket
 from gevent.ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
 from gevent.timeout import Timeout
 
@@ -346,7 +347,8 @@ class Transport:
         self._sock = sock
         self._is_tls = isinstance(sock, SSLSocket)
         # gevent's own methods would block. A TLS socket also buffers decrypted bytes.
-        self._raw = sock if self._is_tls else getattr(sock, "_sock", sock)
+        is_gevents = isinstance(sock, gevent_socket) and not self._is_tls
+        self._raw = sock._sock if is_gevents else sock
         if self._is_tls:
             sock.settimeout(0)
         elif self._raw is not sock:

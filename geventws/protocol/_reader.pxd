@@ -12,6 +12,15 @@ cdef class FrameReader:
     cdef public bint has_news
     cdef public bint interrupted
     cdef readonly bint is_client
+    # Control frames and the closing handshake, see Endpoint.
+    cdef public bint close_received
+    cdef public bint closed_by_peer
+    cdef public object close_code
+    cdef public object close_reason
+    cdef public object error
+    cdef public object pong
+    cdef public object _output
+    cdef public object _pings
     # Input: from `at` to `end`, inside `owner`, or inside the buffer of a hub if that is None.
     cdef bint borrowed
     cdef uint8_t* at
@@ -52,6 +61,7 @@ cdef class FrameReader:
     cdef bint bad(self, str reason) except -1
     cdef bint bad_text(self) except -1
     cdef bint check_header(self, int first, Py_ssize_t size) except -1
+    cdef bint take_usual_close(self, bytes payload) except -1
     cdef object begin_frame(self, int first, uint8_t* payload, Py_ssize_t size)
     cdef int make_room(self, Py_ssize_t size, Py_ssize_t arrived) except -1
     cdef int resize(self, Py_ssize_t capacity) except -1

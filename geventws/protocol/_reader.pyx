@@ -7,6 +7,7 @@ Differences from the reference:
 - Input is a pair of C pointers. A payload is unmasked straight into its final object.
 - An error of the peer does not raise an exception inside the parser: try blocks cost time for every
   message. The methods return after they have called ``_fail()``.
+- The Close frame that most clients send is received here, see ``take_usual_close()``.
 """
 import os
 
@@ -43,6 +44,9 @@ cdef object PENDING = State.PENDING
 cdef object OPEN = State.OPEN
 cdef object CLOSING = State.CLOSING
 cdef object DRAINING = State.DRAINING
+#: The payloads of Close frames with these codes.
+cdef bytes NORMAL_CLOSURE = b"\x03\xe8"
+cdef bytes GOING_AWAY = b"\x03\xe9"
 cdef int MOST_STEPS = MAX_STEPS
 cdef Py_ssize_t NO_LIMIT = MOST
 cdef uint8_t UNUSED_BYTE[1]
@@ -108,6 +112,7 @@ cdef class FrameReader:
     def __init__(self, bint client):
         self.is_client = client
         self.state = PENDING
+        self.close_reason = ""
         self.max_message_size = NO_LIMIT
 
     def _configure(self, max_message_size, extension):
@@ -388,6 +393,8 @@ cdef class FrameReader:
                 self.at = payload + size
                 control = PyBytes_FromStringAndSize(NULL, size)
                 apply_mask_to(<uint8_t*>PyBytes_AS_STRING(control), payload, size, mask)
+                if opcode == CLOSE and self.take_usual_close(control):
+                    return None
                 try:
                     self._receive_control(opcode, control)
                 except ProtocolError as problem:
@@ -411,6 +418,24 @@ cdef class FrameReader:
         self.mask = mask
         self.fin = first & FIN
         return self.continue_frame()
+
+    cdef bint take_usual_close(self, bytes payload) except -1:
+        """Receive the Close frame of most clients, as ``_receive_control()`` does: 1000 or 1001.
+
+        Returns false, and does nothing, if it is not the only control frame that is due.
+        """
+        if (
+            (payload != NORMAL_CLOSURE and payload != GOING_AWAY) or self.state is not OPEN
+            or self._pings is not None or self._output is not None
+        ):
+            return False
+        self.close_received = self.closed_by_peer = True
+        self.close_code = 1000 if payload == NORMAL_CLOSURE else 1001
+        self._output = [self.encode(CLOSE, payload)]
+        self.state = DRAINING
+        self.discard_input()
+        self.has_news = True
+        return True
 
     cdef int make_room(self, Py_ssize_t size, Py_ssize_t arrived) except -1:
         """Reserve room for ``size`` more bytes.

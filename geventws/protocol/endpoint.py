@@ -20,6 +20,12 @@ _OPEN = State.OPEN
 _CLOSING = State.CLOSING
 _DRAINING = State.DRAINING
 _CLOSED = State.CLOSED
+_ACCEPT = Event.ACCEPT
+_RECEIVE_CLOSE = Event.RECEIVE_CLOSE
+_END_TRANSPORT = Event.END_TRANSPORT
+_CLOSE = Opcode.CLOSE
+_PONG = Opcode.PONG
+_ABNORMAL_CLOSURE = CloseCode.ABNORMAL_CLOSURE
 #: The maximum number of Pongs if many Pings arrive at once. The latest Pings are answered.
 MAX_PONGS = 16
 
@@ -41,16 +47,7 @@ class Endpoint(FrameReader):
     :param pending: whether the opening handshake is not finished yet, see :meth:`open`.
     """
 
-    __slots__ = (
-        "_output",
-        "_pings",
-        "close_code",
-        "close_reason",
-        "close_received",
-        "closed_by_peer",
-        "error",
-        "pong",
-    )
+    __slots__ = ()
 
     def __init__(
         self,
@@ -61,21 +58,6 @@ class Endpoint(FrameReader):
         pending: bool = False,
     ) -> None:
         super().__init__(client)
-        # None while no frame waits: most connections send no control frame for hours.
-        self._output: list[bytes] | None = None
-        #: Payloads of Pings that have not been answered yet.
-        self._pings: deque[bytes] | None = None
-        #: Code and reason of the first Close frame, from either side; 1006 without a Close frame.
-        self.close_code: int | None = None
-        self.close_reason = ""
-        #: Whether the peer started the closing handshake, or dropped the connection.
-        self.closed_by_peer = False
-        #: Whether the peer has sent a Close frame.
-        self.close_received = False
-        #: The fault of the peer that ended the connection.
-        self.error: ProtocolError | None = None
-        #: The payload of the latest Pong; the caller resets it to None.
-        self.pong: bytes | None = None
         if not pending:
             self.open(max_message_size, extension)
 
@@ -84,7 +66,7 @@ class Endpoint(FrameReader):
     def open(self, max_message_size: int | None, extension: PerMessageDeflate | None) -> None:
         """Start the connection after the opening handshake."""
         self._configure(max_message_size, extension)
-        self._change(Event.ACCEPT)
+        self._change(_ACCEPT)
 
     def allow_messages_of(self, size: int) -> None:
         """Set ``max_message_size`` after the opening handshake."""
@@ -97,7 +79,7 @@ class Endpoint(FrameReader):
         """
         if self.state is _PENDING:
             if lost_by_peer is not None:
-                self._note_close(CloseCode.ABNORMAL_CLOSURE, "", by_peer=lost_by_peer)
+                self._note_close(_ABNORMAL_CLOSURE, "", by_peer=lost_by_peer)
             self._change(Event.REFUSE)
 
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
@@ -108,7 +90,7 @@ class Endpoint(FrameReader):
         payload = close_payload(code, reason)
         if self.state is _OPEN:
             self._note_close(code, reason, by_peer=False)
-            self._add_output(Opcode.CLOSE, payload)
+            self._add_output(_CLOSE, payload)
             self._change(Event.SEND_CLOSE)
 
     def end_transport(self, *, by_peer: bool = True) -> None:
@@ -117,8 +99,8 @@ class Endpoint(FrameReader):
         :param by_peer: whether the peer ended it, rather than this side.
         """
         if self.state is not _CLOSED and self.state is not _PENDING:
-            self._note_close(CloseCode.ABNORMAL_CLOSURE, "", by_peer=by_peer)
-            self._change(Event.END_TRANSPORT)
+            self._note_close(_ABNORMAL_CLOSURE, "", by_peer=by_peer)
+            self._change(_END_TRANSPORT)
 
     # ------------------------------------------------------------------ output
 
@@ -139,19 +121,19 @@ class Endpoint(FrameReader):
     def _answer_pings(self) -> None:
         pings, self._pings = self._pings or (), None
         for payload in pings:
-            self._add_output(Opcode.PONG, payload)
+            self._add_output(_PONG, payload)
 
     def closed_error(self) -> ConnectionClosed:
         """The exception for a use of the connection after its end."""
-        code = CloseCode.ABNORMAL_CLOSURE if self.close_code is None else self.close_code
+        code = _ABNORMAL_CLOSURE if self.close_code is None else self.close_code
         return ConnectionClosed(code, self.close_reason, by_peer=self.closed_by_peer)
 
     # ------------------------------------------- called by the frame reader, see its docstring
 
     def _receive_control(self, opcode: int, payload: bytes) -> None:
-        if opcode == Opcode.CLOSE:
+        if opcode == _CLOSE:
             self._receive_close(payload)
-        elif opcode == Opcode.PONG:
+        elif opcode == _PONG:
             self.pong = payload
             self.has_news = True
         elif self.state is _OPEN:
@@ -169,20 +151,20 @@ class Endpoint(FrameReader):
             self._note_close(code, reason, by_peer=True)
             # Section 5.5.1: "the endpoint typically echos the status code it received". With the
             # reason, event.reason in a browser is the reason that the page has passed to close().
-            self._add_output(Opcode.CLOSE, payload)
-        self._change(Event.RECEIVE_CLOSE)
+            self._add_output(_CLOSE, payload)
+        self._change(_RECEIVE_CLOSE)
 
     def _fail(self, problem: ProtocolError) -> None:
         if self.state is _OPEN:
             self.error = problem
             code, reason = problem.close_code, str(problem)
             self._note_close(code, reason, by_peer=False)
-            self._add_output(Opcode.CLOSE, close_payload(code, reason))
+            self._add_output(_CLOSE, close_payload(code, reason))
         # In CLOSING, our Close frame has been sent already.
         self._change(Event.FAIL)
 
     def _abort(self) -> None:
-        self._note_close(CloseCode.ABNORMAL_CLOSURE, "", by_peer=True)
+        self._note_close(_ABNORMAL_CLOSURE, "", by_peer=True)
         if _OPEN <= self.state <= _CLOSING:
             self._change(Event.FAIL)
 

@@ -72,7 +72,7 @@ def request_origin(environ: Environ, trusted_proxies: Sequence[str]) -> str:
     """The origin of this server, as the client sees it."""
     scheme = environ.get("wsgi.url_scheme", "http")
     host = environ.get("HTTP_HOST", "")
-    if _is_trusted(environ.get("REMOTE_ADDR", ""), trusted_proxies):
+    if is_trusted(environ.get("REMOTE_ADDR", ""), trusted_proxies):
         # The proxy next to this server has set the last value.
         for proto in split_list(environ.get("HTTP_X_FORWARDED_PROTO", ""))[-1:]:
             scheme = proto
@@ -81,7 +81,7 @@ def request_origin(environ: Environ, trusted_proxies: Sequence[str]) -> str:
     return _normal_origin(f"{scheme}://{host}")
 
 
-def _is_trusted(address: str, trusted_proxies: Sequence[str]) -> bool:
+def is_trusted(address: str, trusted_proxies: Sequence[str]) -> bool:
     """Whether a peer may set X-Forwarded-Proto and X-Forwarded-Host.
 
     The peer of a unix socket has no address. It is trusted, as by gunicorn: it is a local process

@@ -38,6 +38,11 @@ class Deflate:
     server_max_window_bits: int = 15
     #: The window of the client's messages, if the client supports a limit.
     client_max_window_bits: int = 15
+    #: Caches look the parameters up for each connection.
+    _hash: int = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -51,6 +56,8 @@ class Deflate:
             if not isinstance(value, int) or value < least or (most and value > most):
                 limits = f"from {least} to {most}" if most else f"of at least {least}"
                 raise ValueError(f"{name} must be an integer {limits}, not {value!r}")
+        values = (getattr(self, name) for name in self.__slots__ if name != "_hash")
+        object.__setattr__(self, "_hash", hash(tuple(values)))
 
 
 class Agreement(NamedTuple):

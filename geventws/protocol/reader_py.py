@@ -16,6 +16,8 @@ from .frames import MAX_CONTROL_PAYLOAD, Opcode
 from .state import State
 
 if TYPE_CHECKING:
+    from collections import deque
+
     from .compression import Inflation
     from .permessage_deflate import PerMessageDeflate
 
@@ -114,12 +116,20 @@ class FrameReader:
         "_must_mask",
         "_number",
         "_opcode",
+        "_output",
+        "_pings",
         "_position",
         "_rest_number",
+        "close_code",
+        "close_reason",
+        "close_received",
+        "closed_by_peer",
+        "error",
         "extension",
         "has_news",
         "interrupted",
         "is_client",
+        "pong",
         "state",
     )
 
@@ -134,6 +144,22 @@ class FrameReader:
         self.interrupted = False
         #: permessage-deflate, if both sides agreed on it.
         self.extension: PerMessageDeflate | None = None
+        # Control frames and the closing handshake, see Endpoint.
+        # None while no frame waits: most connections send no control frame for hours.
+        self._output: list[bytes] | None = None
+        #: Payloads of Pings that have not been answered yet.
+        self._pings: deque[bytes] | None = None
+        #: Code and reason of the first Close frame, from either side; 1006 without a Close frame.
+        self.close_code: int | None = None
+        self.close_reason = ""
+        #: Whether the peer started the closing handshake, or dropped the connection.
+        self.closed_by_peer = False
+        #: Whether the peer has sent a Close frame.
+        self.close_received = False
+        #: The fault of the peer that ended the connection.
+        self.error: ProtocolError | None = None
+        #: The payload of the latest Pong; the caller resets it to None.
+        self.pong: bytes | None = None
         self._must_mask = 0 if client else _MASKED
         self._max_message_size = NO_LIMIT
         # Input: the bytes from _position to _end of _buffer.

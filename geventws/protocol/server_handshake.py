@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from ..exceptions import HandshakeError
 from ..typing import Environ, HeaderPairs, Headers
@@ -23,8 +24,9 @@ from .headers import (
     parse_extensions,
     split_list,
 )
-from .origin import MAX_HOST, is_origin_allowed
+from .origin import MAX_HOST, is_origin_allowed, is_trusted
 from .permessage_deflate import Agreement, Deflate, accept_offer
+from .reader import CORE
 
 VERSION = "13"
 #: 16 bytes in base64.
@@ -49,6 +51,25 @@ _LIMITS = [
     (f"HTTP_{name.upper().replace('-', '_')}", size, name) for name, size in _MAX_SIZES.items()
 ]
 _MAX_SUBPROTOCOLS = 100
+#: The variables of the environ that decide whether a request is accepted, except for the key.
+_CHECKED = (
+    "HTTP_HOST",
+    "HTTP_ORIGIN",
+    "HTTP_UPGRADE",
+    "HTTP_CONNECTION",
+    "HTTP_SEC_WEBSOCKET_VERSION",
+    "HTTP_SEC_WEBSOCKET_EXTENSIONS",
+    "HTTP_SEC_WEBSOCKET_PROTOCOL",
+    "HTTP_TRANSFER_ENCODING",
+    "CONTENT_LENGTH",
+    "HTTP_X_FORWARDED_HOST",
+    "HTTP_X_FORWARDED_PROTO",
+    "wsgi.url_scheme",
+)
+#: Such values of requests that were accepted, their maximum number, and the maximum length of one.
+_accepted: set[tuple[Any, ...]] = set()
+_MAX_ACCEPTED = 64
+_MAX_CACHED = 512
 #: Headers of the 101 that belong to the handshake.
 _RESERVED = {
     "connection",
@@ -117,6 +138,22 @@ def check_request(
     :raises HandshakeError: 400 for a malformed request, 426 for another version of the protocol,
         403 for an Origin that is not allowed. Lists are parsed only after the Origin is checked.
     """
+    # Browsers send the same values again and again, except for the key.
+    is_proxied = is_trusted(environ.get("REMOTE_ADDR", ""), trusted_proxies)
+    values = select(environ, _CHECKED), is_proxied, tuple(allowed_origins)
+    if values in _accepted:
+        _check_key(environ)
+        return
+    _check_all(environ, allowed_origins, trusted_proxies)
+    if sum(len(environ.get(name, "")) for name in _CHECKED) <= _MAX_CACHED:
+        if len(_accepted) >= _MAX_ACCEPTED:
+            _accepted.clear()
+        _accepted.add(values)
+
+
+def _check_all(
+    environ: Environ, allowed_origins: Sequence[str], trusted_proxies: Sequence[str]
+) -> None:
     _check_sizes(environ)
     _check_request_itself(environ)
     if not is_origin_allowed(environ, allowed_origins, trusted_proxies):
@@ -160,6 +197,10 @@ def _check_request_itself(environ: Environ) -> None:
             f"This server speaks version {VERSION} of the WebSocket protocol.\n",
             [*_TEXT, ("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION)],
         )
+    _check_key(environ)
+
+
+def _check_key(environ: Environ) -> None:
     if not _KEY.fullmatch(environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()):
         raise _bad_request("The header Sec-WebSocket-Key is not 16 bytes in base64.")
 
@@ -235,6 +276,21 @@ def accept_key(key: str) -> str:
     """The value of Sec-WebSocket-Accept for a Sec-WebSocket-Key."""
     digest = hashlib.sha1(key.encode("latin-1") + _GUID, usedforsecurity=False).digest()
     return binascii.b2a_base64(digest, newline=False).decode()
+
+
+def select(environ: Environ, names: tuple[str, ...]) -> tuple[Any, ...]:
+    """The values of an environ for some names, ``None`` for what it lacks."""
+    return tuple(map(environ.get, names))
+
+
+def response_head(status: str, headers: Headers) -> bytes:
+    """The head of a response of HTTP/1.1, in bytes."""
+    lines = map(": ".join, headers)
+    return "\r\n".join((f"HTTP/1.1 {status}", *lines, "\r\n")).encode("latin-1")
+
+
+if not TYPE_CHECKING and CORE == "compiled":
+    from ._handshake import accept_key, response_head, select  # noqa: F401
 
 
 def unavailable(why: str) -> HandshakeError:

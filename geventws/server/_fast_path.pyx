@@ -26,10 +26,14 @@ from urllib.parse import unquote_to_bytes
 #: Values of the header Connection that need no parser.
 cdef frozenset USUAL_CONNECTIONS = frozenset({"Upgrade", "keep-alive, Upgrade"})
 
+#: As the constructor of a named tuple, which is a function in Python.
+cdef object new_tuple = tuple.__new__
+
 cdef tuple UNSUPPORTED = tuple(_UNSUPPORTED)
 
 cdef enum:
     MAX_ENTRIES = 256
+    MAX_RECENT = 32
 
 cdef Py_ssize_t MOST_LINES = MAX_FIELDS
 cdef Py_ssize_t MOST_OF_LINE = _MAX_CACHED_LINE
@@ -37,6 +41,9 @@ cdef Py_ssize_t MOST_OF_NAME = _MAX_NAME
 #: Parsed lines and names.
 cdef dict fields = {}
 cdef dict names = {}
+#: The lines in ``fields`` that were found last, by their places in the request: a client sends its
+#: headers in one order.
+cdef list recent_fields = [None] * MAX_RECENT
 #: The characters of a name, and of a value (see HEADER_LINE), by their codes.
 cdef bint[256] IN_NAME
 cdef bint[256] IN_VALUE
@@ -87,7 +94,7 @@ def parse_request(bytes data not None):
             break
         lines += 1
         size = stop - at
-        field = parse_line(at, size) if lines <= MOST_LINES else None
+        field = parse_line(at, size, lines) if lines <= MOST_LINES else None
         if field is None:
             return None
         name, value = field
@@ -108,7 +115,18 @@ def parse_request(bytes data not None):
     # A header with an underscore would get the variable of another header (X_Y and X-Y). gevent's
     # handler ignores such headers, too.
     variables.pop("", None)
-    return Request(line, target, variables, stop + 2 - start)
+    return new_tuple(Request, (line, target, variables, stop + 2 - start))
+
+
+def complete_environ(dict environ not None, body, address, dict variables not None):
+    """Make of the environ of a server what gevent's ``get_environ()`` returns for a request."""
+    if isinstance(address, tuple):
+        environ["REMOTE_ADDR"] = str((<tuple>address)[0])
+        environ["REMOTE_PORT"] = str((<tuple>address)[1])
+    environ["SCRIPT_NAME"] = ""
+    environ["wsgi.input"] = body
+    environ["wsgi.input_terminated"] = True
+    environ.update(variables)
 
 
 cdef const uint8_t* line_end(const uint8_t* at, const uint8_t* end) noexcept:
@@ -130,8 +148,17 @@ cdef bint is_request_line(const uint8_t* at, const uint8_t* stop) noexcept:
     return True
 
 
-cdef tuple parse_line(const uint8_t* line, Py_ssize_t size):
+cdef tuple parse_line(const uint8_t* line, Py_ssize_t size, Py_ssize_t number):
     """Return the CGI variable and the value of a header line; ``None`` if it is malformed."""
+    cdef tuple recent = recent_fields[number % MAX_RECENT]
+    if recent is not None and PyBytes_GET_SIZE(recent[0]) == size and memcmp(
+        PyBytes_AS_STRING(recent[0]), line, size
+    ) == 0:
+        return <tuple>recent[1]
+    return look_up_line(line, size, number)
+
+
+cdef tuple look_up_line(const uint8_t* line, Py_ssize_t size, Py_ssize_t number):
     cdef const uint8_t* value
     cdef const uint8_t* stop = line + size
     cdef Py_ssize_t length = 0
@@ -140,6 +167,7 @@ cdef tuple parse_line(const uint8_t* line, Py_ssize_t size):
     cdef bint is_cached
     found = fields.get(key)
     if found is not None:
+        recent_fields[number % MAX_RECENT] = key, found
         return <tuple>found
     while length < size and IN_NAME[line[length]]:
         length += 1

@@ -19,6 +19,7 @@ from gevent.socket import socket as gevent_socket
 from gevent.ssl import SSLSocket
 
 from ..connection.tcp import bytes_sent
+from ..protocol.server_handshake import response_head
 from ..typing import Environ, ExcInfo, Headers, StartResponse, Write
 from .request_body import EmptyInput
 
@@ -117,7 +118,7 @@ class Adapter:
         else:
             # write() of other middleware, such as WebOb and profilers, may keep its data. They pass
             # the 101 to the server after the WebSocket, when nothing can be sent any more.
-            self.sock.sendall(head_of_101(headers))
+            self.sock.sendall(response_head(SWITCHING, headers))
         return self.sock, self.take_early()
 
     def take_early(self) -> bytes:
@@ -142,12 +143,6 @@ class Adapter:
         """
         discard_queued(self.sock)
         return body
-
-
-def head_of_101(headers: Headers) -> bytes:
-    """Return the head of the ``101``."""
-    lines = [f"{name}: {value}" for name, value in headers]
-    return "\r\n".join([f"HTTP/1.1 {SWITCHING}", *lines, "\r\n"]).encode("latin-1")
 
 
 class PywsgiAdapter(Adapter):

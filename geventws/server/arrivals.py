@@ -1,21 +1,24 @@
 """Accept connections, and read their first request in the hub: no greenlet waits for it.
 
-A WebSocket request in the form that the fast parser accepts gets a greenlet for its view at once.
-For every other request, a greenlet calls gevent's handler, with the bytes that were read.
+A WebSocket request in the form that the fast parser accepts gets a greenlet for its view at once,
+see :mod:`.direct`. For every other request, a greenlet calls gevent's handler, with the bytes that
+were read.
 """
 
 from __future__ import annotations
 
 import socket
+from contextlib import closing
 from io import DEFAULT_BUFFER_SIZE, BufferedReader
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..connection._arrivals import Arrival, accept, receive
+from ..connection._arrivals import Arrival, DirectSocket, accept, receive
 from ..connection.accepted import AcceptedSocket
 from ..connection.greenlets import LightGreenlet
 from ..connection.hub import hub_state
-from .fast_path import parse_request
+from .direct import DirectAdapter, is_stock, serve_directly
+from .fast_path import Request, parse_request
 
 if TYPE_CHECKING:
     from ..options import Options
@@ -69,7 +72,7 @@ class Arrivals:
             if accepted is None:
                 return
             descriptor, address = accepted
-            sock = AcceptedSocket(listener.family, listener.type, listener.proto, descriptor)
+            sock = DirectSocket(listener.family, listener.type, listener.proto, descriptor)
             data = receive(descriptor)
             if data is not None or not _Waiting(server, sock, address).starts():
                 _serve(server, sock, address, data, 0.0)
@@ -81,7 +84,7 @@ class Arrivals:
 class _Waiting(Arrival):
     """A connection that waits for its first bytes."""
 
-    def __init__(self, server: Server, sock: AcceptedSocket, address: Address) -> None:
+    def __init__(self, server: Server, sock: DirectSocket, address: Address) -> None:
         state = hub_state()
         buffers: Any = state.buffers  # only the compiled ones have the epoll set
         super().__init__(state.hub, buffers.watches, sock.fileno())
@@ -129,7 +132,7 @@ class _Waiting(Arrival):
 
 def _serve(
     server: Server,
-    sock: AcceptedSocket,
+    sock: DirectSocket,
     address: Address,
     data: bytes | None,
     waited: float,
@@ -142,26 +145,36 @@ def _serve(
     """
     if data == b"":
         sock.close()
+        return
+    request = parse_request(data) if data else None
+    if data and request is not None and request.size <= server.options.max_header_size:
+        early = data[request.size :]
+        if is_stock(server.handler_class):
+            adapter = DirectAdapter(server, sock, address, request, early)
+            LightGreenlet(serve_directly, adapter).switch()
+        else:
+            LightGreenlet(_handle_websocket, server, sock, address, request, early).switch()
     else:
         LightGreenlet(_handle, server, sock, address, data, waited).switch()
 
 
+def _handle_websocket(
+    server: Server, sock: DirectSocket, address: Address, request: Request, early: bytes
+) -> None:
+    with closing(AcceptedSocket(sock)) as accepted:
+        server.handler_class(accepted, address, server).handle_websocket_request(request, early)
+
+
 def _handle(
     server: Server,
-    sock: AcceptedSocket,
+    sock: DirectSocket,
     address: Address,
     data: bytes | None,
     waited: float,
 ) -> None:
-    try:
-        handler: Any = server.handler_class(sock, address, server)
-        request = parse_request(data) if data else None
-        if data and request is not None and request.size <= server.options.max_header_size:
-            handler.handle_websocket_request(request, data[request.size :])
-            return
+    with closing(AcceptedSocket(sock)) as accepted:
+        handler: Any = server.handler_class(accepted, address, server)
         if data:
-            handler.rfile = BufferedReader(_EarlyFile(sock, data), DEFAULT_BUFFER_SIZE)
+            handler.rfile = BufferedReader(_EarlyFile(accepted, data), DEFAULT_BUFFER_SIZE)
         handler._waited = waited
         handler.handle()
-    finally:
-        sock.close()

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from ..protocol.server_handshake import is_websocket_request
+from ..typing import Environ
 from .request_head import HEADER_LINE, HOST, MAX_FIELDS
 
 _END = b"\r\n\r\n"
@@ -91,6 +92,19 @@ def parse_request(data: bytes) -> Request | None:
     # handler ignores such headers, too.
     variables.pop("", None)
     return Request(lines[0].decode(), target, variables, end + len(_END))
+
+
+def complete_environ(
+    environ: Environ, body: object, address: object, variables: dict[str, str]
+) -> None:
+    """Make of the environ of a server what gevent's ``get_environ()`` returns for a request."""
+    if isinstance(address, tuple):
+        environ["REMOTE_ADDR"] = str(address[0])
+        environ["REMOTE_PORT"] = str(address[1])
+    environ["SCRIPT_NAME"] = ""
+    environ["wsgi.input"] = body
+    environ["wsgi.input_terminated"] = True
+    environ.update(variables)
 
 
 def _parse_line(line: bytes) -> tuple[str, str] | None:

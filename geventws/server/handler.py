@@ -11,10 +11,10 @@ from gevent.ssl import SSLSocket
 
 from ..protocol import server_handshake as handshake
 from ..typing import Application, Environ, Headers, StartResponse
-from .adapters import SWITCHING, PywsgiAdapter, discard_queued, head_of_101
+from .adapters import SWITCHING, PywsgiAdapter, discard_queued
 from .configuration import combine_options
 from .exchange import serve, serve_plain
-from .fast_path import Request, parse_request
+from .fast_path import Request, complete_environ, parse_request
 from .http_handler import HTTPHandler
 from .registry import OpenWebSockets
 from .request_body import EMPTY_BODY, EmptyInput
@@ -43,14 +43,18 @@ class WebSocketHandler(HTTPHandler):
     :raises ValueError: when the subclass is defined, for an option out of range.
     """
 
-    # Any: gevent's annotations do not include None, and no tuple for the address.
+    # Any: gevent's annotations do not include None, no tuple for the address, and no bytes.
     client_address: Any
     rfile: Any
+    socket: Any
+    status: Any
     #: The WebSocket request that the fast parser has read, and the bytes that were read after it.
     _request: Request | None = None
     _early = b""
     #: Whether the fast parser has found a WebSocket request.
     _is_websocket = False
+    #: Whether the request was served without this handler, see :meth:`end_response`.
+    _is_resumed = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -112,32 +116,29 @@ class WebSocketHandler(HTTPHandler):
         self.handle_one_response()
 
     def get_environ(self) -> Environ:
-        if self._request is not None:
-            return self._environ_of(self._request)
+        request, self._request = self._request, None
+        if request is not None:
+            self._note_request(request.line)
+            body = EmptyInput(self.socket)
+            environ = self.server.get_environ()
+            complete_environ(environ, body, self.client_address, request.variables)
+            return environ
         environ = super().get_environ()
         has_body = self.content_length or "HTTP_TRANSFER_ENCODING" in environ
         if not has_body and handshake.is_websocket_request(environ):
             environ["wsgi.input"] = EmptyInput(self.socket)
         return environ
 
-    def _environ_of(self, request: Request) -> Environ:
-        """Return the environ that the inherited ``get_environ()`` returns for the same request."""
-        environ: Environ = self.server.get_environ()
-        if isinstance(self.client_address, tuple):
-            environ["REMOTE_ADDR"] = str(self.client_address[0])
-            environ["REMOTE_PORT"] = str(self.client_address[1])
-        environ["SCRIPT_NAME"] = ""
-        environ["wsgi.input"] = EmptyInput(self.socket)
-        environ["wsgi.input_terminated"] = True
-        environ.update(request.variables)
-        self.requestline, self.path = request.line, request.target
-        self.command, self.request_version = "GET", "HTTP/1.1"
+    def _note_request(self, line: str) -> None:
+        """Set the attributes that the inherited ``read_request()`` sets."""
+        self.requestline = line
+        self.command, self.path, self.request_version = line.split(" ")
         self.wsgi_input = EMPTY_BODY
-        self._request = None
-        return environ
 
     def run_application(self) -> None:
-        if self.end_with_websocket_request():
+        if self._is_resumed:
+            pass  # the application has run without this handler
+        elif self.end_with_websocket_request():
             self.application = self._serve_websocket
         elif handshake.ignored_upgrade(self.environ or {}):
             self.application = partial(serve_plain, self.server.application)
@@ -149,6 +150,51 @@ class WebSocketHandler(HTTPHandler):
             return False
         self.close_connection = True
         return True
+
+    # ----------------------------------------------- requests that were served without a handler
+
+    def take_over(self, environ: Environ, line: str, started: float) -> None:
+        """Get ready for the response to a WebSocket request that was served without this handler.
+
+        :param started: the ``time()`` of the request.
+        """
+        self.environ = environ
+        self.time_start = started
+        self.close_connection = self._is_websocket = self._is_resumed = True
+        self._note_request(line)
+
+    def note_101(self, length: int) -> None:
+        """The ``101`` has been sent: the handler writes no response."""
+        # For the access log.
+        self.status, self._orig_status, self.code = _SWITCHING, SWITCHING, 101
+        self.response_length = length
+        self.headers_sent = True
+        # Release memory that is not needed: the WebSocket may be idle for hours. After the view,
+        # the server closes the socket; the handler does not read another request.
+        self.socket = None
+
+    def end_response(self, body: Iterable[bytes], problem: BaseException | None = None) -> None:
+        """Send the rest of a response, after :meth:`take_over`, and log the request.
+
+        :param problem: the exception of the application.
+        """
+        started = dict(self.__dict__)
+
+        def resume(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+            self.__dict__.update(started)  # gevent has reset the attributes of the response
+            if problem is not None:
+                raise problem
+            return body
+
+        self.application = resume
+        try:
+            self.handle_one_response()
+        finally:
+            self.application = problem = None  # break reference cycles
+            if self.socket is not None:
+                discard_queued(self.socket)
+
+    # ----------------------------------------------------------------------------------------
 
     def log_request(self) -> None:
         if getattr(self.server, "logs_requests", True):
@@ -190,20 +236,15 @@ class _Adapter(PywsgiAdapter):
 
     def switch_protocols(self, headers: Headers) -> tuple[socket.socket, bytes]:
         handler = self.handler
-        head = head_of_101(headers)
+        head = handshake.response_head(SWITCHING, headers)
         sent = self.sock.send(head)  # sendall() first reads the size of the kernel's buffer
         if sent < len(head):
             self.sock.sendall(head[sent:])
-        # For the access log. With headers_sent, the handler writes no HTTP response.
-        handler.status, handler._orig_status, handler.code = _SWITCHING, SWITCHING, 101
-        handler.response_length = len(head)
-        handler.headers_sent = True
-        # Release memory that is not needed: the WebSocket may be idle for hours. After the view,
-        # gevent's server closes the socket; the handler does not read another request.
-        handler.socket = None
+        handler.note_101(len(head))
         handler.wsgi_input = handler.environ["wsgi.input"] = EMPTY_BODY
         if self.rfile is not None:
             self.rfile.close()
             self.rfile = handler.rfile = None
             del handler.headers
-        return self.sock, self.take_early()
+        sock: Any = self.sock
+        return sock.disown() if hasattr(sock, "disown") else sock, self.take_early()

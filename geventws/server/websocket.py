@@ -463,6 +463,11 @@ class WebSocket(Connection):
         return is_closed and not self.accepted and not self._refusal
 
     @property
+    def _has_ended(self) -> bool:
+        """Whether the connection has ended after the ``101``, and no callback is to be called."""
+        return self._endpoint.state is _CLOSED and self.accepted and not self._is_detached
+
+    @property
     def _is_used_by_application(self) -> bool:
         """Whether another library has taken the socket from the environ, and sent its own 101."""
         return (

@@ -15,7 +15,11 @@ from gevent.ssl import SSLSocket
 from gunicorn.workers.ggevent import GeventWorker
 
 from ..connection.logs import name_of_peer, peers
-from ..connection.memory import exempt_application_from_collection, keep_memory_for_messages
+from ..connection.memory import (
+    exempt_application_from_collection,
+    keep_memory_for_greenlets,
+    keep_memory_for_messages,
+)
 from ..protocol.reader import NOT_COMPILED
 from .accepting import AcceptingServer, Address
 from .balance import FULL, Loads
@@ -95,6 +99,7 @@ class Worker(GeventWorker):
         # gunicorn sets it only after the modules are patched: until then, a SIGTERM would be lost.
         signal.signal(signal.SIGTERM, self.handle_exit)
         keep_memory_for_messages()
+        keep_memory_for_greenlets()
         super().init_process()
 
     def load_wsgi(self) -> None:

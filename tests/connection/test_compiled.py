@@ -273,3 +273,31 @@ def test_a_buffer_may_be_changed_as_soon_as_send_returns(serve):
     with serve(application).client().open() as client:
         for letter in (b"a", b"b", b"c"):
             assert client.read_frame() == (BINARY, letter * 100_000)
+
+
+# ------------------------------------------------------------------------- frame stacks
+
+
+@compiled_on_linux
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="greenlets have no stack of frames there")
+def test_the_frame_stack_of_a_greenlet_that_has_ended_is_used_again():
+    program = """
+import resource
+import gevent
+from geventws.connection.memory import keep_memory_for_greenlets
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(1_000):
+        gevent.spawn(lambda: None).join()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+without = faults()
+keep_memory_for_greenlets()
+keep_memory_for_greenlets()
+together = [gevent.spawn(gevent.sleep, 0) for _ in range(100)]  # more than are kept
+gevent.joinall(together)
+assert faults() < without / 4, without
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -285,8 +285,7 @@ def test_a_websocket_ends_though_the_log_of_its_views_fault_is_interrupted(serve
             client.read_to_end()
     finally:
         geventws.connection.logs.logger.removeFilter(interruption)
-    wait_until(server.is_idle)
-    assert not server.websockets
+    wait_until(lambda: not server.websockets)
     with pytest.raises(ConnectionClosed):
         views[0].send("to whom?")
     with server.client().open() as client:

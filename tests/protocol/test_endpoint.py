@@ -715,7 +715,7 @@ class Interrupted(Endpoint):
     ("data", "code"),
     [
         (b"\x89\x80\x00\x00\x00\x00", CloseCode.ABNORMAL_CLOSURE),
-        (b"\x88\x82\x00\x00\x00\x00\x03\xe8", CloseCode.NORMAL_CLOSURE),
+        (b"\x88\x82\x00\x00\x00\x00\x03\xf0", CloseCode.POLICY_VIOLATION),
     ],
 )
 def test_an_exception_in_the_parser_ends_the_connection(data, code):

@@ -51,6 +51,37 @@ def test_the_rfcs_key_has_the_rfcs_answer():
     assert accept_key(KEY) == ACCEPT
 
 
+def test_a_request_is_refused_though_the_same_one_but_for_a_value_was_accepted():
+    proxied = {
+        "HTTP_ORIGIN": "https://example.com",
+        "HTTP_X_FORWARDED_PROTO": "https",
+        "HTTP_SEC_WEBSOCKET_EXTENSIONS": "permessage-deflate",
+        "HTTP_SEC_WEBSOCKET_PROTOCOL": "chat",
+        "REMOTE_ADDR": "10.0.0.1",
+    }
+    options = Options(trusted_proxies=["10.0.0.1"])
+    check(environ(**proxied), options)
+    for name, value, code in [
+        ("HTTP_ORIGIN", "http://example.com", 403),
+        ("HTTP_HOST", "example.net", 403),
+        ("HTTP_HOST", None, 400),
+        ("HTTP_X_FORWARDED_PROTO", None, 403),
+        ("HTTP_X_FORWARDED_HOST", "example.net", 403),
+        ("REMOTE_ADDR", "10.0.0.2", 403),
+        ("HTTP_SEC_WEBSOCKET_VERSION", "8", 426),
+        ("HTTP_SEC_WEBSOCKET_KEY", "short", 400),
+        ("HTTP_SEC_WEBSOCKET_EXTENSIONS", ";", 400),
+        ("HTTP_SEC_WEBSOCKET_PROTOCOL", "a b", 400),
+        ("CONTENT_LENGTH", "1", 400),
+        ("HTTP_TRANSFER_ENCODING", "chunked", 400),
+        ("HTTP_CONNECTION", "Upgrade, " * 200, 400),
+        ("HTTP_UPGRADE", "websocket, " * 200, 400),
+    ]:
+        assert refusal(options, **{**proxied, name: value}).status_code == code
+    refusal(Options(), **proxied)
+    refusal(Options(allowed_origins=["https://example.net"], trusted_proxies="*"), **proxied)
+
+
 @pytest.mark.parametrize("upgrade", ["websocket", "WebSocket", "h2c, websocket"])
 def test_a_websocket_request_is_recognised(upgrade):
     assert is_websocket_request(environ(HTTP_UPGRADE=upgrade))

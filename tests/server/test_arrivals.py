@@ -1,7 +1,9 @@
 """The first request of a connection, in whatever pieces it arrives."""
 
 import contextlib
+import io
 import os
+import re
 
 import pytest
 from gevent import getcurrent
@@ -140,6 +142,11 @@ class CountsSockets(WebSocketServer):
         return found
 
 
+class LogsMore(WebSocketHandler):
+    def format_request(self):
+        return f"{super().format_request()} {self.command} {self.path}"
+
+
 class SkipsALine(WebSocketHandler):
     """As handlers for the PROXY protocol do."""
 
@@ -159,6 +166,36 @@ def test_a_server_that_reads_accepted_sockets_itself_gets_all_of_them():
         assert server.accepted == 1
     finally:
         server.stop(1)
+
+
+def access_log_of(path, **options):
+    """The line of the access log for a WebSocket that a client closes."""
+    log = io.StringIO()
+    server = WebSocketServer(("127.0.0.1", 0), site, log=log, **options)
+    server.start()
+    try:
+        with RawClient(server.address) as client:
+            client.open(path)
+            client.finish()
+        wait_until(log.getvalue)
+    finally:
+        server.stop(1)
+    return log.getvalue()
+
+
+LINE = (
+    r"127\.0\.0\.1 - - \[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] "
+    r'"GET /a\?b HTTP/1\.1" 101 129 \d\.\d{6}'
+)
+
+
+def test_the_access_log_has_the_line_of_gevents_server():
+    assert re.fullmatch(LINE + "\n", access_log_of("/a?b"))
+
+
+def test_a_handler_that_formats_the_access_log_itself_is_used():
+    line = access_log_of("/a?b", handler_class=LogsMore)
+    assert re.fullmatch(LINE + r" GET /a\?b\n", line)
 
 
 @pytest.mark.parametrize("server_class", [WebSocketServer, WSGIServer])

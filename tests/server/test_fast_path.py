@@ -6,6 +6,7 @@ import pytest
 
 from geventws.server import fast_path_py
 from geventws.server.fast_path import parse_request
+from geventws.server.request_body import EmptyInput
 from tests.support.client import KEY, request
 
 
@@ -107,6 +108,7 @@ def described(environ: dict) -> dict:
         name: value if isinstance(value, (str, bool, tuple)) else type(value)
         for name, value in environ.items()
     }
+    seen["wsgi.input"] = EmptyInput if isinstance(body, EmptyInput) else type(body)
     seen["REMOTE_PORT"] = environ["REMOTE_PORT"].isdecimal()
     reads = body.read(), body.read(1), body.readline(), body.readlines(), list(body)
     return {**seen, "socket": sock and sock.getpeername()[0], "reads": reads}

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from weakref import WeakSet
 
 import gevent
 import pytest
@@ -177,24 +176,33 @@ def unthrottled() -> None:
     backend._dropped.reset()
 
 
+class Counted:
+    """An application that counts its calls that have not returned."""
+
+    def __init__(self, application) -> None:
+        self.application = application
+        self.running = 0
+
+    def __getattr__(self, name):
+        return getattr(self.application, name)
+
+    def __call__(self, environ, start_response):
+        self.running += 1
+        try:
+            return self.application(environ, start_response)
+        finally:
+            self.running -= 1
+
+
 class LocalServer(WebSocketServer):
     """A server with a client for it."""
 
-    def __init__(self, *arguments, **options) -> None:
-        super().__init__(*arguments, **options)
-        self.handlers = handlers = WeakSet()
-
-        # A server with its own handle() would accept connections in another way.
-        class NotedHandler(self.handler_class):
-            def __init__(self, *arguments) -> None:
-                super().__init__(*arguments)
-                handlers.add(self)
-
-        self.handler_class = NotedHandler
+    def __init__(self, listener, application, **options) -> None:
+        super().__init__(listener, Counted(application), **options)
 
     def is_idle(self) -> bool:
-        """Whether no connection is being served."""
-        return not self.handlers
+        """Whether no view is running, and no connection waits for its end."""
+        return not self.application.running and all(ws._is_detached for ws in self.websockets)
 
     def client(self, **options) -> RawClient:
         return RawClient(("127.0.0.1", self.server_port), **options)
