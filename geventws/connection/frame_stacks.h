@@ -1,4 +1,4 @@
-/* Keeps the memory of frame stacks. CPython calls an arena allocator with the GIL held. */
+/* Keeps the memory of frame stacks. The GIL protects what is kept. */
 #ifndef GEVENTWS_FRAME_STACKS_H
 #define GEVENTWS_FRAME_STACKS_H
 
@@ -7,14 +7,22 @@
 #define FRAME_STACK_SIZE (16 << 10)  /* DATA_STACK_CHUNK_SIZE of CPython; arenas are larger */
 #define MAX_KEPT 64
 
+#if PY_VERSION_HEX >= 0x030D0000
+#define CURRENT_THREAD PyThreadState_GetUnchecked
+#else
+#define CURRENT_THREAD _PyThreadState_UncheckedGet
+#endif
+
 static PyObjectArenaAllocator original;
 static void *kept[MAX_KEPT];
 static int kept_count;
 
-/* Other interpreters may have a GIL of their own. */
+/* Other interpreters may have a GIL of their own, and a thread that ends has none. */
 static int is_frame_stack(size_t size)
 {
-    return size == FRAME_STACK_SIZE && PyInterpreterState_Get() == PyInterpreterState_Main();
+    PyThreadState *thread = CURRENT_THREAD();
+    return size == FRAME_STACK_SIZE && thread != NULL
+        && PyThreadState_GetInterpreter(thread) == PyInterpreterState_Main();
 }
 
 static void *take_memory(void *context, size_t size)

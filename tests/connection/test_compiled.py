@@ -200,6 +200,31 @@ def test_a_hub_without_connections_has_nothing_to_wait_for(tmp_path):
     assert (done.stdout, done.stderr) == ("idle\n", "")
 
 
+def test_a_process_that_keeps_frame_stacks_runs_threads_and_ends():
+    program = """
+import threading
+import gevent
+from geventws.connection.memory import keep_memory_for_messages
+
+def recur(depth):
+    return depth and recur(depth - 1)
+
+keep_memory_for_messages()
+for _ in range(20):
+    threads = [threading.Thread(target=recur, args=(400,)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+gevent.joinall([gevent.spawn(recur, 50) for _ in range(200)])
+print("ends")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("ends\n", "", 0)
+
+
 # ----------------------------------------------------------------------------- large reads
 
 
