@@ -204,12 +204,12 @@ def test_a_process_that_keeps_frame_stacks_runs_threads_and_ends():
     program = """
 import threading
 import gevent
-from geventws.connection.memory import keep_memory_for_messages
+from geventws.connection.memory import keep_memory_for_greenlets
 
 def recur(depth):
     return depth and recur(depth - 1)
 
-keep_memory_for_messages()
+keep_memory_for_greenlets()
 for _ in range(20):
     threads = [threading.Thread(target=recur, args=(400,)) for _ in range(8)]
     for thread in threads:
