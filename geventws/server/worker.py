@@ -142,11 +142,17 @@ class Worker(GeventWorker):
 
     def handle(self, listener: socket, client: socket, addr: Address) -> None:
         """Serve a connection. gunicorn would wait for a line feed of a client that speaks TLS."""
-        if not isinstance(client, SSLSocket) and _speaks_tls(client):
-            peer = name_of_peer(addr, client)
-            peers.log(logging.WARNING, "Bad request from %s: %s", peer, TLS_ON_PLAIN_PORT)
-            client.close()
-            return
+        if not isinstance(client, SSLSocket):
+            first = None
+            client.settimeout(self.cfg.keepalive or None)  # as gunicorn limits the whole request
+            with suppress(OSError):
+                first = client.recv(len(CLIENT_HELLO), MSG_PEEK)
+            if first == CLIENT_HELLO:
+                peer = name_of_peer(addr, client)
+                peers.log(logging.WARNING, "Bad request from %s: %s", peer, TLS_ON_PLAIN_PORT)
+            if first in {None, CLIENT_HELLO}:
+                client.close()
+                return
         super().handle(listener, client, addr)
 
     def _load(self) -> float:
@@ -200,10 +206,3 @@ class Worker(GeventWorker):
         websockets = self.wsgi.websockets
         if not websockets.drain(max(left / 2, left - _MARGIN)):
             websockets.kill()
-
-
-def _speaks_tls(client: socket) -> bool:
-    """Return whether a connection without TLS begins with TLS. Blocks until the first bytes."""
-    with suppress(OSError):  # gunicorn gets the same error
-        return client.recv(len(CLIENT_HELLO), MSG_PEEK) == CLIENT_HELLO
-    return False
