@@ -79,15 +79,21 @@ cdef class DirectSocket:
     cdef readonly int type
     cdef readonly int proto
     cdef object socket
+    # Whether this object closes the descriptor, and not the socket above.
+    cdef bint is_owner
+
+    def __cinit__(self):
+        self.descriptor = -1
 
     def __init__(self, int family, int type, int proto, int descriptor):
         self.descriptor = descriptor
+        self.is_owner = True
         self.family = family
         self.type = type
         self.proto = proto
 
     def __dealloc__(self):
-        if self.descriptor >= 0:
+        if self.descriptor >= 0 and self.is_owner:
             close_descriptor(self.descriptor)
 
     def __getattr__(self, name):
@@ -98,6 +104,7 @@ cdef class DirectSocket:
                 raise OSError(EBADF, "the socket is closed")
             kind = self.type | SOCK_NONBLOCK
             self.socket = new_socket(self.family, kind, self.proto, self.descriptor)
+            self.is_owner = False
         return getattr(self.socket, name)
 
     def fileno(self):

@@ -45,8 +45,14 @@ _STOCK = {"gevent.pywsgi", "geventws.server.handler", "geventws.server.http_hand
 @lru_cache(maxsize=16)
 def is_stock(handler_class: type[WebSocketHandler]) -> bool:
     """Whether a handler does for a WebSocket what :func:`serve_directly` does."""
-    methods = (getattr(handler_class, name) for name in _SKIPPED)
-    return all(getattr(each, "fget", each).__module__ in _STOCK for each in methods)
+    return all(_is_stock_method(getattr(handler_class, name)) for name in _SKIPPED)
+
+
+def _is_stock_method(method: object) -> bool:
+    function = getattr(method, "fget", method)
+    # functools.wraps() copies the name of the module.
+    is_wrapper = hasattr(function, "__wrapped__")
+    return not is_wrapper and getattr(function, "__module__", None) in _STOCK
 
 
 class _Input(EmptyInput):
@@ -75,6 +81,7 @@ class DirectAdapter(Adapter):
         "_accepted",
         "_direct",
         "_handler",
+        "_request",
         "address",
         "environ",
         "length",
@@ -91,8 +98,8 @@ class DirectAdapter(Adapter):
         self.address = address
         self.line = request.line
         self.lent = _Input(self)
-        self.environ: Environ = server.get_environ()
-        complete_environ(self.environ, self.lent, address, request.variables)
+        self.environ: Environ = {}
+        self._request: Request | None = request
         self.started = time()
         #: The number of bytes of the ``101``; 0 before it was sent.
         self.length = 0
@@ -106,7 +113,16 @@ class DirectAdapter(Adapter):
         """The gevent socket. It is created on first use."""
         if self._accepted is None:
             self._accepted = AcceptedSocket(self._direct)
+            if self.length:
+                self._accepted.disown()  # it belongs to the WebSocket
         return self._accepted
+
+    def prepare(self) -> None:
+        """Create the environ. A server may block in its ``get_environ()``, or raise."""
+        request, self._request = self._request, None
+        if request is not None:
+            self.environ = self.server.get_environ()
+            complete_environ(self.environ, self.lent, self.address, request.variables)
 
     def is_used_by_application(self) -> bool:
         return self._accepted is not None and super().is_used_by_application()
@@ -127,7 +143,6 @@ class DirectAdapter(Adapter):
             self._handler = self.server.handler_class(self.sock, self.address, self.server)
             self._handler.take_over(self.environ, self.line, self.started)
             if self.length:
-                self.sock.disown()  # it belongs to the WebSocket
                 self._handler.note_101(self.length)
         return self._handler
 
@@ -161,6 +176,7 @@ def serve_directly(adapter: DirectAdapter) -> None:
     """Serve the first request of a connection, as ``handle_websocket_request()`` does."""
     server = adapter.server
     try:
+        adapter.prepare()
         try:
             body = serve(
                 server.application, adapter.environ, adapter, server.options, server.websockets

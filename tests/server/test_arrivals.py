@@ -1,12 +1,14 @@
 """The first request of a connection, in whatever pieces it arrives."""
 
 import contextlib
+import functools
 import io
 import os
 import re
+import socket
 
 import pytest
-from gevent import getcurrent
+from gevent import getcurrent, sleep
 from gevent.pywsgi import WSGIServer
 
 import geventws
@@ -142,6 +144,30 @@ class CountsSockets(WebSocketServer):
         return found
 
 
+class Blocks(WebSocketServer):
+    def get_environ(self):
+        sleep(0.001)
+        return super().get_environ()
+
+
+class OfAnotherType(WebSocketServer):
+    class Environ(dict):
+        """Not what PEP 3333 asks for."""
+
+    def get_environ(self):
+        return self.Environ(super().get_environ())
+
+
+class RaisesOnce(WebSocketServer):
+    has_raised = False
+
+    def get_environ(self):
+        if not self.has_raised:
+            self.has_raised = True
+            raise LookupError("no environ")
+        return super().get_environ()
+
+
 class LogsMore(WebSocketHandler):
     def format_request(self):
         return f"{super().format_request()} {self.command} {self.path}"
@@ -196,6 +222,78 @@ def test_the_access_log_has_the_line_of_gevents_server():
 def test_a_handler_that_formats_the_access_log_itself_is_used():
     line = access_log_of("/a?b", handler_class=LogsMore)
     assert re.fullmatch(LINE + r" GET /a\?b\n", line)
+
+
+def test_a_handler_with_a_wrapper_around_a_method_is_used():
+    calls = []
+
+    @functools.wraps(WebSocketHandler.log_request)
+    def log_request(handler):
+        calls.append(handler.requestline)
+        WebSocketHandler.log_request(handler)
+
+    handler = type("Handler", (WebSocketHandler,), {"log_request": log_request})
+    assert access_log_of("/a?b", handler_class=handler)
+    assert calls == ["GET /a?b HTTP/1.1"]
+
+
+@pytest.mark.parametrize("server_class", [Blocks, OfAnotherType])
+def test_a_server_with_an_environ_of_its_own_is_served(server_class):
+    server = server_class(("127.0.0.1", 0), site, log=None)
+    server.start()
+    try:
+        with RawClient(server.address) as client:
+            client.open()
+            client.finish()
+    finally:
+        server.stop(1)
+
+
+def test_a_server_that_cannot_make_an_environ_loses_this_connection_only():
+    server = RaisesOnce(("127.0.0.1", 0), site, log=None)
+    server.start()
+    try:
+        with RawClient(server.address) as client:
+            client.send(request())
+            assert client.read_to_end() == b""
+        with RawClient(server.address) as client:
+            client.open()
+            client.finish()
+    finally:
+        server.stop(1)
+
+
+def test_the_socket_in_a_copy_of_the_environ_does_not_end_a_detached_websocket(serve):
+    def view(environ, start_response):
+        copied = dict(environ)  # as middlewares do
+        ws = environ["wsgi.websocket"]
+        ws.accept()
+        assert copied["wsgi.input"].raw._sock.fileno() >= 0
+        ws.detach(lambda ws, message: ws.send(message))
+        return []
+
+    with serve(view).client() as client:
+        client.open()
+        client.send(frame(TEXT, "still open"))
+        assert client.read_frame() == (TEXT, b"still open")
+        client.finish()
+
+
+@pytest.mark.skipif(geventws.__core__ == "python", reason="only the compiled core has it")
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_a_socket_that_is_forgotten_does_not_close_a_descriptor_twice():
+    from geventws.connection._arrivals import DirectSocket
+
+    for use in (DirectSocket.fileno, lambda sock: sock.gettimeout):
+        descriptor = socket.socket().detach()
+        sock = DirectSocket(socket.AF_INET, socket.SOCK_STREAM, 0, descriptor)
+        inner = use(sock)  # a method of the socket inside is a reference to it
+        del sock
+        if callable(inner):
+            os.fstat(descriptor)  # the socket inside closes it
+            del inner
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
 
 
 @pytest.mark.parametrize("server_class", [WebSocketServer, WSGIServer])
