@@ -155,28 +155,41 @@ def measure_memory(core: str) -> dict[str, int]:
     return memory
 
 
-def main(writes: bool) -> int:
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+def measure() -> dict[str, dict[str, int]]:
     with ThreadPoolExecutor(2) as pool:
         instructions = pool.map(count_instructions, CORES)
         memory = pool.map(measure_memory, CORES)
-        costs = {
+        return {
             core: counts | sizes
             for core, counts, sizes in zip(CORES, instructions, memory, strict=True)
         }
+
+
+def changes(costs: dict[str, dict[str, int]], stored: dict[str, dict[str, int]]) -> bool:
+    """Print the costs; return whether one of them has changed."""
+    has_changed = False
+    for core, figures in costs.items():
+        for name, cost in figures.items():
+            change = cost / stored[core][name] - 1
+            has_changed |= abs(change) > TOLERANCE
+            print(f"{core:10}{name:28}{cost:10,}{change:+9.1%}")
+    return has_changed
+
+
+def main(writes: bool) -> int:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    costs = measure()
     versions = {"machine": platform.machine(), "python": platform.python_version()}
     versions |= {name: version(name) for name in ("gevent", "greenlet")}
     if writes:
         text = json.dumps({"versions": versions, "costs": costs}, indent=2, ensure_ascii=False)
         FILE.write_text(text + "\n", "utf-8")
     stored = json.loads(FILE.read_text("utf-8"))
-    has_changed = False
-    for core, figures in costs.items():
-        for name, cost in figures.items():
-            change = cost / stored["costs"][core][name] - 1
-            has_changed |= abs(change) > TOLERANCE
-            print(f"{core:10}{name:28}{cost:10,}{change:+9.1%}")
+    has_changed = changes(costs, stored["costs"])
+    if has_changed and versions == stored["versions"]:
+        print("Once more: something else may have kept the machine busy.")
+        has_changed = changes(measure(), stored["costs"])
     if has_changed and versions == stored["versions"]:
         print(f"A cost has changed by more than {TOLERANCE:.0%}, see {Path(__file__).name}.")
         return 1
