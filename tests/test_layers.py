@@ -30,7 +30,7 @@ LAYERS = [
 ]
 #: Imports between folders of one layer.
 BESIDE = {(name, "integration") for name in ("bottle", "django", "flask")} | {
-    *(("cli", ""), ("compat", ""), ("flask", "cli")),
+    *(("cli", ""), ("compat", ""), ("flask", "cli"), ("server", "broadcast")),
 }
 #: The packages beside gevent that a module may import.
 INTEGRATED = {

@@ -141,7 +141,7 @@ class Backend(ABC):
     the form "number-number" and are compared number by number; and, if it has connections,
     :meth:`is_watched`, :meth:`ping` and :meth:`abandon`. It calls :meth:`note_up` and
     :meth:`note_down`. A backend with presence overrides :attr:`has_members`,
-    :meth:`update_members` and :meth:`members`.
+    :meth:`update_members` and :meth:`members`; one for a single process, :attr:`is_local`.
 
     :param url: the URL that was passed to ``Broadcast``.
     :param receiver: the destination of incoming messages.
@@ -251,6 +251,9 @@ class Backend(ABC):
 
         :raises BroadcastError: if the backend or one of the processes does not answer.
         """
+
+    #: Whether messages reach the subscribers of this process only.
+    is_local = False
 
     #: Whether the backend stores the members of channels.
     has_members = False

@@ -73,6 +73,11 @@ def local_channels() -> list[LocalChannel]:
     ]
 
 
+def has_local_broadcasts() -> bool:
+    """Return whether a broadcast reaches the subscribers of this process only."""
+    return any(broadcast._backend.is_local for broadcast in list(_all))
+
+
 class Broadcast:
     """Publishes messages to all subscribers of a channel, in every process::
 

@@ -59,6 +59,7 @@ class MemoryBackend(Backend):
     """A backend that delivers messages by calling a function."""
 
     has_members = True
+    is_local = True
 
     def __init__(
         self, url: str, receiver: Receiver, history: int | Mapping[str, int], history_ttl: float

@@ -126,6 +126,8 @@ def open_from(options: argparse.Namespace) -> ClientWebSocket:
             reason = printable(f"{reason}: {body}", limit=400)
         if 300 <= problem.status_code < 400:
             reason = " ".join(str(problem).split())  # with the Location
+        if problem.status_code in {400, 403, 404}:
+            reason += f". To find out why: geventws check {options.url}"
         raise UsageError(f"cannot open {options.url}: {reason}") from problem
     except OSError as problem:
         reason = problem.strerror or str(problem)

@@ -14,6 +14,7 @@ from gevent import sleep, spawn
 from gevent.ssl import SSLSocket
 from gunicorn.workers.ggevent import GeventWorker
 
+from ..broadcast.broadcast import has_local_broadcasts
 from ..connection.logs import name_of_peer, peers
 from ..connection.memory import (
     exempt_application_from_collection,
@@ -107,6 +108,12 @@ class Worker(GeventWorker):
         super().load_wsgi()
         if NOT_COMPILED and self.age == 1:  # the first of all workers
             self.log.warning(NOT_COMPILED)
+        if self.cfg.workers > 1 and self.age == 1 and has_local_broadcasts():
+            self.log.warning(
+                "A Broadcast with memory:// reaches the clients of one worker only, and there are"
+                " %d. Use redis:// or postgresql://, or one worker",
+                self.cfg.workers,
+            )
         own = application_options(self.wsgi)
         unused = _UNUSED & {*self.websocket_options, *own}
         if unused:

@@ -10,7 +10,7 @@ import pytest
 from gevent import socket
 
 from tests.support.client import TEXT, RawClient, are_sent_away, close_frame, frame, request
-from tests.support.servers import arguments_of, serving
+from tests.support.servers import ROOT, arguments_of, serving
 
 SITE = "tests.support.apps:site"
 WRAPPED = "tests.support.serve:application"
@@ -163,6 +163,26 @@ def test_a_full_worker_leaves_websockets_to_another_one(tmp_path):
         with process.client() as client:
             client.send(request("/whose"))
             assert client.read_head() == "503"
+
+
+@pytest.mark.parametrize(
+    ("url", "workers", "warnings"), [("memory://", 2, 1), ("memory://", 1, 0), ("redis://x", 2, 0)]
+)
+def test_a_broadcast_in_memory_with_several_workers_is_warned_of(tmp_path, url, workers, warnings):
+    (tmp_path / "app.py").write_text(
+        "import geventws\n"
+        "from tests.support.apps import site\n"
+        f"broadcast = geventws.Broadcast({url!r})\n"
+    )
+    arguments = f"-m gunicorn -k geventws.Worker -b 127.0.0.1:0 --workers {workers} app:site"
+    environment = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    with serving(arguments.split(), tmp_path / "log", **environment) as process:
+        with process.client() as client:
+            client.open()
+            client.finish()
+        if warnings:
+            process.wait_for("memory:// reaches")
+        assert process.output.count("memory:// reaches") == warnings
 
 
 def test_tls(gunicorn, tls):
