@@ -68,9 +68,9 @@ def receive(int descriptor):
 
 
 cdef class DirectSocket:
-    """A socket of the operating system, as :class:`_socket.socket`, which takes a system call more.
+    """A socket of the operating system, which costs a system call less than :class:`_socket.socket`.
 
-    It becomes one when one of its other methods is looked up.
+    It creates such a socket for the methods that it does not have.
     """
 
     # The first field, as in _socket.socket: see descriptor_of(). So this class has no C methods.

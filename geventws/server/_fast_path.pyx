@@ -18,7 +18,6 @@ from geventws.server.fast_path_py import (
     _UNSUPPORTED,
     Request,
     _make_variable,
-    complete_environ as complete_any_environ,
 )
 from geventws.server.request_head import HOST, MAX_FIELDS
 
@@ -117,25 +116,6 @@ def parse_request(bytes data not None):
     # handler ignores such headers, too.
     variables.pop("", None)
     return new_tuple(Request, (line, target, variables, stop + 2 - start))
-
-
-def complete_environ(environ not None, body, address, dict variables not None):
-    """Make of the environ of a server what gevent's ``get_environ()`` returns for a request."""
-    if type(environ) is dict:
-        complete_dict(<dict>environ, body, address, variables)
-    else:
-        complete_any_environ(environ, body, address, variables)
-
-
-cdef int complete_dict(dict environ, body, address, dict variables) except -1:
-    if isinstance(address, tuple):
-        environ["REMOTE_ADDR"] = str((<tuple>address)[0])
-        environ["REMOTE_PORT"] = str((<tuple>address)[1])
-    environ["SCRIPT_NAME"] = ""
-    environ["wsgi.input"] = body
-    environ["wsgi.input_terminated"] = True
-    environ.update(variables)
-    return 0
 
 
 cdef const uint8_t* line_end(const uint8_t* at, const uint8_t* end) noexcept:

@@ -10,4 +10,4 @@ from .fast_path_py import Request, complete_environ, parse_request
 __all__ = ["Request", "complete_environ", "parse_request"]
 
 if not TYPE_CHECKING and CORE == "compiled":
-    from ._fast_path import complete_environ, parse_request
+    from ._fast_path import parse_request
