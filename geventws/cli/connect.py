@@ -122,10 +122,10 @@ def open_from(options: argparse.Namespace) -> ClientWebSocket:
     except HandshakeError as problem:
         reason = problem.status or problem.body.decode(errors="replace")
         if problem.status_code == 501:  # the server says what to run instead of flask run
-            body = problem.body.decode(errors="replace").strip()
-            reason = printable(f"{reason}: {body}", limit=400)
+            reason += f": {problem.body.decode(errors='replace').strip()}"
         if 300 <= problem.status_code < 400:
             reason = " ".join(str(problem).split())  # with the Location
+        reason = printable(reason, limit=400)
         if problem.status_code in {400, 403, 404}:
             reason += f". To find out why: geventws check {options.url}"
         raise UsageError(f"cannot open {options.url}: {reason}") from problem

@@ -11,6 +11,7 @@ import termios
 import gevent
 import pytest
 from gevent import socket
+from gevent.server import StreamServer
 
 from geventws import WebSocketServer
 from geventws.cli import main
@@ -224,6 +225,21 @@ def test_a_server_without_websockets_says_what_to_run(serve, start):
     assert refused.end() == 2
     sentence = "501 Not Implemented: Run \\x1b[1manother server"
     assert refused.output == f"geventws: cannot open {url}: {sentence}\n"
+
+
+@pytest.mark.parametrize("command", ["connect", "bench"])
+def test_a_refusal_shows_no_control_characters_of_the_server(start, command):
+    def refuse(sock, address):
+        sock.recv(4096)
+        sock.sendall(b"HTTP/1.1 403 \x1b]0;title\x07\r\nContent-Length: 0\r\n\r\n")
+
+    server = StreamServer(("127.0.0.1", 0), refuse)
+    server.start()
+    refused = start(command, f"ws://127.0.0.1:{server.server_port}/")
+    assert refused.end() == 2
+    server.stop()
+    assert "403 \\x1b]0;title\\x07" in refused.output
+    assert "\x1b" not in refused.output
 
 
 def test_connect_follows_redirects_on_request(serve, start):
