@@ -94,8 +94,19 @@ class _StandardJSON:
 _JSON = _StandardJSON()
 
 
+class _Derived:
+    """What follows from the options, and is read for every connection."""
+
+    __slots__ = ("check_interval", "compression_parameters")
+
+    #: The maximum number of seconds between two checks of a connection.
+    check_interval: float
+    #: The parameters of permessage-deflate; ``None`` without compression.
+    compression_parameters: Deflate | None
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(_Derived):
     """The options of a connection, with their defaults. Sizes are in bytes, times in seconds.
 
     :raises TypeError: for an option of the wrong type.
@@ -190,6 +201,10 @@ class Options:
             )
         if not (hasattr(self.json, "dumps") and hasattr(self.json, "loads")):
             raise TypeError(f"json must have dumps() and loads(), but is {self.json!r}")
+        interval = min(self.ping_interval or 60.0, self.message_timeout or 60.0, 60.0)
+        object.__setattr__(self, "check_interval", interval)
+        parameters = _DEFLATE if self.compression is True else self.compression or None
+        object.__setattr__(self, "compression_parameters", parameters)
 
     def _check_count(self, name: str) -> None:
         value = getattr(self, name)
@@ -240,13 +255,3 @@ class Options:
                     ipaddress.ip_network(proxy)
             except ValueError as problem:
                 raise ValueError(f"trusted_proxies: {problem}") from None
-
-    @property
-    def compression_parameters(self) -> Deflate | None:
-        """The parameters of permessage-deflate; ``None`` without compression."""
-        return _DEFLATE if self.compression is True else self.compression or None
-
-    @property
-    def check_interval(self) -> float:
-        """The maximum number of seconds between two checks of a connection."""
-        return min(self.ping_interval or 60.0, self.message_timeout or 60.0, 60.0)

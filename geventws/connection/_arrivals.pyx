@@ -8,7 +8,7 @@ epoll set. Elsewhere, and for TLS, a greenlet of the server waits.
 from geventws.connection._epoll cimport Watched, WatchSet
 
 from errno import EBADF, ENOSYS
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint64_t
 
 from _socket import SOCK_NONBLOCK, socket as new_socket  # not the one that gevent replaces
 
@@ -27,6 +27,7 @@ cdef extern from "system.h" nogil:
     int set_option(int, int, int, int)
     int shut_down "shutdown"(int, int)
     bint would_block()
+    uint64_t now_us()
     struct sockaddr_storage:
         pass
     int accept_connection(int, sockaddr_storage*)
@@ -43,23 +44,48 @@ cdef enum:
 cdef uint8_t[BUFFER_SIZE] buffer
 
 
-def accept(int listener):
-    """Accept a connection: return its descriptor and the address of its client.
+cdef class Listener:
+    """A listening socket."""
 
-    Return ``None`` if no connection waits. The descriptor does not block.
+    cdef readonly object socket
+    cdef int family
+    cdef int type
+    cdef int proto
 
-    :raises OSError: as ``socket.accept()``.
-    """
-    cdef sockaddr_storage client
-    cdef int descriptor = accept_connection(listener, &client)
-    if descriptor < 0:
-        if would_block():
-            return None
-        PyErr_SetFromErrno(OSError)
-    return descriptor, address_of(&client)
+    def __init__(self, socket):
+        self.socket = socket
+        self.family, self.type, self.proto = socket.family, socket.type, socket.proto
+
+    def accept_all(self, serve, int most, double seconds):
+        """Accept the connections that wait, and call ``serve(sock, address, data)`` for each.
+
+        ``sock`` does not block. ``data`` is what :func:`receive` has returned for it.
+
+        :param most: the maximum number of connections.
+        :param seconds: how long connections may be accepted.
+        :raises OSError: as ``socket.accept()``.
+        """
+        cdef sockaddr_storage client
+        cdef DirectSocket sock
+        cdef int listener, descriptor
+        cdef uint64_t end = now_us() + <uint64_t>(seconds * 1e6)
+        while most > 0:
+            listener = self.socket.fileno()
+            if listener < 0:
+                return  # a view may have stopped the server
+            descriptor = accept_connection(listener, &client)
+            if descriptor < 0:
+                if would_block():
+                    return
+                PyErr_SetFromErrno(OSError)
+            sock = DirectSocket(self.family, self.type, self.proto, descriptor)
+            serve(sock, address_of(&client), receive(descriptor))
+            if now_us() >= end:
+                return
+            most -= 1
 
 
-def receive(int descriptor):
+cpdef receive(int descriptor):
     """Return at most 8 KiB: ``b""`` at the end or after an error, ``None`` if nothing has arrived."""
     cdef Py_ssize_t size = direct_recv(descriptor, buffer, BUFFER_SIZE)
     if size < 0 and would_block():

@@ -130,7 +130,7 @@ class Connection(Transport):
 
     def __init__(self, options: Options, *, client: bool, totals: Totals = CLIENTS) -> None:
         hub = hub_state()
-        super().__init__(Endpoint(client=client, pending=True), hub.buffers, totals)
+        super().__init__(Endpoint(client), hub.buffers, totals)
         self._options = options
         self._sweeper = hub.sweeper
         #: The tick of the sweeper's next check of this connection; 0 if there is none.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
-from math import ceil
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -115,7 +114,7 @@ class Sweeper:
 
     def add(self, connection: Swept, seconds: float) -> None:
         """Check a connection after ``seconds``, rounded up to whole ticks."""
-        due = self._tick + max(1, ceil(seconds / TICK))
+        due = self._tick + (-int(-seconds // TICK) if seconds > TICK else 1)
         bucket = self._buckets.get(due)
         if bucket is None:
             bucket = self._buckets[due] = _Bucket(due)

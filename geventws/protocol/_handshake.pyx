@@ -1,12 +1,18 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # cython: initializedcheck=False, embedsignature=True
 """The compiled twins of some functions of ``server_handshake.py``, which is the reference."""
-from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.dict cimport PyDict_GetItem
 from cpython.ref cimport Py_INCREF, PyObject
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy
+
+
+cdef extern from "Python.h":
+    int PyUnicode_KIND(str)
+    void* PyUnicode_DATA(str)
+    Py_ssize_t PyUnicode_GET_LENGTH(str)
 
 try:
     from _sha1 import sha1  # takes a third of the time of OpenSSL's, for a few bytes
@@ -16,8 +22,19 @@ except ImportError:
 cdef bytes GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 cdef const uint8_t* BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
+cdef bint[256] IN_BASE64
+
 cdef enum:
     DIGEST_SIZE = 20
+
+
+cdef void fill_table() noexcept:
+    cdef int i
+    for i in range(64):
+        IN_BASE64[BASE64[i]] = True
+
+
+fill_table()
 
 
 def accept_key(str key not None):
@@ -57,12 +74,36 @@ def select(environ, tuple names not None):
 
 def response_head(str status not None, list headers not None):
     """The head of a response of HTTP/1.1, in bytes."""
-    cdef list parts = ["HTTP/1.1 ", status, "\r\n"]
     cdef tuple header
+    cdef bytes head
+    cdef char* at
+    cdef Py_ssize_t size = len("HTTP/1.1 ") + len(status) + 4
     for header in headers:
-        parts.append(header[0])
-        parts.append(": ")
-        parts.append(header[1])
-        parts.append("\r\n")
-    parts.append("\r\n")
-    return "".join(parts).encode("latin-1")
+        size += len(<str>header[0]) + len(<str>header[1]) + 4
+    head = PyBytes_FromStringAndSize(NULL, size)
+    at = put(put(PyBytes_AS_STRING(head), "HTTP/1.1 "), status)
+    for header in headers:
+        at = put(put(put(put(at, "\r\n"), <str>header[0]), ": "), <str>header[1])
+    put(at, "\r\n\r\n")
+    return head
+
+
+cdef char* put(char* at, str text) except NULL:
+    """Write a text in ISO-8859-1; return its end."""
+    cdef Py_ssize_t size = PyUnicode_GET_LENGTH(text)
+    if PyUnicode_KIND(text) > 1:
+        text.encode("latin-1")  # raises
+    memcpy(at, PyUnicode_DATA(text), size)
+    return at + size
+
+
+def is_key(str value not None):
+    """Whether a value of Sec-WebSocket-Key is 16 bytes in base64."""
+    cdef const uint8_t* at = <const uint8_t*>PyUnicode_DATA(value)
+    cdef int i
+    if PyUnicode_KIND(value) > 1 or PyUnicode_GET_LENGTH(value) != 24:
+        return False
+    for i in range(22):
+        if not IN_BASE64[at[i]]:
+            return False
+    return at[22] == b"=" and at[23] == b"="

@@ -109,7 +109,7 @@ def encode_frame(int opcode, payload, mask=None, bint fin=True):
 cdef class FrameReader:
     """The input of one side of a connection; see the twin in ``reader_py.py``."""
 
-    def __init__(self, bint client):
+    def __init__(self, bint client=False):
         self.is_client = client
         self.state = PENDING
         self.close_reason = ""

@@ -41,30 +41,19 @@ class Endpoint(FrameReader):
     ``DRAINING``, and stores the fault in :attr:`error`.
 
     :param client: whether this is the client's side, which masks its frames.
-    :param max_message_size: in bytes of payload. A longer message fails with 1009 before it is
-        buffered. ``None`` means no limit.
-    :param extension: permessage-deflate, if both sides agreed on it.
-    :param pending: whether the opening handshake is not finished yet, see :meth:`open`.
     """
 
     __slots__ = ()
 
-    def __init__(
-        self,
-        *,
-        client: bool = False,
-        max_message_size: int | None = 1 << 20,
-        extension: PerMessageDeflate | None = None,
-        pending: bool = False,
-    ) -> None:
-        super().__init__(client)
-        if not pending:
-            self.open(max_message_size, extension)
-
     # ------------------------------------------------------------------ events
 
     def open(self, max_message_size: int | None, extension: PerMessageDeflate | None) -> None:
-        """Start the connection after the opening handshake."""
+        """Start the connection after the opening handshake.
+
+        :param max_message_size: in bytes of payload. A longer message fails with 1009 before it is
+            buffered. ``None`` means no limit.
+        :param extension: permessage-deflate, if both sides agreed on it.
+        """
         self._configure(max_message_size, extension)
         self._change(_ACCEPT)
 

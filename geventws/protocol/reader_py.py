@@ -133,7 +133,7 @@ class FrameReader:
         "state",
     )
 
-    def __init__(self, client: bool) -> None:
+    def __init__(self, client: bool = False) -> None:
         #: Which side this is.
         self.is_client = client
         self.state = State.PENDING

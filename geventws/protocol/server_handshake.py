@@ -25,7 +25,7 @@ from .headers import (
     split_list,
 )
 from .origin import MAX_HOST, is_origin_allowed, is_trusted
-from .permessage_deflate import Agreement, Deflate, accept_offer
+from .permessage_deflate import Agreement, Deflate, PerMessageDeflate, accept_offer
 from .reader import CORE
 
 VERSION = "13"
@@ -201,7 +201,7 @@ def _check_request_itself(environ: Environ) -> None:
 
 
 def _check_key(environ: Environ) -> None:
-    if not _KEY.fullmatch(environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()):
+    if not is_key(environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()):
         raise _bad_request("The header Sec-WebSocket-Key is not 16 bytes in base64.")
 
 
@@ -215,17 +215,28 @@ def choose_subprotocol(offered: Sequence[str], spoken: Sequence[str]) -> str | N
     return next((subprotocol for subprotocol in spoken if subprotocol in offered), None)
 
 
-def choose_extension(environ: Environ, compression: Deflate | None) -> tuple[str, Agreement | None]:
-    """The answer to the extensions that the client offers, and the agreed parameters."""
+def choose_extension(
+    environ: Environ, compression: Deflate | None
+) -> tuple[str, PerMessageDeflate | None]:
+    """The answer to the extensions that the client offers, and the extension that is agreed on."""
     offers = environ.get("HTTP_SEC_WEBSOCKET_EXTENSIONS")
     if compression is None or offers is None or _keeps_its_context(environ, compression):
         return "", None
     answer = _answer_cached if len(offers) <= MAX_CACHED_EXTENSIONS else _answer
-    return answer(offers, compression)
+    text, agreement, shared = answer(offers, compression)
+    return text, shared or PerMessageDeflate.of(agreement, compression, client=False)
 
 
-def _answer(offers: str, compression: Deflate) -> tuple[str, Agreement | None]:
-    return accept_offer(parse_extensions(offers), compression) or ("", None)
+def _answer(
+    offers: str, compression: Deflate
+) -> tuple[str, Agreement | None, PerMessageDeflate | None]:
+    """The answer, the agreement, and the extension if connections share it."""
+    accepted = accept_offer(parse_extensions(offers), compression)
+    if accepted is None:
+        return "", None, None
+    text, agreement = accepted
+    extension = PerMessageDeflate.of(agreement, compression, client=False)
+    return text, agreement, extension if extension and extension.is_shared else None
 
 
 _answer_cached = lru_cache(maxsize=64)(_answer)
@@ -272,6 +283,11 @@ def response_headers(
     return headers
 
 
+def is_key(value: str) -> bool:
+    """Whether a value of Sec-WebSocket-Key is 16 bytes in base64."""
+    return _KEY.fullmatch(value) is not None
+
+
 def accept_key(key: str) -> str:
     """The value of Sec-WebSocket-Accept for a Sec-WebSocket-Key."""
     digest = hashlib.sha1(key.encode("latin-1") + _GUID, usedforsecurity=False).digest()
@@ -290,7 +306,7 @@ def response_head(status: str, headers: Headers) -> bytes:
 
 
 if not TYPE_CHECKING and CORE == "compiled":
-    from ._handshake import accept_key, response_head, select  # noqa: F401
+    from ._handshake import accept_key, is_key, response_head, select  # noqa: F401
 
 
 def unavailable(why: str) -> HandshakeError:

@@ -6,9 +6,14 @@ Differences from the reference: the head is parsed in one pass, line by line, an
 dicts. They are emptied when they are full.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_SetDefault, PyDict_Size
 from cpython.unicode cimport PyUnicode_DecodeASCII, PyUnicode_DecodeLatin1
 from libc.stdint cimport uint8_t
 from libc.string cimport memchr, memcmp
+
+
+cdef extern from *:
+    dict new_dict "__Pyx_PyDict_NewPresized"(Py_ssize_t)
 
 from geventws.protocol.server_handshake import is_websocket_request
 from geventws.server.fast_path_py import (
@@ -29,9 +34,11 @@ cdef frozenset USUAL_CONNECTIONS = frozenset({"Upgrade", "keep-alive, Upgrade"})
 #: As the constructor of a named tuple, which is a function in Python.
 cdef object new_tuple = tuple.__new__
 
-cdef tuple UNSUPPORTED = tuple(_UNSUPPORTED)
+cdef frozenset UNSUPPORTED = frozenset(_UNSUPPORTED)
 
 cdef enum:
+    # More are for a dict that grows.
+    USUAL_VARIABLES = 20
     MAX_ENTRIES = 256
     MAX_RECENT = 32
 
@@ -69,7 +76,7 @@ def parse_request(bytes data not None):
     cdef const uint8_t* end = start + PyBytes_GET_SIZE(data)
     cdef const uint8_t* at
     cdef const uint8_t* stop = line_end(start, end)
-    cdef Py_ssize_t size, lines = 1
+    cdef Py_ssize_t size, count, lines = 1
     cdef dict variables
     cdef tuple field
     if stop == NULL or not is_request_line(start, stop):
@@ -79,12 +86,11 @@ def parse_request(bytes data not None):
     path, _, query = target.partition("?")
     if "%" in path:
         path = unquote_to_bytes(path).decode("latin-1")
-    variables = {
-        "REQUEST_METHOD": "GET",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "PATH_INFO": path,
-        "QUERY_STRING": query,
-    }
+    variables = new_dict(USUAL_VARIABLES)
+    variables["REQUEST_METHOD"] = "GET"
+    variables["SERVER_PROTOCOL"] = "HTTP/1.1"
+    variables["PATH_INFO"] = path
+    variables["QUERY_STRING"] = query
     while True:
         at = stop + 2
         stop = line_end(at, end)
@@ -98,23 +104,20 @@ def parse_request(bytes data not None):
         if field is None:
             return None
         name, value = field
-        if name in variables:
+        if not name:
+            continue
+        count = PyDict_Size(variables)
+        earlier = <object>PyDict_SetDefault(variables, name, value)
+        if PyDict_Size(variables) == count:
             if name == "HTTP_HOST":
                 return None
             separator = "; " if "COOKIE" in name else ","
-            value = f"{variables[name]}{separator}{value}"
-        variables[name] = value
-    for name in UNSUPPORTED:
-        if name in variables:
-            return None
+            variables[name] = f"{earlier}{separator}{value}"
     if (
         variables.get("HTTP_CONNECTION") not in USUAL_CONNECTIONS
         or variables.get("HTTP_UPGRADE") != "websocket"
     ) and not is_websocket_request(variables):
         return None
-    # A header with an underscore would get the variable of another header (X_Y and X-Y). gevent's
-    # handler ignores such headers, too.
-    variables.pop("", None)
     return new_tuple(Request, (line, target, variables, stop + 2 - start))
 
 
@@ -138,7 +141,12 @@ cdef bint is_request_line(const uint8_t* at, const uint8_t* stop) noexcept:
 
 
 cdef tuple parse_line(const uint8_t* line, Py_ssize_t size, Py_ssize_t number):
-    """Return the CGI variable and the value of a header line; ``None`` if it is malformed."""
+    """Return the CGI variable and the value of a header line.
+
+    Return ``None`` if the line is malformed, or of a header that needs the general parser. The name
+    is empty for a header with an underscore: its variable would be that of another header (X_Y and
+    X-Y). gevent's handler ignores such headers, too.
+    """
     cdef tuple recent = recent_fields[number % MAX_RECENT]
     if recent is not None and PyBytes_GET_SIZE(recent[0]) == size and memcmp(
         PyBytes_AS_STRING(recent[0]), line, size
@@ -173,6 +181,8 @@ cdef tuple look_up_line(const uint8_t* line, Py_ssize_t size, Py_ssize_t number)
         if not IN_VALUE[value[0]]:
             return None
         value += 1
+    if variable in UNSUPPORTED:
+        return None
     if variable == "HTTP_HOST" and not HOST.fullmatch(field[1]):
         return None
     if is_cached and size <= MOST_OF_LINE:

@@ -13,7 +13,7 @@ from io import DEFAULT_BUFFER_SIZE, BufferedReader
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..connection._arrivals import Arrival, DirectSocket, accept, receive
+from ..connection._arrivals import Arrival, DirectSocket, Listener, receive
 from ..connection.accepted import AcceptedSocket
 from ..connection.greenlets import LightGreenlet
 from ..connection.hub import hub_state
@@ -58,27 +58,18 @@ class Arrivals:
 
     def __init__(self, server: Server, listener: socket.socket) -> None:
         self._server = server
-        self._listener = listener
+        self._listener = Listener(listener)
 
     def accept(self) -> None:
         """Accept the connections that wait, and start to serve them. Called in the hub.
 
         :raises OSError: as ``socket.accept()``.
         """
-        server, listener = self._server, self._listener
-        end = monotonic() + _SLICE
-        for _ in range(server.max_accept):
-            accepted = accept(listener.fileno())
-            if accepted is None:
-                return
-            descriptor, address = accepted
-            sock = DirectSocket(listener.family, listener.type, listener.proto, descriptor)
-            data = receive(descriptor)
-            if data is not None or not _Waiting(server, sock, address).starts():
-                _serve(server, sock, address, data, 0.0)
-            # A view may have stopped the server.
-            if monotonic() >= end or listener.fileno() < 0:
-                return
+        self._listener.accept_all(self._serve, self._server.max_accept, _SLICE)
+
+    def _serve(self, sock: DirectSocket, address: Address, data: bytes | None) -> None:
+        if data is not None or not _Waiting(self._server, sock, address).starts():
+            _serve(self._server, sock, address, data)
 
 
 class _Waiting(Arrival):
@@ -135,7 +126,7 @@ def _serve(
     sock: DirectSocket,
     address: Address,
     data: bytes | None,
-    waited: float,
+    waited: float = 0.0,
 ) -> None:
     """Start a greenlet for a connection.
 

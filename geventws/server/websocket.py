@@ -21,7 +21,7 @@ from ..exceptions import ConnectionClosed, WebSocketError
 from ..protocol import server_handshake as handshake
 from ..protocol.frames import CloseCode
 from ..protocol.headers import pairs_of
-from ..protocol.permessage_deflate import Deflate, PerMessageDeflate
+from ..protocol.permessage_deflate import Deflate
 from ..protocol.state import State
 from .adapters import MiddlewareError
 
@@ -199,7 +199,7 @@ class WebSocket(Connection):
         compression: bool | Deflate | None,
     ) -> None:
         """Send the ``101``, and take the connection over."""
-        environ = self.environ
+        environ: Any = self._environ
         options = self._options
         if subprotocol is None and options.subprotocols:
             subprotocol = handshake.choose_subprotocol(
@@ -207,12 +207,10 @@ class WebSocket(Connection):
             )
         if compression is not None:
             options = dataclasses.replace(options, compression=compression)
-        parameters = options.compression_parameters
-        extensions, agreement = handshake.choose_extension(environ, parameters)
+        extensions, extension = handshake.choose_extension(environ, options.compression_parameters)
         if self._headers_hook is not None:
             headers = [*headers, *self._headers_hook()]
         answer = handshake.response_headers(environ, subprotocol, extensions, headers)
-        extension = PerMessageDeflate.of(agreement, parameters, client=False)
         if self._options.check_interval < (self._options.accept_after or 0):
             self._sweeper.remove(self)  # _start() asks for an earlier check
         try:

@@ -239,7 +239,7 @@ def test_out_of_memory_loses_the_connection_and_mixes_no_messages(kind):
     data, whole = MESSAGES[kind]
     failures = 0
     for number in range(60):
-        protocol = Endpoint()
+        protocol = opened()
         for piece in pieces_of(data):
             received = failed = None
             testcapi.set_nomemory(number, number + 1)

@@ -47,7 +47,7 @@ def receive(endpoint, data):
 
 
 def endpoint_in(state):
-    endpoint = Endpoint(pending=True)
+    endpoint = Endpoint()
     for event in WAYS[state]:
         STEPS[event](endpoint)
     assert endpoint.state is state

@@ -8,6 +8,7 @@ from geventws.protocol import reader, reader_py
 from geventws.protocol.permessage_deflate import Agreement, Deflate, PerMessageDeflate
 from geventws.protocol.state import State
 from tests.fuzz.model import Model, Outcome
+from tests.support.endpoints import opened
 
 
 def endpoint_over(frame_reader: type) -> type:
@@ -132,10 +133,11 @@ def check(
     """
     runs = [
         Run(
-            core(
-                client=client,
-                max_message_size=max_message_size,
-                extension=agreement and PerMessageDeflate.of(agreement, Deflate(), client=client),
+            opened(
+                client,
+                max_message_size,
+                agreement and PerMessageDeflate.of(agreement, Deflate(), client=client),
+                core,
             )
         )
         for core in CORES.values()

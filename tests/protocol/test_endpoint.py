@@ -15,18 +15,19 @@ from geventws.protocol.reader import apply_mask, encode_frame
 from geventws.protocol.reader_py import MAX_STEPS
 from geventws.protocol.state import State
 from tests.support.client import BINARY, CLOSE, PING, PONG, TEXT, close_frame, frame
+from tests.support.endpoints import opened
 
 NOT_FINAL_TEXT, NOT_FINAL_BINARY, MORE, LAST = 0x01, 0x02, 0x00, 0x80
 
 
 @pytest.fixture
 def server():
-    return Endpoint(max_message_size=1 << 20)
+    return opened(max_message_size=1 << 20)
 
 
 @pytest.fixture
 def client():
-    return Endpoint(client=True)
+    return opened(client=True)
 
 
 def feed(protocol, *pieces):
@@ -310,7 +311,7 @@ def test_a_close_reason_that_is_not_utf8_closes_with_1007(server):
 
 
 def test_a_message_of_exactly_the_limit_is_received():
-    server = Endpoint(max_message_size=1000)
+    server = opened(max_message_size=1000)
     assert feed(server, frame(BINARY, bytes(1000))) == [bytes(1000)]
     assert feed(server, frame(NOT_FINAL_BINARY, bytes(999)), frame(LAST, b"x")) == [
         bytes(999) + b"x"
@@ -327,7 +328,7 @@ def test_a_message_of_exactly_the_limit_is_received():
     ],
 )
 def test_a_message_over_the_limit_closes_with_1009_before_it_is_buffered(data):
-    server = Endpoint(max_message_size=1000)
+    server = opened(max_message_size=1000)
     assert feed(server, data) == []
     assert type(server.error) is MessageTooBig
     assert server.take_output()[2:4] == b"\x03\xf1"
@@ -340,13 +341,13 @@ def test_the_limit_may_be_raised_after_the_opening_handshake(server):
 
 
 def test_the_limit_holds_for_short_messages_too():
-    server = Endpoint(max_message_size=10)
+    server = opened(max_message_size=10)
     assert feed(server, frame(TEXT, "0123456789"), frame(TEXT, "0123456789a")) == ["0123456789"]
     assert type(server.error) is MessageTooBig
 
 
 def test_control_frames_do_not_count():
-    server = Endpoint(max_message_size=10)
+    server = opened(max_message_size=10)
     assert feed(server, frame(PING, bytes(125)), frame(TEXT, "0123456789")) == ["0123456789"]
 
 
@@ -490,7 +491,7 @@ HELLO = b"\xf2\x48\xcd\xc9\xc9\x07\x00"  # section 7.2.3.1
 
 def deflating_up_to(size):
     """A server's side that has agreed on permessage-deflate, and compresses from 400 bytes on."""
-    return Endpoint(
+    return opened(
         max_message_size=size,
         extension=PerMessageDeflate.of(Agreement(True, True), Deflate(), client=False),
     )
@@ -657,7 +658,7 @@ def test_compressed_fragments_are_not_buffered_beyond_the_limit(deflating):
 def test_a_message_is_compressed_if_that_makes_it_shorter(deflating, payload, compress, first):
     data = deflating.encode_message(Opcode.BINARY, payload, compress)
     assert data[0] == first
-    client = Endpoint(client=True, extension=deflating.extension)
+    client = opened(client=True, extension=deflating.extension)
     assert feed(client, data) == [payload]
 
 
@@ -665,7 +666,7 @@ def test_a_message_is_compressed_if_that_makes_it_shorter(deflating, payload, co
 
 
 def test_nothing_is_parsed_before_the_opening_handshake_is_finished():
-    server = Endpoint(pending=True)
+    server = Endpoint()
     server.receive_data(b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58")
     assert server.next_message() is None
     assert server.state is State.PENDING
@@ -675,7 +676,7 @@ def test_nothing_is_parsed_before_the_opening_handshake_is_finished():
 
 
 def test_a_refused_connection_is_closed_and_an_open_one_cannot_be_refused(server):
-    pending = Endpoint(pending=True)
+    pending = Endpoint()
     for endpoint in (pending, server):
         endpoint.refuse()
     assert pending.state is State.CLOSED

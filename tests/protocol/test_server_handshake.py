@@ -351,9 +351,9 @@ def test_a_subprotocol_must_have_been_offered():
     ],
 )
 def test_an_extension_needs_both_sides(compression, offers, answer):
-    chosen, agreement = choose_extension(environ(HTTP_SEC_WEBSOCKET_EXTENSIONS=offers), compression)
+    chosen, extension = choose_extension(environ(HTTP_SEC_WEBSOCKET_EXTENSIONS=offers), compression)
     assert chosen == answer
-    assert (agreement is not None) == bool(answer)
+    assert (extension is not None) == bool(answer)
     headers = dict(response_headers(environ(), extensions=chosen))
     assert headers.get("Sec-WebSocket-Extensions", "") == answer
 
