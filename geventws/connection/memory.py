@@ -37,8 +37,7 @@ def keep_memory_for_messages() -> None:
 def keep_memory_for_greenlets() -> None:
     """Keep up to 1 MiB for the Python frames of the next greenlets, which CPython would return.
 
-    The setting is for the whole process, which must belong to the server. Only the compiled core
-    has it.
+    The setting is for the whole process. Only the compiled core has it.
     """
     if CORE == "compiled":
         from ._malloc import keep_memory  # noqa: PLC0415 - only the compiled core has it

@@ -117,14 +117,18 @@ class Sweeper:
         due = self._tick + (-int(-seconds // TICK) if seconds > TICK else 1)
         bucket = self._buckets.get(due)
         if bucket is None:
-            bucket = self._buckets[due] = _Bucket(due)
+            bucket = self._new_bucket(due)
         connection._due = bucket.due
         bucket.add(connection)
         self._count += 1
+
+    def _new_bucket(self, due: int) -> _Bucket:
+        bucket = self._buckets[due] = _Bucket(due)
         if self._timer is None:
             # The timer alone does not keep the loop running.
             self._timer = self._loop.timer(TICK, TICK, ref=False)
             self._timer.start(self._sweep)
+        return bucket
 
     def remove(self, connection: Swept) -> None:
         """Cancel the next check of a connection."""

@@ -15,6 +15,7 @@ from gevent.ssl import SSLContext
 
 from ..connection.greenlets import LightGreenlet
 from ..connection.logs import logger
+from ..connection.memory import keep_memory_for_greenlets
 from ..connection.tls import cooperative_context
 from ..protocol.reader import CORE
 from ..typing import Application, Environ
@@ -180,6 +181,8 @@ class WebSocketServer(AcceptingServer, WSGIServer):
     def serve_forever(self, stop_timeout: float | None = None) -> None:
         """Start, and block until the server is stopped, or by KeyboardInterrupt.
 
+        From now on, the process keeps up to 1 MiB of memory for the next greenlets.
+
         :param stop_timeout: as in :meth:`stop`.
         """
         if self.warns_if_unpatched and not is_module_patched("time"):
@@ -189,6 +192,7 @@ class WebSocketServer(AcceptingServer, WSGIServer):
                 " monkey.patch_all(). If it calls no such function, set warns_if_unpatched = False"
                 " on the server"
             )
+        keep_memory_for_greenlets()
         super().serve_forever(stop_timeout)
 
     def stats(self) -> Stats:

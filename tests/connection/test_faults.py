@@ -22,6 +22,7 @@ from geventws.protocol.endpoint import Endpoint
 from geventws.server.websocket import WebSocket
 from tests.support.apps import echo
 from tests.support.client import BINARY, PING, PONG, TEXT, close_frame, frame
+from tests.support.endpoints import opened
 from tests.support.servers import SECONDS, wait_until
 
 SECRET = "somebody else's secret"

@@ -720,7 +720,7 @@ class Interrupted(Endpoint):
     ],
 )
 def test_an_exception_in_the_parser_ends_the_connection(data, code):
-    server = Interrupted()
+    server = opened(kind=Interrupted)
     server.receive_data(data + b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58")
     with pytest.raises(KeyboardInterrupt):
         server.next_message()
