@@ -151,17 +151,7 @@ class Sweeper:
     def _sweep(self) -> None:
         self._tick += 1
         self._peak = max(self._peak, self._count)
-        due = self._buckets.pop(self._tick, ())
-        self._count -= len(due)
-        for connection in due:
-            connection._due = 0
-            try:
-                seconds = connection._check()
-            except Exception:  # noqa: BLE001 - the next connection must still be checked
-                self._hub.handle_error(connection, *sys.exc_info())
-                continue
-            if seconds is not None:
-                self.add(connection, seconds)
+        self._check_due(self._tick)
         if self._shrunk:
             # By now the greenlets of the ended connections have ended, too.
             self._shrunk = False
@@ -172,3 +162,27 @@ class Sweeper:
         if not self._buckets and not self._shrunk and self._timer is not None:
             self._timer.close()
             self._timer = None
+
+    def _check_due(self, tick: int) -> None:
+        """Check the connections that are due at a tick.
+
+        Thousands may be due together, after a restart of the server: messages are served meanwhile.
+        """
+        bucket = self._buckets.get(tick)
+        deadline = monotonic() + SLICE
+        while bucket:
+            if monotonic() >= deadline:
+                self.next_turn(partial(self._check_due, tick))
+                return
+            connection = bucket.pop()
+            self._count -= 1
+            if not bucket:
+                del self._buckets[tick]
+            connection._due = 0
+            try:
+                seconds = connection._check()
+            except Exception:  # noqa: BLE001 - the next connection must still be checked
+                self._hub.handle_error(connection, *sys.exc_info())
+                continue
+            if seconds is not None:
+                self.add(connection, seconds)

@@ -132,3 +132,28 @@ def test_many_functions_of_one_turn_let_others_run_in_between(sweeper):
         turns += 1
     assert turns > 3
     assert order == list(range(20))
+
+
+def test_many_connections_that_are_due_together_let_others_run_in_between(sweeper):
+    checked = []
+
+    class Slow(Connection):
+        def _check(self):
+            until = time.perf_counter() + 0.001
+            while time.perf_counter() < until:
+                pass
+            checked.append(self)
+
+    connections = [Slow() for _ in range(20)]
+    for connection in connections:
+        sweeper.add(connection, 0.25)
+    with gevent.Timeout(10):
+        while not checked:
+            gevent.sleep(0)
+        assert len(checked) < 10
+        left = next(each for each in connections if each not in checked)
+        sweeper.remove(left)
+        while len(checked) < 19:
+            gevent.sleep(0.01)
+    gevent.sleep(0.01)
+    assert left not in checked
