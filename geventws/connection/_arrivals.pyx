@@ -5,6 +5,8 @@
 No greenlet waits for these bytes, and no watcher of the loop: the connections are in the hub's
 epoll set. Elsewhere, and for TLS, a greenlet of the server waits.
 """
+cimport cython
+
 from geventws.connection._epoll cimport Watched, WatchSet
 
 from errno import EBADF, ENOSYS
@@ -93,6 +95,7 @@ cpdef receive(int descriptor):
     return (<char*>buffer)[:max(size, 0)]
 
 
+@cython.no_gc  # a reference cycle is impossible: _socket.socket refers to no other object
 cdef class DirectSocket:
     """A socket of the operating system, which costs a system call less than :class:`_socket.socket`.
 

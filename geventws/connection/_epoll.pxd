@@ -7,6 +7,10 @@ cdef extern from "system.h" nogil:
     enum: MAX_READY
 
 
+cpdef void exempt_from_collection(object owned) noexcept
+cpdef void admit_to_collection(object owned) noexcept
+
+
 cdef enum Recipient:
     HUB  # code that may switch to a greenlet
     VIEW  # a greenlet that waits, or the queue

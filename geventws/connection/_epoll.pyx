@@ -15,6 +15,10 @@ from libc.stdint cimport uint32_t, uint64_t
 
 cdef extern from "Python.h":
     object PyErr_SetFromErrno(object)
+    bint PyObject_IS_GC(PyObject*)
+    void PyObject_GC_UnTrack(void*)
+    void PyObject_GC_Track(void*)
+    bint PyObject_GC_IsTracked(PyObject*)
 
 
 cdef extern from "system.h" nogil:
@@ -23,6 +27,21 @@ cdef extern from "system.h" nogil:
     int poll_add(int, int, uint64_t)
     void poll_remove(int, int)
     int poll_ready(int, uint64_t*)
+
+
+cpdef void exempt_from_collection(object owned) noexcept:
+    """Let the garbage collector pass over an object that cannot become unreachable for now.
+
+    A full collection stops all views while it visits the objects of all connections.
+    """
+    if PyObject_IS_GC(<PyObject*>owned):
+        PyObject_GC_UnTrack(<PyObject*>owned)
+
+
+cpdef void admit_to_collection(object owned) noexcept:
+    """Undo :func:`exempt_from_collection`, before the object can become part of a dead cycle."""
+    if PyObject_IS_GC(<PyObject*>owned) and not PyObject_GC_IsTracked(<PyObject*>owned):
+        PyObject_GC_Track(<PyObject*>owned)
 
 
 cdef class Watched:
@@ -91,6 +110,7 @@ cdef class WatchSet:
         connection.ticket = self.tickets
         Py_INCREF(connection)
         self.connections[fd] = <PyObject*>connection
+        exempt_from_collection(connection)  # it has the reference of this array
         return 0
 
     cdef int detach(self, Watched connection) except -1:
@@ -98,6 +118,7 @@ cdef class WatchSet:
         cdef int fd = connection.descriptor
         if 0 <= fd < self.capacity and self.connections[fd] == <PyObject*>connection:
             self.connections[fd] = NULL
+            admit_to_collection(connection)
             Py_DECREF(connection)
         return 0
 

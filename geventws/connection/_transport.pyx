@@ -28,7 +28,9 @@ from cpython.ref cimport Py_DECREF, PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from geventws.connection._epoll cimport CALLBACK, VIEW, Recipient, Watched, WatchSet
+from geventws.connection._epoll cimport (
+    CALLBACK, VIEW, Recipient, Watched, WatchSet, admit_to_collection, exempt_from_collection,
+)
 from geventws.protocol._frames cimport MAX_HEAD, put_head
 from geventws.protocol._reader cimport FrameReader
 
@@ -385,6 +387,7 @@ cdef class Transport(Watched):
         if self.fd != descriptor:
             self.fd = -1
         self.buffers.watches.attach(self)
+        exempt_from_collection(self._endpoint)
         self._start_reading()
 
     def _replace_socket(self, sock):
@@ -415,6 +418,7 @@ cdef class Transport(Watched):
             if self.reader is not None:
                 self.reader.close()
         self.reader = None
+        admit_to_collection(self._endpoint)
         self.buffers.watches.detach(self)
 
     cdef int descriptor_lost(self) except -1:

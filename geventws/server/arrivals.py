@@ -17,7 +17,7 @@ from ..connection._arrivals import Arrival, DirectSocket, Listener, receive
 from ..connection.accepted import AcceptedSocket
 from ..connection.greenlets import LightGreenlet
 from ..connection.hub import hub_state
-from .direct import DirectAdapter, is_stock, serve_directly
+from .direct import DirectAdapter, ViewGreenlet, is_stock
 from .fast_path import Request, parse_request
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _serve(
         early = data[request.size :]
         if is_stock(server.handler_class):
             adapter = DirectAdapter(server, sock, address, request, early)
-            LightGreenlet(serve_directly, adapter).switch()
+            ViewGreenlet(None, adapter).switch()  # type: ignore[call-overload] # _run() has no name there
         else:
             LightGreenlet(_handle_websocket, server, sock, address, request, early).switch()
     else:

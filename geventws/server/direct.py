@@ -11,7 +11,9 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from ..connection._arrivals import DirectSocket
+from ..connection._epoll import admit_to_collection, exempt_from_collection
 from ..connection.accepted import AcceptedSocket
+from ..connection.greenlets import LightGreenlet
 from ..protocol.server_handshake import response_head
 from ..typing import Environ, ExcInfo, Headers, Write
 from .adapters import SWITCHING, Adapter
@@ -130,6 +132,7 @@ class DirectAdapter(Adapter):
     def close(self) -> None:
         """Close the connection, if no WebSocket has it."""
         self.lent = None
+        admit_to_collection(self.environ)
         del self.environ  # breaks reference cycles: its wsgi.input refers to this object
         if self._accepted is not None:
             self._accepted.close()
@@ -158,6 +161,8 @@ class DirectAdapter(Adapter):
             self.sock.sendall(head[sent:])
         self.length = len(head)
         self.environ["wsgi.input"] = EMPTY_BODY  # it refers to this object
+        self.lent = None
+        exempt_from_collection(self.environ)  # until close() it belongs to this object
         if self._accepted is not None:
             self._accepted.disown()
         return self._direct, self.take_early()
@@ -190,6 +195,12 @@ def serve_directly(adapter: DirectAdapter) -> None:
                 adapter.handler.end_response(body)
     finally:
         adapter.close()
+
+
+class ViewGreenlet(LightGreenlet):
+    """The greenlet of a view. With the function as an argument, it would have a ``__dict__``."""
+
+    _run = staticmethod(serve_directly)
 
 
 @lru_cache(maxsize=1)

@@ -4,11 +4,13 @@ The Python core passes the same tests, by other means.
 """
 
 import contextlib
+import gc
 import os
 import random
 import socket
 import subprocess
 import sys
+import weakref
 
 import gevent
 import pytest
@@ -326,3 +328,43 @@ gevent.joinall(together)
 assert faults() < without / 4, without
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+# ------------------------------------------------------------------- garbage collection
+
+
+@compiled_on_linux
+@pytest.mark.parametrize("is_detached", [False, True])
+def test_a_collection_skips_open_connections_and_frees_the_cycles_of_ended_ones(serve, is_detached):
+    class Kept:
+        pass
+
+    references = []
+
+    def app(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        ws.accept()
+        ws.kept = kept = Kept()
+        kept.cycle = environ["cycle"] = [ws, ws._endpoint, environ]
+        references.append(weakref.ref(kept))
+        if is_detached:
+            ws.detach(lambda ws, message: ws.send(message), keep_environ=True)
+            return []
+        return echo(environ, start_response)
+
+    server = serve(app)
+    with server.client().open() as client:
+        client.send(frame(TEXT, "x"))
+        assert client.read_frame() == (TEXT, b"x")
+        assert not any(
+            gc.is_tracked(each) for ws in server.websockets for each in (ws, ws._endpoint)
+        )
+        gc.collect()
+        assert references[0]() is not None
+        client.finish()
+
+    def is_freed():
+        gc.collect()
+        return references[0]() is None
+
+    wait_until(is_freed)
