@@ -126,6 +126,10 @@ class Adapter:
         early, self._early = self._early, b""
         return early
 
+    def lend_socket(self) -> Any:  # Any: a socket of gevent, or an object like it
+        """Return the socket, for an application that speaks WebSocket itself."""
+        return EarlySocket(self.sock, self) if self._early else self.sock
+
     def send_101(self, write: Write) -> None:
         """Make the server send the head of the response."""
         write(b"")
@@ -242,6 +246,32 @@ def _force_close(start_response: StartResponse) -> None:
         response.force_close()
 
 
+class EarlySocket:
+    """A socket whose ``recv()`` first returns the bytes that the server read after the request.
+
+    ``select()`` does not report these bytes.
+    """
+
+    def __init__(self, sock: gevent_socket, adapter: Adapter) -> None:
+        self._sock = sock
+        self._adapter = adapter
+
+    def recv(self, size: int, *flags: int) -> bytes:
+        """Receive as ``socket.recv()``."""
+        early = self._adapter.take_early()
+        if not early:
+            return self._sock.recv(size, *flags)
+        self._adapter._early = early[size:]
+        return early[:size]
+
+    def dup(self) -> EarlySocket:
+        """Return such a socket for a duplicate of the descriptor."""
+        return EarlySocket(self._sock.dup(), self._adapter)
+
+    def __getattr__(self, name: str) -> Any:  # the type of the socket's attribute
+        return getattr(self._sock, name)
+
+
 class LentSocket:
     """A socket in the environ, with a note whether the application has used it."""
 
@@ -348,8 +378,10 @@ def _find_gunicorn(environ: Environ, start_response: StartResponse) -> Adapter |
     if not isinstance(sock, gevent_socket) or unreader is None:
         return None
     adapter = GunicornAdapter(sock, unreader, start_response)
+    lent = adapter.lend_socket()
     if adapter._sent_before is None:
-        environ["gunicorn.socket"] = adapter.lent = LentSocket(sock)
+        lent = adapter.lent = LentSocket(lent)
+    environ["gunicorn.socket"] = lent
     return adapter
 
 
@@ -362,7 +394,7 @@ def _find_pywsgi(environ: Environ, start_response: StartResponse) -> Adapter | N
     if not isinstance(sock, gevent_socket):
         return None
     adapter = PywsgiAdapter(sock, rfile, start_response)
-    environ["wsgi.input"] = adapter.lent = EmptyInput(sock)
+    environ["wsgi.input"] = adapter.lent = EmptyInput(adapter.lend_socket())
     return adapter
 
 

@@ -232,6 +232,8 @@ class _Adapter(PywsgiAdapter):
             self._early, self._sent_before = handler._early, 0
         else:
             super().__init__(handler.socket, handler.rfile, handler.start_response)
+        if self._early:
+            handler.environ["wsgi.input"] = EmptyInput(self.lend_socket())
         self.lent = handler.environ["wsgi.input"]
 
     def switch_protocols(self, headers: Headers) -> tuple[socket.socket, bytes]:

@@ -56,18 +56,20 @@ def test_flask_sock_runs_unchanged(way, tmp_path):
 
 
 def converse(address, pieces: int) -> None:
-    """Send the request in one or two pieces, and speak for longer than accept_after."""
+    """Send the request and the first message in one or two pieces, and speak for longer than
+    accept_after."""
     with RawClient(address) as client:
-        data = request()
+        data = request() + frame(TEXT, "at once")
         client.send(data[:50] if pieces == 2 else data)
         if pieces == 2:
             gevent.sleep(0.1)
             client.send(data[50:])
         assert client.read_head() == "101"
-        for text in ("at once", "later"):
-            client.send(frame(TEXT, text))
-            assert client.read_frame() == (TEXT, text.encode())
-            gevent.sleep(0.75)  # two ticks of the sweeper
+        assert client.read_frame() == (TEXT, b"at once")
+        gevent.sleep(0.75)  # two ticks of the sweeper
+        client.send(frame(TEXT, "later"))
+        assert client.read_frame() == (TEXT, b"later")
+        gevent.sleep(0.75)
         client.send(close_frame(1000))
         assert client.read_close()[0] == 1000
         assert client.read_to_end() == b""
@@ -105,6 +107,32 @@ def test_nothing_follows_what_an_application_has_sent_itself(way, family, tmp_pa
         server.stop(1)
         taken[0].close()
     assert heard == [b"hello"]
+
+
+@pytest.mark.parametrize("way", SERVERS)
+def test_an_application_receives_what_came_with_the_request(way):
+    taken = []
+
+    def application(environ, start_response):
+        sock = environ["wsgi.input"].raw._sock.dup()  # as simple-websocket does
+        taken.append(sock)
+        sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+        while len(taken) < 4:
+            taken.append(sock.recv(3))
+        return []
+
+    server = SERVERS[way](("127.0.0.1", 0), application)
+    server.start()
+    try:
+        with RawClient(server.address) as client:
+            client.send(request("/") + b"early")
+            assert client.read_head() == "101"
+            client.send(b"late")
+            assert client.read_to_end() == b""
+    finally:
+        server.stop(1)
+        taken[0].close()
+    assert b"".join(taken[1:]).startswith(b"early")
 
 
 def test_a_close_frame_that_the_kernel_still_holds_counts_as_sent(serve, tls):
