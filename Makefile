@@ -101,7 +101,7 @@ soak: $(READY)  ## hold 5,000 connections of every kind (SECONDS=… for other t
 faults: $(READY)  ## check a broadcast while Redis or a worker fails (10 minutes; ARGS=…)
 	$(BIN)/python -m tests.faults $(ARGS)
 
-bench: $(READY)  ## compare with other libraries, see benchmarks/README.md (6 minutes)
+bench: $(READY)  ## compare with other libraries, see benchmarks/README.md (10 minutes)
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 fanout: $(READY)  ## measure a broadcast over several workers, with Redis (2 minutes)

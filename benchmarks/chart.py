@@ -53,7 +53,8 @@ text { fill: #1f2328; font: 12px system-ui, -apple-system, "Segoe UI", Helvetica
 
 def draw(results: Results) -> str:
     """The whole picture."""
-    ordered = sorted(results.scenarios, key=lambda scenario: scenario.is_memory)
+    shown = [scenario for scenario in results.scenarios if not scenario.has_schedule]
+    ordered = sorted(shown, key=lambda scenario: scenario.is_memory)
     lines = -(-len(ordered) // COLUMNS)
     width = 2 * MARGIN + LABELS + COLUMNS * PANEL
     panel_height = TITLE + len(results.peers) * LINE + GAP
@@ -137,21 +138,23 @@ def _draw_labels(results: Results, top: float) -> Iterator[str]:
 
 
 def _draw_panel(results: Results, scenario: Scenario, x: float, top: float) -> Iterator[str]:
-    """Memory is what it is, and less is better; all else is a ratio."""
-    unit = ", shorter is better" if scenario.is_memory else ""
+    """Memory and compression, which the reference does not have, are what they are; all else is a
+    ratio."""
+    unit = "" if scenario.is_relative else ", shorter is better"
     yield _text(x, top + 12, scenario.title, "title")
     yield _text(x, top + 28, scenario.subtitle + unit, "faint small")
-    figure_of = results.costs if scenario.is_memory else results.speeds
+    figure_of = results.speeds if scenario.is_relative else results.costs
     figures = [figure_of(scenario, peer) for peer in results.peers]
     longest = max((figure.most for figure in figures if figure), default=1)
     scale = BAR / longest
     top += TITLE
-    if not scenario.is_memory:
+    if scenario.is_relative:
         one = x + scale
         bottom = top + len(figures) * LINE - 4
         yield f'<line class="one" x1="{one:.1f}" y1="{top - 4}" x2="{one:.1f}" y2="{bottom}"/>'
     for i, figure in enumerate(figures):
-        yield from _draw_bar(figure, x, top + i * LINE, scale, _kind_of(results.peers[i]))
+        if scenario.suits(results.peers[i]):
+            yield from _draw_bar(figure, x, top + i * LINE, scale, _kind_of(results.peers[i]))
 
 
 def _kind_of(peer: Peer) -> str:

@@ -76,7 +76,7 @@ def compile_load() -> Path:
     if compiler is None:
         raise CannotRunError("the load generator needs a C compiler: install gcc, or set CC")
     BUILD.mkdir(exist_ok=True)
-    _run(*compiler.split(), "-O2", "-std=gnu11", "-o", program, source)
+    _run(*compiler.split(), "-O2", "-std=gnu11", "-o", program, source, "-ldl")
     return program
 
 

@@ -1,15 +1,19 @@
 /* The client side of the benchmark: keeps a WebSocket echo server on 127.0.0.1 busy for a while,
    compares every byte that comes back, and prints what it measured as one line of JSON.
 
-     load echo PORT CONNECTIONS SIZE DEPTH SECONDS PID...   messages there and back
-     load handshake PORT CONNECTIONS SECONDS PID...         connect, upgrade, closing handshake
-     load idle PORT CONNECTIONS PID...                      memory of connections that do nothing
+     load echo PORT CONNECTIONS SIZE DEPTH SECONDS PID...      messages there and back
+     load deflate PORT CONNECTIONS SIZE 1 SECONDS PID...       the same, compressed (RFC 7692)
+     load rate PORT CONNECTIONS SIZE RATE SECONDS PID...       the same, on a fixed schedule
+     load handshake PORT CONNECTIONS SECONDS PID...            connect, upgrade, closing handshake
+     load idle PORT CONNECTIONS PID...                         memory of connections that do nothing
 
-   DEPTH is how many messages each connection has in flight. PID... are the server's processes:
+   DEPTH is how many messages each connection has in flight, RATE the messages per second of all
+   connections together. PID... are the server's processes:
    their CPU time is read at the very moments between which messages are counted, so that neither
    the connecting nor the warm-up is in it. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
@@ -20,6 +24,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -28,6 +33,7 @@
 #define STALL 15             /* seconds without an answer that mean a broken server */
 #define SEQUENCE 8           /* hexadecimal digits that begin a message: its number */
 #define MAX_HEAD (2 + 8 + 4) /* RFC 6455 section 5.2: a frame's header with a mask */
+#define BLOCK 5              /* RFC 1951 section 3.2.4: the header of a block that is stored */
 #define MAX_DEPTH 64
 #define MAX_SAMPLES (1 << 22)
 #define FEW 100 /* connections at which memory is read first: the server has warmed up then */
@@ -35,12 +41,27 @@
 /* The key of RFC 6455 section 1.3 and its answer, so that no SHA-1 is needed here. */
 static const char REQUEST[] =
     "GET /echo HTTP/1.1\r\n"
-    "Host: 127.0.0.1\r\n"
+    "Host: 127.0.0.1:%d\r\n"
     "Upgrade: websocket\r\n"
     "Connection: Upgrade\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
     "Sec-WebSocket-Version: 13\r\n"
+    "%s"
     "\r\n";
+static const char OFFER[] =
+    "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover;"
+    " client_no_context_takeover\r\n";
+/* The further headers that Chromium sends. */
+static const char BROWSER[] =
+    "Origin: http://127.0.0.1:%d\r\n"
+    "Pragma: no-cache\r\n"
+    "Cache-Control: no-cache\r\n"
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/140.0.0.0\r\n"
+    "Accept-Encoding: gzip, deflate, br, zstd\r\n"
+    "Accept-Language: en-US,en;q=0.9\r\n"
+    "Cookie: session=0123456789abcdef0123456789abcdef\r\n"
+    "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
+static char request[1024];
 static const char ACCEPT[] = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /* A Close with 1000 under a mask of zeros, RFC 6455 section 5.5.1. */
@@ -49,27 +70,31 @@ static const uint8_t CLOSE[] = {0x88, 0x82, 0, 0, 0, 0, 0x03, 0xE8};
 static const uint8_t MASK[4] = {0x37, 0xFA, 0x21, 0x3D};
 
 typedef struct {
-    uint8_t bytes[MAX_HEAD + SEQUENCE];
+    uint8_t bytes[MAX_HEAD + BLOCK + SEQUENCE];
     size_t size;
 } prefix;
 
 typedef struct {
     int fd;
     uint32_t sent, received;  /* whole messages */
+    uint32_t scheduled;       /* the messages that must be sent by now, if there is a schedule */
     size_t sent_part;         /* bytes of the message that is going out */
     size_t received_part;     /* bytes of the one that is coming in */
     prefix expected;          /* how that one begins */
     int writes_wait;          /* whether epoll watches for room */
     int upgraded;             /* whether the handshake is over */
     double times[MAX_DEPTH];  /* when the messages in flight were sent */
-    char head[1024];          /* the response to the handshake */
+    char head[1024];          /* the response to the handshake; a compressed frame */
     size_t head_size;
 } connection;
 
 static struct sockaddr_in address;
 static size_t message_size;
 static uint32_t depth;
-static uint8_t *tail, *masked_tail; /* a message behind its number */
+static uint8_t *tail, *masked_tail; /* a message behind its number: as received, as sent */
+static size_t sent_tail_size;
+static double interval, due; /* seconds between two messages, 0 without a schedule; the next one */
+static int deflated;
 static uint8_t buffer[256 << 10];
 
 static clockid_t clocks[64];
@@ -194,9 +219,9 @@ static void measure(double seconds, void (*step)(void))
     seconds = now() - begin;
     qsort(samples, sample_count, sizeof *samples, compare);
     printf("{\"count\": %llu, \"seconds\": %.4f, \"per_second\": %.1f, \"server_us\": %.4f, "
-           "\"p50_us\": %.1f, \"p99_us\": %.1f, \"server_busy\": %.3f, \"client_busy\": %.3f}\n",
+           "\"p50_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f, \"server_busy\": %.3f, \"client_busy\": %.3f}\n",
            (unsigned long long)done, seconds, done / seconds, server / done * 1e6,
-           percentile_us(0.5), percentile_us(0.99), server / seconds, client / seconds);
+           percentile_us(0.5), percentile_us(0.99), percentile_us(0.999), server / seconds, client / seconds);
 }
 
 /* ----------------------------------------------------------------------------------- connecting */
@@ -227,6 +252,8 @@ static int read_response(connection *c)
         return 0;
     if (strncmp(c->head, "HTTP/1.1 101 ", 13) || !strstr(c->head, ACCEPT))
         fail("the handshake was answered with\n%s", c->head);
+    if (deflated && !strstr(c->head, "permessage-deflate"))
+        fail("the server does not compress");
     return 1;
 }
 
@@ -234,12 +261,13 @@ static void open_connection(connection *c)
 {
     memset(c, 0, sizeof *c);
     c->fd = connect_socket(0);
-    if (send(c->fd, REQUEST, sizeof REQUEST - 1, MSG_NOSIGNAL) != sizeof REQUEST - 1)
+    if (send(c->fd, request, strlen(request), MSG_NOSIGNAL) != (ssize_t)strlen(request))
         fail("cannot send the handshake");
     while (!read_response(c))
         ;
     if (memcmp(c->head + c->head_size - 4, "\r\n\r\n", 4))
         fail("the server talks first: an echo server does not");
+    c->head_size = 0;
     fcntl(c->fd, F_SETFL, O_NONBLOCK);
 }
 
@@ -256,46 +284,165 @@ static connection *allocate(int connections)
 /* A text frame up to and with the message's number. */
 static void make_prefix(prefix *p, uint32_t number, int masked)
 {
-    char digits[SEQUENCE + 1];
-    size_t at = 0;
-    int i;
-    p->bytes[at++] = 0x81;
-    if (message_size < 126)
-        p->bytes[at++] = message_size;
-    else if (message_size < 65536) {
+    /* In a compressed message, the number is a block of its own, which is only stored. */
+    static const uint8_t stored[BLOCK] = {0, SEQUENCE, 0, (uint8_t)~SEQUENCE, 0xFF};
+    char start[BLOCK + SEQUENCE + 1];
+    size_t block = deflated ? BLOCK : 0, at = 0, i;
+    uint64_t size = block + SEQUENCE + sent_tail_size;
+    p->bytes[at++] = deflated ? 0xC1 : 0x81;
+    if (size < 126)
+        p->bytes[at++] = size;
+    else if (size < 65536) {
         p->bytes[at++] = 126;
-        p->bytes[at++] = message_size >> 8;
-        p->bytes[at++] = message_size;
+        p->bytes[at++] = size >> 8;
+        p->bytes[at++] = size;
     } else {
+        int shift;
         p->bytes[at++] = 127;
-        for (i = 56; i >= 0; i -= 8)
-            p->bytes[at++] = (uint64_t)message_size >> i;
+        for (shift = 56; shift >= 0; shift -= 8)
+            p->bytes[at++] = size >> shift;
     }
     if (masked) {
         p->bytes[1] |= 0x80;
         memcpy(p->bytes + at, MASK, 4);
         at += 4;
     }
-    snprintf(digits, sizeof digits, "%08x", number);
-    for (i = 0; i < SEQUENCE; i++)
-        p->bytes[at++] = digits[i] ^ (masked ? MASK[i & 3] : 0);
+    memcpy(start, stored, block);
+    snprintf(start + block, SEQUENCE + 1, "%08x", number);
+    for (i = 0; i < block + SEQUENCE; i++)
+        p->bytes[at++] = start[i] ^ (masked ? MASK[i & 3] : 0);
     p->size = at;
+}
+
+/* ---------------------------------------------------------------------------------- compression */
+
+/* zlib.h need not be installed: Python brings the library only. */
+typedef struct {
+    const uint8_t *in;
+    unsigned in_left;
+    unsigned long in_total;
+    uint8_t *out;
+    unsigned out_left;
+    unsigned long out_total;
+    const char *problem;
+    void *state, *allocate, *free, *opaque;
+    int data_type;
+    unsigned long checksum, reserved;
+} z_stream;
+
+#define SYNC_FLUSH 2
+#define RAW -15 /* the window's bits; negative: without a header */
+
+static z_stream inflater;
+static int (*inflate)(z_stream *, int), (*reset)(z_stream *);
+
+static void *zlib(const char *name)
+{
+    static void *library;
+    void *found;
+    if (!library)
+        library = dlopen("libz.so.1", RTLD_NOW);
+    found = library ? dlsym(library, name) : NULL;
+    if (!found)
+        fail("the scenario with compression needs libz.so.1");
+    return found;
+}
+
+/* JSON, with numbers that differ. */
+static void make_prices(void)
+{
+    size_t at = 0, size = message_size - SEQUENCE;
+    uint32_t random = 1;
+    while (at < size) {
+        char record[80];
+        int length, i;
+        random = random * 1664525 + 1013904223;
+        length = snprintf(record, sizeof record,
+                          "{\"symbol\":\"%c%c%c\",\"bid\":%u.%02u,\"volume\":%u},",
+                          'A' + random % 26, 'A' + (random >> 8) % 26, 'A' + (random >> 16) % 26,
+                          random >> 25, (random >> 9) % 100, (random >> 12) % 10000);
+        for (i = 0; i < length && at < size; i++)
+            tail[at++] = record[i];
+    }
+}
+
+static uint8_t *compress_tail(void)
+{
+    int (*start)(z_stream *, int, int, int, int, int, const char *, int) = zlib("deflateInit2_");
+    int (*deflate)(z_stream *, int) = zlib("deflate");
+    int (*start_inflater)(z_stream *, int, const char *, int) = zlib("inflateInit2_");
+    uint8_t *out = malloc(2 * message_size + 100);
+    z_stream stream = {.in = tail, .in_left = message_size - SEQUENCE,
+                       .out = out, .out_left = 2 * message_size + 100};
+    inflate = zlib("inflate");
+    reset = zlib("inflateReset");
+    if (start(&stream, 6, 8, RAW, 8, 0, "1", sizeof stream) ||
+        deflate(&stream, SYNC_FLUSH) ||
+        start_inflater(&inflater, RAW, "1", sizeof inflater))
+        fail("zlib does not work");
+    sent_tail_size = stream.out_total - 4; /* RFC 7692 section 7.2.1 */
+    return out;
+}
+
+/* Take in a frame, and compare its message with the one that was sent. */
+static void check_deflated(connection *c, const uint8_t *data, size_t size)
+{
+    static uint8_t message[4096];
+    size_t head, length, whole;
+    const uint8_t *frame = (uint8_t *)c->head;
+    char number[SEQUENCE + 1];
+    if (c->head_size + size + 4 > sizeof c->head)
+        fail("a compressed answer is too long");
+    memcpy(c->head + c->head_size, data, size);
+    c->head_size += size;
+    if (c->head_size < 4)
+        return;
+    if (frame[0] != 0xC1)
+        fail("the server has not compressed an answer");
+    head = frame[1] < 126 ? 2 : 4;
+    length = head == 2 ? frame[1] : frame[2] << 8 | frame[3];
+    whole = head + length;
+    if (c->head_size < whole)
+        return;
+    if (c->head_size > whole || c->received == c->sent)
+        fail("an answer before the message was sent");
+    memcpy(c->head + whole, "\0\0\xff\xff", 4); /* RFC 7692 section 7.2.2 */
+    reset(&inflater);
+    inflater.in = frame + head;
+    inflater.in_left = length + 4;
+    inflater.out = message;
+    inflater.out_left = sizeof message;
+    inflate(&inflater, SYNC_FLUSH);
+    snprintf(number, sizeof number, "%08x", c->received);
+    if (inflater.out_total != message_size || memcmp(message, number, SEQUENCE) ||
+        memcmp(message + SEQUENCE, tail, message_size - SEQUENCE))
+        fail("message %u came back changed", c->received);
+    c->head_size = 0;
+    count_one(c->times[c->received++ % depth]);
 }
 
 static void make_tail(void)
 {
-    size_t i, size = message_size - SEQUENCE;
+    size_t i, size = message_size - SEQUENCE, skipped = SEQUENCE + (deflated ? BLOCK : 0);
+    uint8_t *sent;
     tail = malloc(size + 1);
-    masked_tail = malloc(size + 1);
-    for (i = 0; i < size; i++) {
+    for (i = 0; i < size; i++)
         tail[i] = 'a' + i % 23;
-        masked_tail[i] = tail[i] ^ MASK[(i + SEQUENCE) & 3];
+    sent = tail;
+    sent_tail_size = size;
+    if (deflated) {
+        make_prices();
+        sent = compress_tail();
     }
+    masked_tail = malloc(sent_tail_size + 1);
+    for (i = 0; i < sent_tail_size; i++)
+        masked_tail[i] = sent[i] ^ MASK[(i + skipped) & 3];
 }
 
 /* ------------------------------------------------------------------------------------------ echo */
 
 static int poller;
+static int timer;
 static connection *all;
 static int connections;
 
@@ -323,7 +470,8 @@ static void send_messages(connection *c)
 {
     static prefix prefixes[MAX_DEPTH];
     struct iovec parts[2 * MAX_DEPTH];
-    uint32_t missing = leaving ? c->sent_part > 0 : depth - (c->sent - c->received);
+    uint32_t wanted = interval ? c->scheduled : c->received + depth;
+    uint32_t missing = leaving ? c->sent_part > 0 : wanted - c->sent;
     size_t frame_size, skip = c->sent_part;
     double time = now();
     ssize_t sent;
@@ -333,11 +481,11 @@ static void send_messages(connection *c)
     for (i = 0; i < missing; i++) {
         make_prefix(&prefixes[i], c->sent + i, 1);
         parts[2 * i] = (struct iovec){prefixes[i].bytes, prefixes[i].size};
-        parts[2 * i + 1] = (struct iovec){masked_tail, message_size - SEQUENCE};
-        if (i || !skip)
+        parts[2 * i + 1] = (struct iovec){masked_tail, sent_tail_size};
+        if (!interval && (i || !skip))
             c->times[(c->sent + i) % depth] = time;
     }
-    frame_size = prefixes[0].size + message_size - SEQUENCE;
+    frame_size = prefixes[0].size + sent_tail_size;
     for (i = 0; skip; i++) { /* what has left already */
         size_t part = skip < parts[i].iov_len ? skip : parts[i].iov_len;
         parts[i].iov_base = (uint8_t *)parts[i].iov_base + part;
@@ -349,7 +497,7 @@ static void send_messages(connection *c)
         fail("the server is gone: %s", strerror(errno));
     if (sent > 0)
         advance(c, sent, frame_size);
-    watch_writes(c, leaving ? c->sent_part > 0 : c->sent - c->received < depth);
+    watch_writes(c, leaving ? c->sent_part > 0 : c->sent < wanted);
 }
 
 /* Compare what has come with what must come: the same message, in one frame without a mask. */
@@ -390,7 +538,27 @@ static void receive_messages(connection *c)
         return;
     if (got <= 0)
         fail("the server has left: %s", got ? strerror(errno) : "end of stream");
-    check(c, buffer, got);
+    if (deflated)
+        check_deflated(c, buffer, got);
+    else
+        check(c, buffer, got);
+}
+
+/* Send what is due by now, to one connection after the other. */
+static void send_scheduled(void)
+{
+    static int turn;
+    uint64_t expirations;
+    double time = now();
+    if (read(timer, &expirations, sizeof expirations) < 0)
+        return;
+    for (; due <= time && !leaving; due += interval) {
+        connection *c = &all[turn++ % connections];
+        if (c->scheduled - c->received == depth)
+            fail("the server does not answer as many messages per second");
+        c->times[c->scheduled++ % depth] = due;
+        send_messages(c);
+    }
 }
 
 static void echo_step(void)
@@ -399,10 +567,25 @@ static void echo_step(void)
     int i, count = epoll_wait(poller, events, 256, 100);
     for (i = 0; i < count; i++) {
         connection *c = events[i].data.ptr;
+        if (c == NULL) {
+            send_scheduled();
+            continue;
+        }
         if (events[i].events & ~EPOLLOUT)
             receive_messages(c);
         send_messages(c);
     }
+}
+
+static void start_timer(void)
+{
+    struct timespec period = {(time_t)interval, (long)((interval - (time_t)interval) * 1e9)};
+    struct itimerspec times = {period, period};
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
+    timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
+    due = now() + interval; /* never after the timer: a message would wait for its next expiration */
+    timerfd_settime(timer, 0, &times, NULL);
+    epoll_ctl(poller, EPOLL_CTL_ADD, timer, &event);
 }
 
 static void open_all(int from, int to)
@@ -447,6 +630,8 @@ static void echo(double seconds)
 {
     int i;
     open_all(0, connections);
+    if (interval)
+        start_timer();
     for (i = 0; i < connections; i++)
         send_messages(&all[i]);
     measure(seconds, echo_step);
@@ -501,7 +686,7 @@ static void handshake_step(void)
     for (i = 0; i < count; i++) {
         connection *c = events[i].data.ptr;
         if (events[i].events & EPOLLOUT)
-            send_whole(c, REQUEST, sizeof REQUEST - 1);
+            send_whole(c, request, strlen(request));
         else if (c->upgraded)
             receive_close(c);
         else if (read_response(c)) {
@@ -576,9 +761,14 @@ static double number(char *text, double least, double most)
 int main(int count, char **arguments)
 {
     const char *mode = count > 1 ? arguments[1] : "";
-    int first = !strcmp(mode, "echo") ? 7 : !strcmp(mode, "handshake") ? 5 : 4;
+    int is_handshake = !strcmp(mode, "handshake"), has_schedule = !strcmp(mode, "rate"), first;
+    char more[768] = "";
+    deflated = !strcmp(mode, "deflate");
+    first = !strcmp(mode, "echo") || deflated || has_schedule ? 7 : is_handshake ? 5 : 4;
     if (count <= first || (first == 4 && strcmp(mode, "idle")))
         fail("usage: load echo PORT CONNECTIONS SIZE DEPTH SECONDS PID...\n"
+             "       load deflate PORT CONNECTIONS SIZE 1 SECONDS PID...\n"
+             "       load rate PORT CONNECTIONS SIZE RATE SECONDS PID...\n"
              "       load handshake PORT CONNECTIONS SECONDS PID...\n"
              "       load idle PORT CONNECTIONS PID...");
     address.sin_family = AF_INET;
@@ -588,9 +778,19 @@ int main(int count, char **arguments)
     watch(arguments + first, count - first);
     all = allocate(connections);
     poller = epoll_create1(EPOLL_CLOEXEC);
-    message_size = first == 7 ? (size_t)number(arguments[4], SEQUENCE, 1 << 24) : 32;
-    depth = first == 7 ? (uint32_t)number(arguments[5], 1, MAX_DEPTH) : 1;
+    message_size = first == 7 ? (size_t)number(arguments[4], SEQUENCE, deflated ? 1200 : 1 << 24)
+                              : 32;
+    if (has_schedule) {
+        interval = 1 / number(arguments[5], 1, 1000000);
+        depth = MAX_DEPTH;
+    } else
+        depth = first == 7 ? (uint32_t)number(arguments[5], 1, deflated ? 1 : MAX_DEPTH) : 1;
     make_tail();
+    if (is_handshake)
+        snprintf(more, sizeof more, BROWSER, ntohs(address.sin_port));
+    else if (deflated)
+        strcpy(more, OFFER);
+    snprintf(request, sizeof request, REQUEST, ntohs(address.sin_port), more);
     if (first == 4) {
         alarm(120);
         idle();

@@ -29,6 +29,8 @@ class Peer:
     environ: dict[str, str] = field(default_factory=dict)
     #: What users install that is built on it.
     users: str = ""
+    #: Whether it has permessage-deflate.
+    compresses: bool = True
 
     @property
     def title(self) -> str:
@@ -60,6 +62,7 @@ PEERS = [
         "`gevent.pywsgi`, with wsaccel",
         "echo_gevent_websocket.py",
         "gevent-websocket",
+        compresses=False,
     ),
     Peer(
         "simple-websocket",
@@ -77,7 +80,7 @@ PEERS = [
         "uvicorn",
         users="FastAPI, Channels",
     ),
-    Peer("picows", "callbacks on frames, uvloop", "echo_picows.py", "picows"),
+    Peer("picows", "callbacks on frames, uvloop", "echo_picows.py", "picows", compresses=False),
 ]
 
 

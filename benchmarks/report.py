@@ -10,6 +10,9 @@ from lab import Machine
 from peers import Peer
 from scenarios import Sample, Scenario
 
+#: The parts of the messages that were answered within a latency, and the name of that latency.
+LATENCIES = {0.5: "p50_us", 0.99: "p99_us", 0.999: "p999_us"}
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -64,6 +67,10 @@ class Results:
             ]
         )
 
+    def latencies(self, scenario: Scenario, peer: Peer, key: str) -> Figure | None:
+        samples = self.samples[scenario.name, peer.name]
+        return Figure.of([sample[key] for sample in samples if sample])
+
     def rates(self, scenario: Scenario, peer: Peer) -> Figure | None:
         samples = self.samples[scenario.name, peer.name]
         return Figure.of([sample["per_second"] for sample in samples if sample])
@@ -71,7 +78,8 @@ class Results:
 
 def write_page(results: Results) -> str:
     """The tables, in Markdown."""
-    timed = [scenario for scenario in results.scenarios if not scenario.is_memory]
+    relative = [scenario for scenario in results.scenarios if scenario.is_relative]
+    compressed = [scenario for scenario in results.scenarios if scenario.mode == "deflate"]
     sections = [
         "# How fast, in figures",
         "Written by `run.py`; [README.md](README.md) says how to read it."
@@ -79,16 +87,24 @@ def write_page(results: Results) -> str:
         _write_machine(results),
         "![The first table as a chart](results.svg)",
     ]
-    if timed:
-        name = results.reference.name
+    if relative:
         sections += [
-            f"## Speed: {name} is 1, more is faster",
-            _write_table(results, timed, results.speeds),
-            "## Server CPU time, in µs for a message or a handshake",
-            _write_table(results, timed, results.costs),
-            "## Messages or handshakes per second, as the clients saw them",
-            _write_table(results, timed, results.rates),
+            f"## Speed: {results.reference.name} is 1, more is faster",
+            _write_table(results, relative, results.speeds),
         ]
+    if relative or compressed:
+        sections += [
+            "## Server CPU time, in µs for a message or a handshake",
+            _write_table(results, relative + compressed, results.costs),
+            "## Messages or handshakes per second, as the clients saw them",
+            _write_table(results, relative + compressed, results.rates),
+        ]
+    for scenario in results.scenarios:
+        if scenario.has_schedule:
+            sections += [
+                f"## Latency with {scenario.title} and {scenario.subtitle}, in µs",
+                _write_latencies(results, scenario),
+            ]
     memory = [scenario for scenario in results.scenarios if scenario.is_memory]
     if memory:
         sections += [
@@ -117,9 +133,29 @@ def _write_table(
     scenarios: list[Scenario],
     figure_of: Callable[[Scenario, Peer], Figure | None],
 ) -> str:
-    heads = [f"{scenario.title}<br>{scenario.subtitle}" for scenario in scenarios]
-    rows = [["Server", *heads], ["---"] + ["---:"] * len(heads)]
+    rows = [[f"{scenario.title}<br>{scenario.subtitle}" for scenario in scenarios]]
     for peer in results.peers:
-        figures = [figure_of(scenario, peer) for scenario in scenarios]
-        rows.append([peer.name, *(str(figure) if figure else "failed" for figure in figures)])
+        rows.append([_cell(figure_of(each, peer), each, peer) for each in scenarios])
+    return _join(results, rows)
+
+
+def _write_latencies(results: Results, scenario: Scenario) -> str:
+    rows = [[f"{100 * part:g} %" for part in LATENCIES]]
+    for peer in results.peers:
+        figures = [results.latencies(scenario, peer, key) for key in LATENCIES.values()]
+        rows.append([_cell(figure, scenario, peer) for figure in figures])
+    return _join(results, rows)
+
+
+def _cell(figure: Figure | None, scenario: Scenario, peer: Peer) -> str:
+    if figure is None:
+        return "failed" if scenario.suits(peer) else "-"
+    return str(figure)
+
+
+def _join(results: Results, cells: list[list[str]]) -> str:
+    """A table of the servers, from its heads and its rows."""
+    heads, *rest = cells
+    rows = [["Server", *heads], ["---"] + ["---:"] * len(heads)]
+    rows += [[peer.name, *row] for peer, row in zip(results.peers, rest, strict=True)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)

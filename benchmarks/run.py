@@ -110,7 +110,7 @@ def run_round(
         servers = [stack.enter_context(running(peer, python, server_core)) for peer in peers]
         for scenario in scenarios:
             print(f"  {scenario.name + ':':14}", end="", flush=True)
-            for server in servers:
+            for server in filter(lambda server: scenario.suits(server.peer), servers):
                 with lab.on_core(load_core):
                     sample = try_to_measure(scenario, server, program, seconds)
                 samples[scenario.name, server.peer.name].append(sample)
