@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import nan
 from statistics import median
 
 from lab import Machine
@@ -12,6 +13,9 @@ from scenarios import Sample, Scenario
 
 #: The parts of the messages that were answered within a latency, and the name of that latency.
 LATENCIES = {0.5: "p50_us", 0.99: "p99_us", 0.999: "p999_us"}
+
+
+TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,54 @@ def write_page(results: Results) -> str:
             _write_table(results, memory, results.costs),
         ]
     return "\n\n".join(sections) + "\n"
+
+
+def write_summary(results: Results) -> str:
+    """What docs/benchmarks.md begins with, in Markdown. Needs a run of everything."""
+    scenarios = {scenario.name: scenario for scenario in results.scenarios}
+    own, *_ = results.peers
+
+    def cost(name: str, peer: Peer) -> float:
+        figure = results.costs(scenarios[name], peer)
+        return figure.median if figure else nan
+
+    def rate(name: str) -> str:
+        figure = results.rates(scenarios[name], own)
+        return f"{float(f'{figure.median:.2g}'):,.0f}" if figure else "?"
+
+    def times(name: str, peer: Peer) -> str:
+        ratio = cost(name, peer) / cost(name, own)
+        return f"{ratio:.0f}{TIMES}" if ratio >= 10 else f"{ratio:.1f}{TIMES}"
+
+    others = sorted(results.peers[1:], key=lambda peer: -cost("echo-100", peer))
+    costs = ", ".join(
+        f"{peer.title} {short(cost('echo-100', peer))}" for peer in [own, *reversed(others)]
+    )
+    units = {"echo-100": "µs", "echo-100-16k": "µs", "memory": "KiB"}
+    figures = [f"{short(cost(name, own))} {unit}" for name, unit in units.items()]
+    rows = [
+        ["Server", "message", "of 16 KiB", "idle"],
+        ["---"] + ["---:"] * len(units),
+        [f"**{own.title}**", *figures],
+    ]
+    for peer in others:
+        memory = f"{short(cost('memory', peer))} KiB"
+        rows.append([peer.title, times("echo-100", peer), times("echo-100-16k", peer), memory])
+    pipes = [cost("pipe-100", peer) for peer in others if peer.package != own.package]
+    return "\n".join(
+        [
+            "![CPU time of the server for one message of 32 bytes, in µs:"
+            f" {costs}](../benchmarks/costs.svg)",
+            "",
+            *("| " + " | ".join(row) + " |" for row in rows),
+            "",
+            "- The figures are for 100 connections. With 16 small messages in flight on each"
+            f" connection, {own.name} takes {short(cost('pipe-100', own))} µs for a message, and"
+            f" the other libraries take {short(min(pipes))} to {short(max(pipes))} µs.",
+            f"- One core answers {rate('echo-100')} small messages, or opens {rate('handshake')}"
+            " WebSockets, in a second.",
+        ]
+    )
 
 
 def _write_machine(results: Results) -> str:

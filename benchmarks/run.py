@@ -18,7 +18,7 @@ import chart
 import lab
 from lab import BUILD, HERE, CannotRunError
 from peers import PEERS, Peer, Server, running
-from report import Results, short, write_page
+from report import Results, short, write_page, write_summary
 from scenarios import SCENARIOS, MeasureError, Sample, Scenario, measure
 
 REFERENCE = "picows"
@@ -40,14 +40,17 @@ def main() -> int:
         return 2
     is_whole = results.peers == PEERS and results.scenarios == SCENARIOS
     write(results, HERE if is_whole else BUILD)
+    if is_whole:
+        write_beginning(results, lab.ROOT / "docs" / "benchmarks.md")
     return int(any(None in samples for samples in results.samples.values()))
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="Only a run of everything writes results.md and its charts beside this program; a"
-        " part goes into its folder build. build/rounds.json has every sample of the last run.",
+        epilog="Only a run of everything writes results.md and its charts beside this program, and"
+        " the figures in docs/benchmarks.md; a part goes into its folder build. build/rounds.json"
+        " has every sample of the last run.",
     )
     peers = [peer.name for peer in PEERS]
     scenarios = [scenario.name for scenario in SCENARIOS]
@@ -145,6 +148,13 @@ def write(results: Results, folder: Path) -> None:
         if scenario.name == "echo-100":
             (folder / "costs.svg").write_text(chart.draw_costs(results, scenario))
     print(f"see {folder}/results.md and {folder}/results.svg")
+
+
+def write_beginning(results: Results, page: Path) -> None:
+    """Replace the figures at the beginning of a page, between two comments."""
+    before, begin, rest = page.read_text().partition("<!-- make bench writes this -->\n")
+    _, end, after = rest.partition("<!-- end -->\n")
+    page.write_text(f"{before}{begin}{write_summary(results)}\n{end}{after}")
 
 
 if __name__ == "__main__":
