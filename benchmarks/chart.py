@@ -141,6 +141,8 @@ def _draw_panel(results: Results, scenario: Scenario, x: float, top: float) -> I
     """Memory and compression, which the reference does not have, are what they are; all else is a
     ratio."""
     unit = "" if scenario.is_relative else ", shorter is better"
+    if scenario.mode == "deflate":
+        unit = f" in µs{unit}"
     yield _text(x, top + 12, scenario.title, "title")
     yield _text(x, top + 28, scenario.subtitle + unit, "faint small")
     figure_of = results.speeds if scenario.is_relative else results.costs

@@ -4,6 +4,7 @@
      load echo PORT CONNECTIONS SIZE DEPTH SECONDS PID...      messages there and back
      load deflate PORT CONNECTIONS SIZE 1 SECONDS PID...       the same, compressed (RFC 7692)
      load rate PORT CONNECTIONS SIZE RATE SECONDS PID...       the same, on a fixed schedule
+     load broadcast PORT CONNECTIONS SIZE 1 SECONDS PID...     messages of one connection to all
      load handshake PORT CONNECTIONS SECONDS PID...            connect, upgrade, closing handshake
      load idle PORT CONNECTIONS PID...                         memory of connections that do nothing
 
@@ -40,7 +41,7 @@
 
 /* The key of RFC 6455 section 1.3 and its answer, so that no SHA-1 is needed here. */
 static const char REQUEST[] =
-    "GET /echo HTTP/1.1\r\n"
+    "GET /%s HTTP/1.1\r\n"
     "Host: 127.0.0.1:%d\r\n"
     "Upgrade: websocket\r\n"
     "Connection: Upgrade\r\n"
@@ -94,7 +95,8 @@ static uint32_t depth;
 static uint8_t *tail, *masked_tail; /* a message behind its number: as received, as sent */
 static size_t sent_tail_size;
 static double interval, due; /* seconds between two messages, 0 without a schedule; the next one */
-static int deflated;
+static int deflated, is_broadcast;
+static uint64_t delivered; /* the messages of a broadcast that have come back */
 static uint8_t buffer[256 << 10];
 
 static clockid_t clocks[64];
@@ -526,6 +528,7 @@ static void check(connection *c, const uint8_t *data, size_t size)
         if (c->received_part == begin + message_size - SEQUENCE) {
             count_one(c->times[c->received % depth]);
             c->received_part = 0;
+            delivered++;
             make_prefix(&c->expected, ++c->received, 0);
         }
     }
@@ -542,6 +545,27 @@ static void receive_messages(connection *c)
         check_deflated(c, buffer, got);
     else
         check(c, buffer, got);
+}
+
+/* Send a message to all, when all have the one before it. */
+static void publish(void)
+{
+    static uint64_t published;
+    prefix head;
+    struct iovec parts[2];
+    int i;
+    if (leaving || delivered < published * connections)
+        return;
+    published++;
+    make_prefix(&head, all[0].sent, 1);
+    for (i = 0; i < connections; i++) {
+        all[i].times[0] = now();
+        all[i].sent++;
+    }
+    parts[0] = (struct iovec){head.bytes, head.size};
+    parts[1] = (struct iovec){masked_tail, sent_tail_size};
+    if (writev(all[0].fd, parts, 2) != (ssize_t)(head.size + sent_tail_size))
+        fail("cannot publish: %s", strerror(errno));
 }
 
 /* Send what is due by now, to one connection after the other. */
@@ -573,8 +597,11 @@ static void echo_step(void)
         }
         if (events[i].events & ~EPOLLOUT)
             receive_messages(c);
-        send_messages(c);
+        if (!is_broadcast)
+            send_messages(c);
     }
+    if (is_broadcast)
+        publish();
 }
 
 static void start_timer(void)
@@ -632,8 +659,10 @@ static void echo(double seconds)
     open_all(0, connections);
     if (interval)
         start_timer();
-    for (i = 0; i < connections; i++)
+    for (i = 0; i < connections && !is_broadcast; i++)
         send_messages(&all[i]);
+    if (is_broadcast)
+        publish();
     measure(seconds, echo_step);
     leave();
 }
@@ -764,11 +793,13 @@ int main(int count, char **arguments)
     int is_handshake = !strcmp(mode, "handshake"), has_schedule = !strcmp(mode, "rate"), first;
     char more[768] = "";
     deflated = !strcmp(mode, "deflate");
-    first = !strcmp(mode, "echo") || deflated || has_schedule ? 7 : is_handshake ? 5 : 4;
+    is_broadcast = !strcmp(mode, "broadcast");
+    first = !strcmp(mode, "echo") || deflated || is_broadcast || has_schedule ? 7 : is_handshake ? 5 : 4;
     if (count <= first || (first == 4 && strcmp(mode, "idle")))
         fail("usage: load echo PORT CONNECTIONS SIZE DEPTH SECONDS PID...\n"
              "       load deflate PORT CONNECTIONS SIZE 1 SECONDS PID...\n"
              "       load rate PORT CONNECTIONS SIZE RATE SECONDS PID...\n"
+             "       load broadcast PORT CONNECTIONS SIZE 1 SECONDS PID...\n"
              "       load handshake PORT CONNECTIONS SECONDS PID...\n"
              "       load idle PORT CONNECTIONS PID...");
     address.sin_family = AF_INET;
@@ -784,13 +815,15 @@ int main(int count, char **arguments)
         interval = 1 / number(arguments[5], 1, 1000000);
         depth = MAX_DEPTH;
     } else
-        depth = first == 7 ? (uint32_t)number(arguments[5], 1, deflated ? 1 : MAX_DEPTH) : 1;
+        depth = first == 7 ? (uint32_t)number(arguments[5], 1, deflated || is_broadcast ? 1 : MAX_DEPTH)
+                           : 1;
     make_tail();
     if (is_handshake)
         snprintf(more, sizeof more, BROWSER, ntohs(address.sin_port));
     else if (deflated)
         strcpy(more, OFFER);
-    snprintf(request, sizeof request, REQUEST, ntohs(address.sin_port), more);
+    snprintf(request, sizeof request, REQUEST, is_broadcast ? "broadcast" : "echo",
+             ntohs(address.sin_port), more);
     if (first == 4) {
         alarm(120);
         idle();

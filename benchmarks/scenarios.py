@@ -34,7 +34,7 @@ class Scenario:
     @property
     def is_relative(self) -> bool:
         """Whether the cost is compared with that of the reference."""
-        return self.mode in {"echo", "handshake"}
+        return self.mode in {"echo", "broadcast", "handshake"}
 
     @property
     def has_schedule(self) -> bool:
@@ -68,7 +68,8 @@ SCENARIOS = [
     Scenario("echo-10-256k", "10 connections", "256 KiB", "echo", (10, 256 << 10, 1)),
     Scenario("echo-10-1m", "10 connections", "1 MiB", "echo", (10, 1 << 20, 1)),
     Scenario("pipe-100", "100 connections", "32 B, 16 in flight", "echo", (100, 32, 16)),
-    Scenario("deflate-100-1k", "Compression", "1 KiB of JSON: µs", "deflate", (100, 1 << 10, 1)),
+    Scenario("broadcast-1000", "Broadcast", "to 1,000 connections", "broadcast", (1000, 128, 1)),
+    Scenario("deflate-100-1k", "Compressed JSON", "1 KiB", "deflate", (100, 1 << 10, 1)),
     Scenario("rate-100", "100 connections", "5,000 messages per second", "rate", (100, 32, 5000)),
     Scenario("handshake", "Handshake", "connect, upgrade, close", "handshake", (32,)),
 ]

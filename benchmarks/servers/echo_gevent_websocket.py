@@ -5,10 +5,18 @@ import sys
 from gevent.pywsgi import WSGIServer
 from geventwebsocket.handler import WebSocketHandler
 
+subscribers = set()
+
 
 def app(environ, start_response):
     ws = environ["wsgi.websocket"]
-    while (message := ws.receive()) is not None:
+    if environ["PATH_INFO"] == "/broadcast":
+        subscribers.add(ws)
+        while (message := ws.receive()) is not None:
+            for subscriber in list(subscribers):
+                subscriber.send(message)
+        subscribers.discard(ws)
+    while not ws.closed and (message := ws.receive()) is not None:
         ws.send(message)
     return []
 

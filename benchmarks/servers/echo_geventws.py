@@ -2,11 +2,17 @@
 
 import sys
 
-from geventws import WebSocketServer
+from geventws import Broadcast, WebSocketServer
+
+broadcast = Broadcast("memory://")
 
 
 def app(environ, start_response):
     ws = environ["wsgi.websocket"]
+    if environ["PATH_INFO"] == "/broadcast":
+        broadcast.subscribe("all", ws)
+        for message in ws:
+            broadcast.publish("all", message)
     for message in ws:
         ws.send(message)
     return []

@@ -2,12 +2,23 @@
 
 import sys
 
-from geventws import WebSocketServer
+from geventws import Broadcast, WebSocketServer
+
+broadcast = Broadcast("memory://")
 
 
 def app(environ, start_response):
-    environ["wsgi.websocket"].detach(echo)
+    ws = environ["wsgi.websocket"]
+    if environ["PATH_INFO"] == "/broadcast":
+        broadcast.subscribe("all", ws)
+        ws.detach(publish)
+    else:
+        ws.detach(echo)
     return []
+
+
+def publish(ws, message):
+    broadcast.publish("all", message)
 
 
 def echo(ws, message):

@@ -3,16 +3,22 @@
 import os
 import sys
 
+subscribers = set()
+
 
 def app(environ, start_response):
     from simple_websocket import ConnectionClosed, Server  # noqa: PLC0415 - after gevent's patches
 
     ws = Server.accept(environ)
     try:
+        if environ["PATH_INFO"] == "/broadcast":
+            subscribers.add(ws)
         while True:
-            ws.send(ws.receive())
+            message = ws.receive()
+            for each in list(subscribers) if ws in subscribers else [ws]:
+                each.send(message)
     except ConnectionClosed:
-        pass  # that is how it says that the peer has left
+        subscribers.discard(ws)  # that is how it says that the peer has left
     raise StopIteration  # which tells gunicorn that there is no response
 
 

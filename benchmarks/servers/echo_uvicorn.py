@@ -4,12 +4,21 @@ import sys
 
 import uvicorn
 
+subscribers = set()
+
 
 async def app(scope, receive, send):
     if scope["type"] != "websocket":
         return
     await receive()  # websocket.connect
     await send({"type": "websocket.accept"})
+    if scope["path"] == "/broadcast":
+        subscribers.add(send)
+        while (event := await receive())["type"] == "websocket.receive":
+            for subscriber in list(subscribers):
+                await subscriber({"type": "websocket.send", "text": event["text"]})
+        subscribers.discard(send)
+        return
     while (event := await receive())["type"] == "websocket.receive":
         if event.get("text") is not None:
             await send({"type": "websocket.send", "text": event["text"]})

@@ -3,10 +3,17 @@
 import sys
 
 import uvloop
-from websockets.asyncio.server import serve
+from websockets.asyncio.server import broadcast, serve
+
+subscribers = set()
 
 
 async def echo(ws):
+    if ws.request.path == "/broadcast":
+        subscribers.add(ws)
+        async for message in ws:
+            broadcast(subscribers, message)
+        subscribers.discard(ws)
     async for message in ws:
         await ws.send(message)
 
