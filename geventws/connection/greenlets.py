@@ -1,10 +1,8 @@
-"""Greenlets that take less memory, references to greenlets, and the functions that they run."""
+"""Greenlets that take less memory, and the functions that greenlets run."""
 
 from __future__ import annotations
 
 from inspect import isasyncgenfunction, iscoroutinefunction
-from sys import getrefcount
-from weakref import getweakrefcount
 
 from gevent import Greenlet
 
@@ -13,11 +11,6 @@ class LightGreenlet(Greenlet):  # type: ignore[type-arg] # generic for the type 
     """A greenlet that does not store the stack of its creation, which is always the same."""
 
     spawning_stack_limit = 0
-
-
-def references(greenlet: object) -> int:
-    """The number of references to a greenlet, for a comparison with that of another moment."""
-    return getrefcount(greenlet) + getweakrefcount(greenlet)
 
 
 def check_function(function: object) -> None:

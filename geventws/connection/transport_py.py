@@ -28,8 +28,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from errno import EBADF
 from functools import partial
+from sys import getrefcount
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+from weakref import getweakrefcount
 
 from gevent import get_hub, getcurrent
 from gevent.exceptions import ConcurrentObjectUseError
@@ -40,7 +42,7 @@ from gevent.timeout import Timeout
 from ..exceptions import WebSocketError
 from ..protocol.frames import Opcode, encode_text
 from ..protocol.state import State
-from .greenlets import LightGreenlet, references
+from .greenlets import LightGreenlet
 from .lifecycle import End
 from .tcp import MAX_RECORD
 from .threads import call_in_hub, get_ident, is_running
@@ -178,12 +180,12 @@ class Workers:
         while idle:
             worker: LightGreenlet = idle.pop()
             self._unused = min(self._unused, len(idle))
-            if references(worker) == self._references:
+            if getrefcount(worker) + getweakrefcount(worker) == self._references:
                 return worker
             worker.switch()  # without a job: it ends
         worker = LightGreenlet(self._work)
         worker.switch()
-        self._references = references(worker)
+        self._references = getrefcount(worker) + getweakrefcount(worker)
         return worker
 
     def _work(self) -> None:
@@ -205,7 +207,7 @@ class Workers:
             except BaseException:  # noqa: BLE001 - reported as an exception in the hub
                 self._hub.handle_error(self, *sys.exc_info())
             self.running -= 1
-            is_leaving = getcurrent() in self._leaving
+            is_leaving = self._leaving and getcurrent() in self._leaving
             if not is_leaving:
                 self._idle.append(getcurrent())
             if self.waiting or not self.ends_idle:
@@ -408,36 +410,14 @@ class Transport:
         """
         if timeout is not None:
             return receive_within(self, timeout)
-        message = self._message_at_hand()
-        return self._wait() if message is None else message
-
-    def _message_at_hand(self) -> str | bytes | None:
-        """Return a message for which no wait is necessary, else ``None``."""
         if get_ident() != self._thread:
             raise RuntimeError(NOT_HERE)
         endpoint = self._endpoint
-        if endpoint.state is _PENDING:
-            self._open()
-        buffers = self._buffers
-        if buffers.dispatched is self:
-            if endpoint._position < endpoint._end:  # has_input, inlined on the hot path
-                if monotonic() < buffers.deadline:
-                    message = endpoint.next_message()
-                    if endpoint.has_news:
-                        self._input_parsed()
-                    if message is not None:
-                        self._totals.messages_received += 1
-                        self._messages_received += 1
-                        return message
-                else:
-                    self._resume_later()
-        elif self._received is not None or endpoint.has_input:
-            return self._receive_parsed()
-        return None
-
-    def _wait(self) -> str | bytes | None:
-        """Wait in the hub until a dispatch brings a message, or the end."""
-        endpoint = self._endpoint
+        # In a dispatch, all messages are in the input.
+        if self._buffers.dispatched is not self or endpoint._position < endpoint._end:
+            message = self._message_at_hand()
+            if message is not None:
+                return message
         if endpoint.state is not _OPEN:
             self._report_end()
             return None
@@ -458,6 +438,28 @@ class Transport:
                 # Another greenlet has switched to this one, without a message.
         finally:
             self._waiter = None
+
+    def _message_at_hand(self) -> str | bytes | None:
+        """Return a message for which no wait is necessary, else ``None``."""
+        endpoint = self._endpoint
+        if endpoint.state is _PENDING:
+            self._open()
+        buffers = self._buffers
+        if buffers.dispatched is self:
+            if endpoint._position < endpoint._end:  # has_input, inlined on the hot path
+                if monotonic() < buffers.deadline:
+                    message = endpoint.next_message()
+                    if endpoint.has_news:
+                        self._input_parsed()
+                    if message is not None:
+                        self._totals.messages_received += 1
+                        self._messages_received += 1
+                        return message
+                else:
+                    self._resume_later()
+        elif self._received is not None or endpoint.has_input:
+            return self._receive_parsed()
+        return None
 
     def _report_end(self) -> None:
         """Return ``None`` the first time, then raise."""
@@ -526,7 +528,13 @@ class Transport:
             self._wait_for_room()
         self._totals.messages_sent += 1
         self._messages_sent += 1
-        self._transmit(endpoint.encode_message(opcode, payload, compress))
+        frame = endpoint.encode_message(opcode, payload, compress)
+        buffers = self._buffers
+        # _transmit(), inlined on the hot path
+        if buffers.dispatched is self and (buffers.cork or endpoint._position < endpoint._end):
+            self._cork(frame)
+        else:
+            self._write(frame)
         if self._output is not None:
             self._wait_for_room()
         if endpoint.state is _CLOSED:
@@ -542,21 +550,18 @@ class Transport:
     def _transmit(self, frame: bytes) -> None:
         """Write a frame now, or cork it with the other frames of this dispatch."""
         buffers = self._buffers
-        if buffers.dispatched is self:
-            endpoint = self._endpoint
-            if (
-                endpoint._position < endpoint._end
-                and buffers.cork_size < _MAX_CORK
-                and len(frame) < _MAX_CORK
-            ):
-                buffers.cork.append(frame)
-                buffers.cork_size += len(frame)
-                return
-            if buffers.cork:
-                buffers.cork.append(frame)
-                self._flush_cork()
-                return
-        self._write(frame)
+        if buffers.dispatched is self and (buffers.cork or self._endpoint.has_input):
+            self._cork(frame)
+        else:
+            self._write(frame)
+
+    def _cork(self, frame: bytes) -> None:
+        """Gather a frame while input is left and there is room; otherwise write all."""
+        buffers = self._buffers
+        buffers.cork.append(frame)
+        buffers.cork_size += len(frame)
+        if buffers.cork_size >= _MAX_CORK or not self._endpoint.has_input:
+            self._flush_cork()
 
     def _transmit_now(self, frames: bytes) -> None:
         """Write frames without delay, after the corked ones."""
@@ -567,6 +572,7 @@ class Transport:
             self._write(frames)
 
     def _flush_cork(self) -> None:
+        # Emptied before any call: if one raises, no other connection may send it.
         buffers = self._buffers
         cork, buffers.cork, buffers.cork_size = buffers.cork, [], 0
         self._write(b"".join(cork))
@@ -578,9 +584,10 @@ class Transport:
         """
         if self._endpoint.state is _CLOSED:
             return
-        self._totals.bytes_sent += len(data)
-        self._written += len(data)
-        if self._output is not None or (self._is_tls and len(data) > MAX_RECORD):
+        size = len(data)
+        self._totals.bytes_sent += size
+        self._written += size
+        if self._output is not None or (self._is_tls and size > MAX_RECORD):
             self._queue_output(data)
             return
         try:
@@ -590,42 +597,39 @@ class Transport:
         except OSError:
             self._transport_ended(End.ERROR)
             return
-        if sent < len(data):
+        if sent < size:
             self._queue_output(memoryview(data)[sent:] if sent else data)
 
     # ------------------------------------------------------------ in the hub
 
     def _on_readable(self) -> None:
+        """Read once, and dispatch the input."""
         if self._resuming:
             return  # older input is parsed first, in the next turn of the loop
+        buffer = self._buffers.buffer
         try:
-            self._read()
+            try:
+                size = self._recv_into(buffer)
+                if self._is_tls and size:
+                    size = self._fill_from_tls(size)
+            except WOULD_BLOCK:
+                return
+            except OSError:
+                self._transport_ended(End.ERROR)
+                return
+            if not size:
+                self._transport_ended(End.EOF)
+                return
+            self._heard = True
+            self._totals.bytes_received += size
+            endpoint = self._endpoint
+            endpoint.borrow(buffer, size)
+            self._dispatch()
+            if self._is_tls and endpoint.state is not _CLOSED and self._sock.pending():
+                self._resume_later()  # the loop does not report input that OpenSSL holds
         except BaseException:
             self._transport_ended(End.FAULT)
             raise
-
-    def _read(self) -> None:
-        """Read once, and dispatch the input."""
-        buffers = self._buffers
-        try:
-            size = self._recv_into(buffers.buffer)
-            if self._is_tls and size:
-                size = self._fill_from_tls(size)
-        except WOULD_BLOCK:
-            return
-        except OSError:
-            self._transport_ended(End.ERROR)
-            return
-        if not size:
-            self._transport_ended(End.EOF)
-            return
-        self._heard = True
-        self._totals.bytes_received += size
-        endpoint = self._endpoint
-        endpoint.borrow(buffers.buffer, size)
-        self._dispatch()
-        if self._is_tls and endpoint.state is not _CLOSED and self._sock.pending():
-            self._resume_later()  # the loop does not report input that OpenSSL holds
 
     def _fill_from_tls(self, size: int) -> int:
         """Read until the shared buffer is full: a TLS record has 16 KiB at most."""
@@ -650,16 +654,15 @@ class Transport:
                 self._totals.messages_received += 1
                 self._messages_received += 1
                 self._ready = message
-                buffers.deadline = monotonic() + SLICE
+                if endpoint._position < endpoint._end:
+                    buffers.deadline = monotonic() + SLICE
                 buffers.dispatched = self
                 try:
                     waiter.switch()
                 finally:
                     buffers.dispatched = None
-                    # Emptied before any call: if one raises, no other connection may send it.
-                    cork, buffers.cork, buffers.cork_size = buffers.cork, [], 0
-                    if cork:
-                        self._write(b"".join(cork))
+                    if buffers.cork:
+                        self._flush_cork()
                     if self._ready is not None:
                         # The greenlet had ended, and has not taken the message.
                         message, self._ready = self._ready, None
@@ -670,21 +673,23 @@ class Transport:
                 return
             if buffers.pool.run(self):
                 return
-        if self._waiter is None and endpoint.has_input:
-            self._parse_ahead()
-        endpoint.keep()
+        if endpoint._position < endpoint._end:
+            if self._waiter is None:
+                self._parse_ahead()
+            endpoint.keep()
         if endpoint.has_news:
             self._input_parsed()
 
     def _deliver(self) -> None:
         """Call the callback for each message at hand; in the leader."""
+        endpoint = self._endpoint
         buffers = self._buffers
         leader = self._worker = buffers.leader
         self._busy = True
         if self._received is None:
             buffers.deadline = monotonic() + SLICE
             buffers.dispatched = self
-        count = references(leader)
+        count = getrefcount(leader) + getweakrefcount(leader)
         is_interrupted = False
         try:
             while self._on_message is not None and not is_interrupted:
@@ -697,9 +702,13 @@ class Transport:
                     self._callback_failed(problem)
                 del message
                 leader.gr_context = None
-                if buffers.leader is leader and references(leader) != count:
+                if buffers.leader is not leader:
+                    is_interrupted = True
+                elif getrefcount(leader) + getweakrefcount(leader) != count:
                     buffers.leader = None  # something refers to this greenlet
-                is_interrupted = buffers.leader is not leader
+                    is_interrupted = True
+                elif buffers.dispatched is self and endpoint._position == endpoint._end:
+                    break
         except BaseException:
             is_interrupted = True
             raise
@@ -707,7 +716,6 @@ class Transport:
             try:
                 if buffers.dispatched is self:
                     self._end_dispatch()
-                endpoint = self._endpoint
                 if endpoint.state is _CLOSED and not is_interrupted:
                     self._finish()
                 elif (is_interrupted or self._on_message is None) and (
@@ -730,12 +738,12 @@ class Transport:
         buffers = self._buffers
         endpoint = self._endpoint
         buffers.dispatched = None
-        cork, buffers.cork, buffers.cork_size = buffers.cork, [], 0
-        if cork:
-            self._write(b"".join(cork))
-        if is_suspended and self._waiter is None and endpoint.has_input:
-            self._parse_ahead()
-        endpoint.keep()
+        if buffers.cork:
+            self._flush_cork()
+        if endpoint._position < endpoint._end:
+            if is_suspended and self._waiter is None:
+                self._parse_ahead()
+            endpoint.keep()
         if endpoint.has_news:
             self._input_parsed()
 

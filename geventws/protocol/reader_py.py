@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import os
+from struct import Struct
 from typing import TYPE_CHECKING
 
 from ..exceptions import InvalidPayload, MessageTooBig, ProtocolError
@@ -40,7 +41,9 @@ _FIN_TEXT = _FIN | _TEXT
 _FIN_BINARY = _FIN | _BINARY
 
 _from_bytes = int.from_bytes
-#: For sizes up to 125: a mask times _REPEAT is the repeated mask; _CUT truncates it to the size.
+#: For sizes up to 125: the mask as an integer, and the payload.
+_UNPACK = [Struct(f"<I{size}s").unpack_from for size in range(126)]
+#: A mask times _REPEAT is the repeated mask; _CUT truncates it to the size.
 _REPEAT = [_from_bytes((b"\1\0\0\0" * 32)[:size], "little") for size in range(126)]
 _CUT = [(1 << 8 * size) - 1 for size in range(126)]
 
@@ -311,17 +314,16 @@ class FrameReader:
                         return None
                     continue
                 self._position = stop
-                payload: bytes | bytearray = buffer[start:stop]
-                if must_mask:
-                    mask = buffer[start - 4 : start]
-                    if size > 125:
-                        payload = apply_mask(payload, mask)
-                    else:
-                        # The same, in 0.4 instead of 0.9 microseconds.
-                        number = _from_bytes(mask, "little") * _REPEAT[size] & _CUT[size]
-                        number ^= _from_bytes(payload, "little")
-                        payload = number.to_bytes(size, "little")
-                message = str(payload, "utf-8") if first == _FIN_TEXT else bytes(payload)
+                if not must_mask:
+                    payload = bytes(buffer[start:stop])
+                elif size > 125:
+                    payload = apply_mask(buffer[start:stop], buffer[start - 4 : start])
+                else:
+                    # The same, in half the time.
+                    mask, payload = _UNPACK[size](buffer, start - 4)
+                    number = _from_bytes(payload, "little") ^ (mask * _REPEAT[size] & _CUT[size])
+                    payload = number.to_bytes(size, "little")
+                message = payload.decode() if first == _FIN_TEXT else payload
                 if self.state is _OPEN:
                     return message
                 steps += 1
@@ -508,17 +510,18 @@ class FrameReader:
         self, opcode: int, payload: bytes | bytearray | memoryview, compress: bool = True
     ) -> bytes:
         """Encode a message as one frame, compressed if that was agreed and makes it shorter."""
+        size = len(payload)
         extension = self.extension
-        if extension is not None and compress and len(payload) >= extension.min_size:
+        if extension is not None and compress and size >= extension.min_size:
             compressed = extension.compress(payload)
             if compressed is not None:
                 return self.encode(_RSV1 | opcode, compressed)
+        if size < 126 and not self.is_client:
+            return _SHORT_HEADS[size][opcode] + payload  # most frames
         return self.encode(opcode, payload)
 
     def encode(
         self, opcode: int, payload: bytes | bytearray | memoryview, fin: bool = True
     ) -> bytes:
         """Encode a frame. A client masks it with four new random bytes (section 5.3)."""
-        if not self.is_client and fin and len(payload) < 126 and opcode < _RSV1:
-            return _SHORT_HEADS[len(payload)][opcode] + payload  # most frames are short
         return encode_frame(opcode, payload, os.urandom(4) if self.is_client else None, fin)
