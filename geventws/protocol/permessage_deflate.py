@@ -113,7 +113,7 @@ class PerMessageDeflate:
 def _shared(window_bits: int, parameters: Deflate, client: bool) -> PerMessageDeflate:
     """The extension of all connections whose messages are compressed with the same window.
 
-    Peers choose among eight windows; each takes 0.25 MiB. The window of the peer's messages does
+    Peers choose among eight windows; each takes 0.3 MiB. The window of the peer's messages does
     not matter: without a context they are decompressed with the largest window.
     """
     agreement = Agreement(True, True, window_bits, window_bits)

@@ -65,6 +65,13 @@ def test_what_would_grow_is_left_alone():
     assert inflate(compressor.compress(RECORDS)) == RECORDS
 
 
+@pytest.mark.usefixtures("library")
+def test_a_short_message_refers_back_to_its_beginning():
+    block = random.Random(1).randbytes(250)
+    data = block + b"x" * 3550 + block
+    assert len(Compressor(1, 15, 8).compress(data)) < 350
+
+
 @pytest.mark.parametrize("window_bits", range(8, 16))
 @pytest.mark.parametrize("kind", [Compressor, ContextCompressor])
 def test_no_message_refers_back_farther_than_its_window(kind, window_bits):
