@@ -106,9 +106,6 @@ class HubBuffers:
         self.cork: list[bytes] = []
         self.cork_size = 0
 
-    def lead(self) -> None:
-        """Read from the next connections in the place of the hub: here, each has its watcher."""
-
     def abandon(self) -> None:
         """Forget the connections, in a child process: they belong to the parent."""
         self.connections.clear()
@@ -179,7 +176,8 @@ class Workers:
         idle = self._idle
         while idle:
             worker: LightGreenlet = idle.pop()
-            self._unused = min(self._unused, len(idle))
+            if self._unused > len(idle):  # noqa: PLR1730 - faster
+                self._unused = len(idle)
             if getrefcount(worker) + getweakrefcount(worker) == self._references:
                 return worker
             worker.switch()  # without a job: it ends
@@ -190,7 +188,6 @@ class Workers:
 
     def _work(self) -> None:
         """Call callbacks, in a greenlet of the pool."""
-        buffers = self._buffers
         while True:
             try:
                 self._hub.switch()
@@ -203,7 +200,6 @@ class Workers:
             try:
                 connection._deliver()
                 connection = None  # its memory may be released meanwhile
-                buffers.lead()
             except BaseException:  # noqa: BLE001 - reported as an exception in the hub
                 self._hub.handle_error(self, *sys.exc_info())
             self.running -= 1
@@ -667,12 +663,8 @@ class Transport:
                         # The greenlet had ended, and has not taken the message.
                         message, self._ready = self._ready, None
                         self._parse_ahead(message)
-        elif self._on_message is not None and not self._busy:
-            if buffers.leader is not None:
-                self._deliver()
-                return
-            if buffers.pool.run(self):
-                return
+        elif self._on_message is not None and not self._busy and buffers.pool.run(self):
+            return
         if endpoint._position < endpoint._end:
             if self._waiter is None:
                 self._parse_ahead()

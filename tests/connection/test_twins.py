@@ -46,7 +46,6 @@ STEPS = {
     "_take",
     "_take_inflated",
     "_wait_for_inflation",
-    "lead",
 }
 #: The methods of the upper half that the compiled transport and the frame reader call.
 HOOKS = {
