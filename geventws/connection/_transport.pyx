@@ -818,7 +818,10 @@ cdef class Transport(Watched):
             return 0
         if self.fd >= 0 and endpoint.left >= BUFFER_SIZE and endpoint.at == endpoint.end:
             # Straight into the message, to be unmasked in place.
-            room = min(endpoint.left, LARGE_READ, max(endpoint.used, BUFFER_SIZE))
+            room = min(
+                endpoint.left, LARGE_READ,
+                max(endpoint.capacity - endpoint.used, endpoint.used, BUFFER_SIZE),
+            )
             endpoint.make_room(room, endpoint.used)
             buffer = endpoint.data + endpoint.used
             size = direct_recv(self.fd, buffer, room)

@@ -13,7 +13,7 @@ _libc = ctypes.CDLL(None) if os.name == "posix" else None
 _malloc_trim = getattr(_libc, "malloc_trim", None)
 _mallopt = getattr(_libc, "mallopt", None) if sys.platform == "linux" else None
 #: Parameters of mallopt(3), and their values in bytes.
-_SETTINGS = {-1: 4 << 20, -3: 32 << 20}  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+_SETTINGS = {-1: 16 << 20, -3: 32 << 20}  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
 #: Environment variables by which a user chooses such settings.
 _VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 #: CPython 3.13 has another name for it.
@@ -23,7 +23,7 @@ _clear_caches = getattr(
 
 
 def keep_memory_for_messages() -> None:
-    """Let glibc keep 4 MiB of free memory for the next large message.
+    """Let glibc keep 16 MiB of free memory for the next large messages.
 
     By default, glibc returns the memory of a message of 256 KiB, and the kernel clears it for the
     next one: a seventh of the time per message. The setting is for the whole process, which must

@@ -48,6 +48,8 @@ cdef class FrameReader:
     cdef uint32_t rest_number
     cdef object inflation
     cdef utf8_state text_state
+    # The size of the latest message that arrived in pieces, at most UINT32_MAX.
+    cdef uint32_t latest
 
     cdef void drop_message(self) noexcept
     cdef void discard_input(self) noexcept

@@ -14,7 +14,7 @@ import os
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from geventws.protocol._frames cimport (
@@ -440,13 +440,16 @@ cdef class FrameReader:
     cdef int make_room(self, Py_ssize_t size, Py_ssize_t arrived) except -1:
         """Reserve room for ``size`` more bytes.
 
-        Reserves up to eight times the size that has arrived. The size in the frame's header is only
-        an upper bound.
+        Reserves up to eight times the size that has arrived, or the size of the latest message. The
+        size in the frame's header is only an upper bound.
         """
         cdef Py_ssize_t capacity = self.used + size
         if capacity <= self.capacity:
             return 0
-        capacity = max(capacity, min(max(8 * arrived, FIRST_CAPACITY), self.used + self.left))
+        capacity = max(
+            capacity,
+            min(max(8 * arrived, FIRST_CAPACITY, <Py_ssize_t>self.latest), self.used + self.left),
+        )
         if self.message == NULL:
             self.message = new_message(self.is_str, capacity)
         else:
@@ -523,6 +526,7 @@ cdef class FrameReader:
             self.drop_message()
             return self.inflate(message)
         self.opcode = 0
+        self.latest = <uint32_t>min(self.used, UINT32_MAX)
         if not self.used:
             return "" if is_text else b""
         if is_text and not self.is_str:

@@ -231,13 +231,15 @@ print("ends")
 
 
 @pytest.mark.parametrize("size", [65_535, 65_536, 65_537, 300_000, 1_000_000, 5_000_001])
-def test_a_large_message_arrives_whole_and_the_next_one_too(serve, size):
-    payload = random.Random(size).randbytes(size)
+def test_a_large_message_arrives_whole_and_the_next_ones_too(serve, size):
+    data = random.Random(size).randbytes(2 * size)
     with serve(echo, max_message_size=None).client().open() as client:
-        sending = gevent.spawn(client.send, frame(BINARY, payload) + frame(TEXT, "next"))
-        assert client.read_frame() == (BINARY, payload)
-        assert client.read_frame() == (TEXT, b"next")
-        sending.get(timeout=SECONDS)
+        # The size of a message decides how much is reserved for the next one.
+        for payload in (data[:size], data[: size // 2], data):
+            sending = gevent.spawn(client.send, frame(BINARY, payload) + frame(TEXT, "next"))
+            assert client.read_frame() == (BINARY, payload)
+            assert client.read_frame() == (TEXT, b"next")
+            sending.get(timeout=SECONDS)
 
 
 def test_a_large_text_that_becomes_non_ascii_late_is_validated(serve):
