@@ -6,6 +6,7 @@ import dataclasses
 import ipaddress
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from json import JSONDecoder, JSONEncoder
 from math import isinf
 from typing import Any, NoReturn, Protocol
@@ -205,6 +206,11 @@ class Options(_Derived):
         object.__setattr__(self, "check_interval", interval)
         parameters = _DEFLATE if self.compression is True else self.compression or None
         object.__setattr__(self, "compression_parameters", parameters)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # For copy() and pickle: the dataclass would restore its fields only.
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return partial(type(self), **fields), ()
 
     def _check_count(self, name: str) -> None:
         value = getattr(self, name)

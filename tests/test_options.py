@@ -1,5 +1,7 @@
 """Which values options may have, and whose hold when several have a say."""
 
+import copy
+import pickle
 import re
 
 import pytest
@@ -243,3 +245,20 @@ def test_an_attribute_options_of_another_server_class_is_left_alone():
         assert server.options == "of this class"
     finally:
         server.stop(1)
+
+
+class PicklableJSON:
+    def dumps(self, value):
+        return repr(value)
+
+    def loads(self, text):
+        return text
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, lambda each: pickle.loads(pickle.dumps(each))])
+def test_copies_of_options_have_what_follows_from_them(duplicate):
+    options = Options(ping_interval=3, json=PicklableJSON)
+    copied = duplicate(options)
+    assert copied == options
+    assert copied.check_interval == 3
+    assert copied.compression_parameters == options.compression_parameters is not None

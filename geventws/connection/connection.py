@@ -172,7 +172,14 @@ class Connection(Transport):
         disable_nagle(sock)
         if not isinstance(sock, gevent_socket):
             self._owns_socket = True
-        self._attach(sock)
+        try:
+            self._attach(sock)
+        except BaseException:
+            # The system may have no resources to watch the descriptor.
+            self._detach()
+            if self._owns_socket:
+                sock.close()
+            raise
         self._endpoint.open(options.max_message_size, extension)
         self._keepalive = Keepalive(monotonic() + (options.ping_interval or 0))
         if not self._due:

@@ -11,7 +11,6 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from ..connection._arrivals import DirectSocket
-from ..connection._epoll import admit_to_collection, exempt_from_collection
 from ..connection.accepted import AcceptedSocket
 from ..connection.greenlets import LightGreenlet
 from ..protocol.server_handshake import response_head
@@ -136,7 +135,6 @@ class DirectAdapter(Adapter):
     def close(self) -> None:
         """Close the connection, if no WebSocket has it."""
         self.lent = None
-        admit_to_collection(self.environ)
         del self.environ  # breaks reference cycles: its wsgi.input refers to this object
         if self._accepted is not None:
             self._accepted.close()
@@ -166,7 +164,6 @@ class DirectAdapter(Adapter):
         self.length = len(head)
         self.environ["wsgi.input"] = EMPTY_BODY  # it refers to this object
         self.lent = None
-        exempt_from_collection(self.environ)  # until close() it belongs to this object
         if self._accepted is not None:
             self._accepted.disown()
         return self._direct, self.take_early()

@@ -370,3 +370,26 @@ def test_a_collection_skips_open_connections_and_frees_the_cycles_of_ended_ones(
         return references[0]() is None
 
     wait_until(is_freed)
+
+
+@pytest.mark.parametrize("copy", [dict, dict.copy, lambda environ: {**environ}])
+def test_a_copy_of_the_environ_in_a_cycle_is_freed(serve, copy):
+    references = []
+
+    def app(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        ws.accept()
+        ws.kept = copy(environ)  # a copy of an untracked dict is untracked, for good
+        references.append(weakref.ref(ws))
+        return echo(environ, start_response)
+
+    with serve(app).client().open() as client:
+        client.send(frame(TEXT, "x"))
+        assert client.read_frame() == (TEXT, b"x")
+        client.finish()
+
+    def is_freed():
+        gc.collect()
+        return references[0]() is None
+
+    wait_until(is_freed)

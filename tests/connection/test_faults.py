@@ -1,12 +1,15 @@
 """Whatever fails on this side costs one connection: nothing of it meets anybody else's bytes."""
 
 import contextlib
+import errno
 import functools
+import gc
 import inspect
 import itertools
 import logging
 import os
 import socket
+import weakref
 
 import gevent
 import greenlet
@@ -21,7 +24,7 @@ from geventws.connection.connection import Connection
 from geventws.protocol.endpoint import Endpoint
 from geventws.server.websocket import WebSocket
 from tests.support.apps import echo
-from tests.support.client import BINARY, PING, PONG, TEXT, close_frame, frame
+from tests.support.client import BINARY, PING, PONG, TEXT, close_frame, frame, request
 from tests.support.endpoints import opened
 from tests.support.servers import SECONDS, wait_until
 
@@ -439,3 +442,28 @@ def test_a_refusal_waits_for_another_greenlets_101(serve):
 
     with serve(application).client().open() as client:
         assert client.read_close() == (1000, "")
+
+
+def test_a_connection_that_cannot_be_watched_is_freed_and_its_socket_closed(serve, monkeypatch):
+    def start_reading(ws):
+        raise OSError(errno.ENOSPC, "fs.epoll.max_user_watches")
+
+    references = []
+
+    def application(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        references.append(weakref.ref(ws))
+        with pytest.raises(ConnectionClosed):
+            ws.accept()
+        return []
+
+    monkeypatch.setattr(WebSocket, "_start_reading", start_reading)
+    with serve(application).client() as client:
+        client.send(request())
+        client.read_to_end()
+
+    def is_freed():
+        gc.collect()
+        return references[0]() is None
+
+    wait_until(is_freed)
