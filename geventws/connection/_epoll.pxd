@@ -7,8 +7,8 @@ cdef extern from "system.h" nogil:
     enum: MAX_READY
 
 
-cpdef void exempt_from_collection(object owned) noexcept
-cpdef void admit_to_collection(object owned) noexcept
+cdef void exempt_from_collection(object owned) noexcept
+cdef void admit_to_collection(object owned) noexcept
 
 
 cdef enum Recipient:

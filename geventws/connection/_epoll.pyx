@@ -29,7 +29,7 @@ cdef extern from "system.h" nogil:
     int poll_ready(int, uint64_t*)
 
 
-cpdef void exempt_from_collection(object owned) noexcept:
+cdef void exempt_from_collection(object owned) noexcept:
     """Let the garbage collector pass over an object that cannot become unreachable for now.
 
     A full collection stops all views while it visits the objects of all connections.
@@ -38,7 +38,7 @@ cpdef void exempt_from_collection(object owned) noexcept:
         PyObject_GC_UnTrack(<PyObject*>owned)
 
 
-cpdef void admit_to_collection(object owned) noexcept:
+cdef void admit_to_collection(object owned) noexcept:
     """Undo :func:`exempt_from_collection`, before the object can become part of a dead cycle."""
     if PyObject_IS_GC(<PyObject*>owned) and not PyObject_GC_IsTracked(<PyObject*>owned):
         PyObject_GC_Track(<PyObject*>owned)
