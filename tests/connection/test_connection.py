@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import gc
 import inspect
+import operator
 import random
 import ssl
 import zlib
@@ -935,7 +936,8 @@ def test_five_hundred_clients_that_vanish_leave_nothing(serve):
             client.vanish()
         del client, clients
     wait_until(lambda: not server.websockets, "the end of all views")
-    wait_until(lambda: census() == before, f"the return to {before}")
+    # Less is possible: another test's greenlets have ended meanwhile.
+    wait_until(lambda: all(map(operator.le, census(), before)), f"not more than before, {before}")
 
 
 def test_it_works_over_tls(serve, tls):
