@@ -6,7 +6,6 @@ import dataclasses
 import ipaddress
 import sys
 from collections.abc import Iterable, Sequence
-from functools import partial
 from json import JSONDecoder, JSONEncoder
 from math import isinf
 from typing import Any, NoReturn, Protocol
@@ -95,19 +94,8 @@ class _StandardJSON:
 _JSON = _StandardJSON()
 
 
-class _Derived:
-    """What follows from the options, and is read for every connection."""
-
-    __slots__ = ("check_interval", "compression_parameters")
-
-    #: The maximum number of seconds between two checks of a connection.
-    check_interval: float
-    #: The parameters of permessage-deflate; ``None`` without compression.
-    compression_parameters: Deflate | None
-
-
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Options(_Derived):
+class Options:
     """The options of a connection, with their defaults. Sizes are in bytes, times in seconds.
 
     :raises TypeError: for an option of the wrong type.
@@ -202,15 +190,6 @@ class Options(_Derived):
             )
         if not (hasattr(self.json, "dumps") and hasattr(self.json, "loads")):
             raise TypeError(f"json must have dumps() and loads(), but is {self.json!r}")
-        interval = min(self.ping_interval or 60.0, self.message_timeout or 60.0, 60.0)
-        object.__setattr__(self, "check_interval", interval)
-        parameters = _DEFLATE if self.compression is True else self.compression or None
-        object.__setattr__(self, "compression_parameters", parameters)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # For copy() and pickle: the dataclass would restore its fields only.
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return partial(type(self), **fields), ()
 
     def _check_count(self, name: str) -> None:
         value = getattr(self, name)
@@ -261,3 +240,13 @@ class Options(_Derived):
                     ipaddress.ip_network(proxy)
             except ValueError as problem:
                 raise ValueError(f"trusted_proxies: {problem}") from None
+
+    @property
+    def compression_parameters(self) -> Deflate | None:
+        """The parameters of permessage-deflate; ``None`` without compression."""
+        return _DEFLATE if self.compression is True else self.compression or None
+
+    @property
+    def check_interval(self) -> float:
+        """The maximum number of seconds between two checks of a connection."""
+        return min(self.ping_interval or 60.0, self.message_timeout or 60.0, 60.0)

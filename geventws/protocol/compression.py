@@ -61,8 +61,8 @@ _WINDOW = 1 << 15
 #: Up to this level, ISA-L is used. Higher levels ask for the ratio of zlib.
 _MAX_FAST_LEVEL = 3
 #: Messages below this size have compressors of their own. With ISA-L, fixed Huffman codes take a
-#: third of the time for four fifths of the ratio. With zlib, a window of this size
-#: takes a quarter less time: there is less memory to clear and to cache.
+#: third of the time for four fifths of the ratio. With zlib, a window of this size takes a quarter
+#: less time: there is less memory to clear and to cache.
 _SHORT = 4 << 10
 _SHORT_WINDOW_BITS = 12
 _SHORT_MEMORY_LEVEL = 5

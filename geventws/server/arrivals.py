@@ -142,7 +142,7 @@ def _serve(
         early = data[request.size :]
         if is_stock(server.handler_class):
             adapter = DirectAdapter(server, sock, address, request, early)
-            ViewGreenlet(None, adapter).switch()  # type: ignore[call-overload] # _run() has no name there
+            ViewGreenlet(None, adapter).switch()  # type: ignore[call-overload] # the function is _run()
         else:
             LightGreenlet(_handle_websocket, server, sock, address, request, early).switch()
     else:
