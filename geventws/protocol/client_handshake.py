@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..exceptions import HandshakeError
 from ..typing import HeaderPairs, Headers
-from .headers import check_header, has_token, is_token, pairs_of, parse_extensions
+from .headers import check_header, has_token, is_token, is_value, pairs_of, parse_extensions
 from .permessage_deflate import Agreement, Deflate, accept_answer, offer
 from .server_handshake import VERSION, accept_key
 from .urls import Target
@@ -30,8 +30,8 @@ _RESERVED = {
 #: The value of a cookie. RFC 6265 section 4.1.1 is stricter, but servers set values with spaces,
 #: commas and backslashes, and browsers return them unchanged (section 5.4).
 _COOKIE_VALUE = re.compile(r"([!-:<-~]([ -:<-~]*[!-:<-~])?)?")
-#: The code of a response and its reason, RFC 9112 section 4.
-_STATUS = re.compile(r"[1-9][0-9]{2}( .*)?", re.DOTALL)
+#: The code of a response and its reason, RFC 9112 section 4: one line, no control characters.
+_STATUS = re.compile(r"[1-9][0-9]{2}( [\t -~\x80-\xff]*)?")
 
 
 class Response(NamedTuple):
@@ -161,9 +161,10 @@ def parse_response(head: bytes) -> Response:
     headers = []
     for line in lines:
         name, colon, value = line.partition(":")
-        if not colon or not is_token(name):
+        value = value.strip(" \t")
+        if not colon or not is_token(name) or not is_value(value):
             raise HandshakeError(status, f"a malformed header: {line[:80]!r}")
-        headers.append((name, value.strip(" \t")))
+        headers.append((name, value))
     return Response(int(status[:3]), status, headers)
 
 

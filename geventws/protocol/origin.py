@@ -117,12 +117,12 @@ def _normal_origin(origin: str) -> str:
 @lru_cache(maxsize=64)
 def _normalize(origin: str) -> str:
     try:
-        parts = urlsplit(origin.strip().lower())
+        parts = urlsplit(origin.strip(" \t").lower())
         port = parts.port
     except ValueError:
         return ""
     if not parts.scheme or not parts.hostname:
-        return origin.strip().lower()
+        return origin.strip(" \t").lower()
     scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     if port is None or port == {"http": 80, "https": 443}.get(scheme):

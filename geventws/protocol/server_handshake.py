@@ -190,7 +190,7 @@ def _check_request_itself(environ: Environ) -> None:
     if environ.get("CONTENT_LENGTH", "0") != "0" or "HTTP_TRANSFER_ENCODING" in environ:
         # A proxy would take the following bytes for a body, this server for frames.
         raise _bad_request("A WebSocket request has no body.")
-    version = environ.get("HTTP_SEC_WEBSOCKET_VERSION", "").strip()
+    version = environ.get("HTTP_SEC_WEBSOCKET_VERSION", "").strip(" \t")
     if version != VERSION:
         raise HandshakeError(
             "426 Upgrade Required",
@@ -201,7 +201,7 @@ def _check_request_itself(environ: Environ) -> None:
 
 
 def _check_key(environ: Environ) -> None:
-    if not is_key(environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()):
+    if not is_key(environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip(" \t")):
         raise _bad_request("The header Sec-WebSocket-Key is not 16 bytes in base64.")
 
 
@@ -266,7 +266,7 @@ def response_headers(
     headers = [
         ("Upgrade", "websocket"),
         ("Connection", "Upgrade"),
-        ("Sec-WebSocket-Accept", accept_key(environ["HTTP_SEC_WEBSOCKET_KEY"].strip())),
+        ("Sec-WebSocket-Accept", accept_key(environ["HTTP_SEC_WEBSOCKET_KEY"].strip(" \t"))),
     ]
     if subprotocol is not None:
         if subprotocol not in requested_subprotocols(environ):

@@ -22,7 +22,7 @@ OPTIONS = [
     Options(trusted_proxies=["127.0.0.0/8"], subprotocols=["chat"]),
 ]
 SERVED = b"<an ordinary response>"
-_KEY = re.compile(r"\s*[A-Za-z0-9+/]{22}==\s*")
+_KEY = re.compile(r"[ \t]*[A-Za-z0-9+/]{22}==[ \t]*")
 
 
 def application(environ, start_response):
@@ -124,7 +124,7 @@ def check_environ(data: bytes) -> None:
         assert environ["REQUEST_METHOD"] == "GET"
         assert environ["HTTP_HOST"]
         assert _KEY.fullmatch(environ["HTTP_SEC_WEBSOCKET_KEY"])
-        assert environ["HTTP_SEC_WEBSOCKET_VERSION"].strip() == "13"
+        assert environ["HTTP_SEC_WEBSOCKET_VERSION"].strip(" \t") == "13"
         assert "upgrade" in environ["HTTP_CONNECTION"].lower()
         try:
             headers = response_headers(environ, extra=[("X-Value", data.decode("latin-1"))])
