@@ -53,6 +53,7 @@ INTEGRATED = {
     "protocol.compression": {"isal"},
     "protocol.urls": {"idna"},
     "server.worker": {"gunicorn"},
+    "server.worker_direct": {"gunicorn"},
     "testing.broadcast": {"pytest"},
 }
 LEVEL = {folder: level for level, layer in enumerate(LAYERS) for folder in layer}

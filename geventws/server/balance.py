@@ -14,6 +14,8 @@ from weakref import WeakValueDictionary
 
 #: The load of a process, and when it was written, by the clock that all processes share.
 _ENTRY = Struct("dd")
+#: The number of places that were ever used, before the entries.
+_COUNT = Struct("q")
 #: The maximum number of processes that share the load. Others accept all that they can.
 _MAX_PROCESSES = 64
 #: The load of a process that must get no connection as long as another one has room.
@@ -34,7 +36,7 @@ class Loads:
     """
 
     def __init__(self) -> None:
-        self._memory = mmap(-1, _ENTRY.size * _MAX_PROCESSES)
+        self._memory = mmap(-1, _COUNT.size + _ENTRY.size * _MAX_PROCESSES)
         self._places: WeakValueDictionary[int, object] = WeakValueDictionary()
 
     def join(self, owner: object) -> Place | None:
@@ -42,6 +44,8 @@ class Loads:
         for number in range(_MAX_PROCESSES):
             if number not in self._places:
                 self._places[number] = owner
+                (count,) = _COUNT.unpack_from(self._memory)
+                _COUNT.pack_into(self._memory, 0, max(count, number + 1))
                 return Place(self._memory, number)
         return None
 
@@ -51,7 +55,7 @@ class Place:
 
     def __init__(self, memory: mmap, number: int) -> None:
         self._memory = memory
-        self._offset = number * _ENTRY.size
+        self._offset = _COUNT.size + number * _ENTRY.size
         _ENTRY.pack_into(memory, self._offset, FULL, 0.0)  # until the process reports its load
 
     def report(self, load: float) -> None:
@@ -66,8 +70,10 @@ class Place:
         """
         self.report(load)
         valid_since = monotonic() - _VALID
+        (count,) = _COUNT.unpack_from(self._memory)
+        used = self._memory[_COUNT.size : _COUNT.size + count * _ENTRY.size]
         least: float = min(
-            each for each, written in _ENTRY.iter_unpack(self._memory) if written >= valid_since
+            each for each, written in _ENTRY.iter_unpack(used) if written >= valid_since
         )
         if load == FULL:
             return least == FULL

@@ -28,6 +28,7 @@ from .configuration import application_options, combine_options
 from .engineio import install_if_present
 from .middleware import WebSocketMiddleware
 from .request_head import CLIENT_HELLO, TLS_ON_PLAIN_PORT
+from .worker_direct import PEEKED, DirectServer
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -85,6 +86,8 @@ class Worker(GeventWorker):
     wsgi: Any  # gunicorn stores the application here, and load_wsgi() the middleware
     sockets: list[socket]
     _is_quitting = False
+    #: Seconds that the first bytes of a connection may take. gunicorn limits the whole request.
+    _first_timeout: float | None
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -95,6 +98,7 @@ class Worker(GeventWorker):
         super().__init__(*arguments, **keywords)
         self._place = _loads().join(self)
         self._pools: list[Pool] = []
+        self._direct: dict[socket, DirectServer] = {}
 
     def init_process(self) -> None:
         # gunicorn sets it only after the modules are patched: until then, a SIGTERM would be lost.
@@ -140,6 +144,8 @@ class Worker(GeventWorker):
         tls: Keywords = {} if ssl_context is None else {"ssl_context": ssl_context}
         server = AcceptingServer(listener, partial(self.handle, listener), spawn=spawn, **tls)
         server.options = self.wsgi.options
+        self._direct[listener] = DirectServer(self, listener)
+        self._first_timeout = self.cfg.keepalive or None
         if self.cfg.workers > 1:
             server.max_accept = 1  # as GeventWorker does
         if not self.cfg.reuse_port:  # then, each worker listens on a socket of its own
@@ -150,15 +156,24 @@ class Worker(GeventWorker):
     def handle(self, listener: socket, client: socket, addr: Address) -> None:
         """Serve a connection. gunicorn would wait for a line feed of a client that speaks TLS."""
         if not isinstance(client, SSLSocket):
-            first = None
-            client.settimeout(self.cfg.keepalive or None)  # as gunicorn limits the whole request
+            data = None
+            client.settimeout(self._first_timeout)
             with suppress(OSError):
-                first = client.recv(len(CLIENT_HELLO), MSG_PEEK)
-            if first == CLIENT_HELLO:
+                data = client.recv(PEEKED, MSG_PEEK)
+            client.settimeout(None)
+            if data is None:
+                client.close()
+                return
+            if data.startswith(CLIENT_HELLO):
                 peer = name_of_peer(addr, client)
                 peers.log(logging.WARNING, "Bad request from %s: %s", peer, TLS_ON_PLAIN_PORT)
-            if first in {None, CLIENT_HELLO}:
                 client.close()
+                return
+            direct = self._direct[listener]
+            taken = direct.take(data, addr)
+            if taken is not None:
+                client.recv(len(taken.head))
+                direct.serve(client, addr, taken)
                 return
         super().handle(listener, client, addr)
 

@@ -1,0 +1,315 @@
+"""Serve a WebSocket request of gunicorn's worker without gunicorn's parser.
+
+gunicorn's objects for the request and the response are created only for what is not a ``101``: a
+response of HTTP, or an exception. They are made of the same bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from contextlib import suppress
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gevent import GreenletExit
+from gunicorn.glogging import Logger
+from gunicorn.http import RequestParser
+from gunicorn.http.wsgi import create
+from gunicorn.workers.ggevent import GeventResponse, GeventWorker
+
+from ..protocol.server_handshake import response_head
+from .adapters import SWITCHING, Adapter, LentSocket
+from .exchange import close_result, serve
+from .fast_path import parse_request
+from .middleware import WebSocketMiddleware
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from gevent.socket import socket as gevent_socket
+
+    from ..typing import Environ, ExcInfo, Headers, Write
+    from .accepting import Address
+
+#: Settings with which gunicorn does more for a request, unless they have their defaults. Older
+#: versions lack some of them.
+_USUAL = ("http2_cleartext", "post_request", "pre_request", "protocol", "proxy_protocol")
+#: Settings because of which gunicorn writes an access log.
+_LOGGING = ("accesslog", "logconfig", "logconfig_dict", "logconfig_json", "syslog")
+#: Keys of gunicorn's environ that are equal for all requests on a listening socket.
+_SHARED = {
+    *("SCRIPT_NAME", "SERVER_NAME", "SERVER_PORT", "SERVER_SOFTWARE"),
+    *("wsgi.errors", "wsgi.file_wrapper", "wsgi.input", "wsgi.input_terminated"),
+    *("wsgi.multiprocess", "wsgi.multithread", "wsgi.run_once", "wsgi.version"),
+}
+#: Keys that are set for each request.
+_OWN = {
+    *("HTTP_HOST", "PATH_INFO", "QUERY_STRING", "RAW_URI", "REMOTE_ADDR", "REMOTE_PORT"),
+    *("REQUEST_METHOD", "SERVER_PROTOCOL", "gunicorn.socket", "wsgi.early_hints"),
+    "wsgi.url_scheme",
+}
+#: The number of CGI variables that are no headers.
+_NO_HEADERS = 4
+#: The maximum length of headers such as X-Forwarded-Proto whose meaning is cached, in characters.
+_MAX_CACHED = 64
+#: The number of bytes that a worker reads ahead, for :meth:`DirectServer.take`.
+PEEKED = 8192
+_DISCONNECTED = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
+
+
+class _Taken(NamedTuple):
+    """A WebSocket request that is served without gunicorn's parser."""
+
+    head: bytes
+    environ: Environ
+
+
+class DirectServer:
+    """Serves WebSocket requests on one listening socket of a worker."""
+
+    def __init__(self, worker: GeventWorker, listener: gevent_socket) -> None:
+        cfg: Any = worker.cfg  # Any: its attributes are the settings
+        self.worker = worker
+        #: The address of the listening socket.
+        self.name: Address = listener.getsockname()
+        self._scheme_headers = [
+            (name, f"HTTP_{name.upper().replace('-', '_')}") for name in cfg.secure_scheme_headers
+        ]
+        self._cached_scheme = lru_cache(maxsize=64)(self._parse_scheme)
+        #: Whether the access log is off; and whether it is gunicorn's, which needs little.
+        self.is_silent = type(worker.log).access is Logger.access and not _writes_access_log(cfg)
+        self.has_usual_log = type(worker.log).access.__module__.startswith("gunicorn.")
+        self._shared: Environ = {}
+        self._is_usable = _is_usual(worker)
+        if self._is_usable:
+            request, _, environ = self.answer(_head([]), ("", 0), None)
+            # 0 is no limit.
+            self._max_line = request.limit_request_line or PEEKED
+            self._max_size = request.limit_request_field_size or PEEKED
+            self._max_headers = request.limit_request_fields
+            self._is_usable = environ.keys() <= _SHARED | _OWN
+            self._has_early_hints = "wsgi.early_hints" in environ
+            self._shared = {name: environ[name] for name in environ.keys() & _SHARED}
+            self._shared["wsgi.multithread"] = True  # as all of gunicorn's workers for greenlets
+
+    # Any: gunicorn only stores the socket; the types of its objects do not have all that is used.
+    def answer(self, head: bytes, address: Address, sock: Any) -> tuple[Any, Any, Any]:
+        """Return gunicorn's request, response and environ."""
+        request = next(RequestParser(self.worker.cfg, [head], address))
+        response, environ = create(request, sock, address, self.name, self.worker.cfg)
+        return request, response, environ
+
+    def take(self, data: bytes, address: Address) -> _Taken | None:
+        """Return the WebSocket request at the beginning of ``data``.
+
+        Return ``None`` for every other request, and for one that gunicorn may take for something
+        else than the parser here.
+        """
+        request = parse_request(data) if self._is_usable else None
+        if request is None or len(request.line) > self._max_line or request.size > self._max_size:
+            return None
+        environ: Environ = request.variables
+        if "HTTP_HOST" not in environ:
+            return None  # SERVER_NAME would be another one
+        count = data.count(b"\n", 0, request.size) - 2
+        # With fewer variables, a header is repeated, or its name has an underscore.
+        if count > self._max_headers or count != len(environ) - _NO_HEADERS:
+            return None
+        scheme = self._scheme(environ, address)
+        if scheme is None:
+            return None
+        environ.update(self._shared)
+        environ["RAW_URI"] = request.target
+        environ["wsgi.url_scheme"] = scheme
+        if isinstance(address, tuple):
+            environ["REMOTE_ADDR"] = address[0]
+            environ["REMOTE_PORT"] = str(address[1])
+        else:
+            environ["REMOTE_ADDR"] = address.decode() if isinstance(address, bytes) else address
+        if isinstance(self.name, str):  # a unix socket
+            name, *port = environ["HTTP_HOST"].split(":")
+            environ["SERVER_NAME"] = name
+            environ["SERVER_PORT"] = port[0] if port else "443" if scheme == "https" else "80"
+        return _Taken(data[: request.size], environ)
+
+    def _scheme(self, environ: Environ, address: Address) -> str | None:
+        """Return the scheme of the URL; ``None`` if the headers of a proxy leave it open."""
+        given = tuple(
+            (name, environ[variable])
+            for name, variable in self._scheme_headers
+            if variable in environ
+        )
+        if not given:
+            return "http"
+        if sum(len(value) for _, value in given) > _MAX_CACHED:
+            return None
+        return self._cached_scheme(address[0] if isinstance(address, tuple) else None, given)
+
+    def _parse_scheme(self, host: str | None, headers: tuple[tuple[str, str], ...]) -> str | None:
+        try:
+            request, _, _ = self.answer(_head(headers), "" if host is None else (host, 0), None)
+        except Exception:  # noqa: BLE001 - gunicorn will answer it
+            return None
+        scheme: str = request.scheme
+        return scheme
+
+    def serve(self, sock: gevent_socket, address: Address, taken: _Taken) -> None:
+        """Serve a request, as gunicorn's ``handle_request()`` does. Closes the socket."""
+        started = datetime.now()
+        head, environ = taken
+        del taken  # the head is released with the 101
+        adapter = _DirectAdapter(self, sock, address, head)
+        del head
+        environ["gunicorn.socket"] = adapter.lent or sock
+        if self._has_early_hints:
+            environ["wsgi.early_hints"] = adapter.send_early_hints
+        _count_request(self.worker)
+        wsgi: Any = self.worker.wsgi
+        try:
+            body = serve(wsgi.application, environ, adapter, wsgi.options, wsgi.websockets)
+            try:
+                adapter.send_body(body)
+            finally:
+                adapter.log_access(environ, datetime.now() - started)
+                close_result(body)
+        except (GreenletExit, SystemExit):
+            pass  # the worker is stopping
+        except StopIteration:
+            pass  # flask-sock asks gunicorn in this way to end the connection
+        except OSError as problem:
+            if problem.errno not in _DISCONNECTED:
+                self.worker.log.exception("Socket error processing request.")
+        except BaseException as problem:  # noqa: BLE001 - gunicorn reports it
+            adapter.fail(problem)
+        finally:
+            with suppress(OSError):
+                sock.close()
+
+
+class _DirectAdapter(Adapter):
+    """The adapter to a connection without a reader: bytes after the request are in the kernel."""
+
+    __slots__ = ("_address", "_answer", "_head", "_headers", "_server")
+
+    def __init__(
+        self, server: DirectServer, sock: gevent_socket, address: Address, head: bytes
+    ) -> None:
+        self._server = server
+        self._address = address
+        self._head = head
+        #: gunicorn's request, response and environ, once they are needed.
+        self._answer: tuple[Any, Any, Any] | None = None
+        #: The headers of the ``101``, once it was sent.
+        self._headers: Headers | None = None
+        super().__init__(sock, self.start_response)
+        if self._sent_before is None:
+            self.lent = LentSocket(sock)
+
+    def disable_reader(self) -> bytes:
+        return b""
+
+    def answer(self) -> tuple[Any, Any, Any]:
+        """Return gunicorn's request, response and environ. They are created on first use."""
+        if self._answer is None:
+            self._answer = self._server.answer(self._head, self._address, self.sock)
+        return self._answer
+
+    def start_response(
+        self, status: str, headers: Headers, exc_info: ExcInfo | None = None
+    ) -> Write:
+        _, response, _ = self.answer()
+        response.force_close()
+        write: Write = response.start_response(status, headers, exc_info)
+        return write
+
+    def send_early_hints(self, headers: Headers) -> None:
+        """Send a ``103`` (``wsgi.early_hints`` of gunicorn)."""
+        if self._headers is None:
+            _, _, environ = self.answer()
+            environ["wsgi.early_hints"](headers)
+
+    def switch_protocols(self, headers: Headers) -> tuple[gevent_socket, bytes]:
+        head = response_head(SWITCHING, headers)
+        sent = self.sock.send(head)
+        if sent < len(head):
+            self.sock.sendall(head[sent:])
+        self._headers = headers
+        if self._server.is_silent:
+            self._head, self._answer = b"", None
+        return self.sock, b""
+
+    def send_body(self, body: Iterable[bytes]) -> None:
+        """Send the body of a response of HTTP. Does nothing after a ``101``."""
+        if self._headers is None and self._answer is not None:
+            _, response, _ = self._answer
+            if response.status is not None:
+                for chunk in body:
+                    response.write(chunk)
+                response.close()
+
+    def log_access(self, environ: Environ, duration: timedelta) -> None:
+        """Write the line of gunicorn's access log."""
+        if self._server.is_silent:
+            return
+        log = self._server.worker.log
+        if self._headers is not None and self._server.has_usual_log:
+            lines = self._head.decode("latin-1").split("\r\n")[1:-2]
+            fields = [line.split(":", 1) for line in lines]
+            request: Any = [(name.upper(), value.strip(" \t")) for name, value in fields]
+            response: Any = GeventResponse(SWITCHING, dict(self._headers), 0)
+            log.access(response, request, environ, duration)
+            return
+        request, response, _ = self.answer()
+        if self._headers is not None:
+            response.start_response(SWITCHING, self._headers)
+            response.headers_sent = True
+        if response.status is not None:
+            log.access(response, request, environ, duration)
+
+    def fail(self, problem: BaseException) -> None:
+        """Answer and log an exception of the application, as gunicorn does."""
+        worker = self._server.worker
+        request, response, _ = self.answer()
+        if self._headers is None and not response.headers_sent:
+            worker.handle_error(request, self.sock, self._address, problem)
+            return
+        worker.log.exception("Error handling request")
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+
+def _head(headers: Iterable[tuple[str, str]]) -> bytes:
+    """The head of a request with some headers."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    return f"GET / HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n".encode("latin-1")
+
+
+def _is_usual(worker: GeventWorker) -> bool:
+    """Whether :meth:`DirectServer.serve` does what the worker does for a WebSocket."""
+    settings = worker.cfg.settings
+    usual = (settings[name] for name in _USUAL if name in settings)
+    return (
+        all(setting.get() == setting.default for setting in usual)
+        and not worker.cfg.is_ssl
+        and not os.environ.get("SCRIPT_NAME")
+        and type(worker).handle_request is GeventWorker.handle_request
+        and type(worker.wsgi).__call__ is WebSocketMiddleware.__call__
+        # gunicorn's own hook before a request logs it.
+        and not logging.getLogger("gunicorn.error").isEnabledFor(logging.DEBUG)
+    )
+
+
+def _count_request(worker: GeventWorker) -> None:
+    """Count a request for ``max_requests``, as gunicorn's ``handle_request()`` does."""
+    worker.nr += 1
+    if worker.nr >= worker.max_requests and worker.alive:
+        worker.log.info("Autorestarting worker after current request.")
+        worker.alive = False
+
+
+def _writes_access_log(cfg: Any) -> bool:
+    return any(getattr(cfg, name) for name in _LOGGING)
