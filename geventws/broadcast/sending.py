@@ -7,8 +7,9 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, cast
 
-from gevent import sleep, spawn
+from gevent import sleep
 
+from ..connection.greenlets import LightGreenlet
 from ..connection.transport import SharedMessage, fan_out
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class SlicedSender:
         while self._size > _MAX_SIZE and len(self._queue) > 1:
             self._send_step()
         if self._greenlet is None:
-            self._greenlet = spawn(self._run)
+            self._greenlet = LightGreenlet.spawn(self._run)
 
     def clear(self) -> None:
         """Drop what was not sent."""
@@ -143,11 +144,14 @@ class SlicedSender:
             self._queue.popleft()
             self._size -= sending.size
             sending.entry.sending.popleft()
+        number = sending.number
         sockets = []
         for subscription in sending.subscriptions[first:last]:
             if subscription.is_live:
-                subscription.reached = sending.number
-                if not subscription.ws._has_id(sending.excluded):
-                    sockets.append(subscription.ws)
+                subscription.reached = number
+                sockets.append(subscription.ws)
+        excluded = sending.excluded
+        if excluded is not None:
+            sockets = [ws for ws in sockets if not ws._has_id(excluded)]
         for ws in cast("list[Connection]", fan_out(sockets, sending.message)):
             self._handle_undelivered(sending.channel, ws)

@@ -115,6 +115,7 @@ class Subscription(_Closeable):
         "entry",
         "greenlet",
         "has_history",
+        "is_live",
         "is_over",
         "reached",
         "recovered",
@@ -144,7 +145,8 @@ class Subscription(_Closeable):
         #: New messages that wait for the end of the replay.
         self._queue = _NO_QUEUE if since is None else Queue()
         self._position = since
-        #: Set while the socket gets each message immediately.
+        #: Whether the socket gets each message immediately; then, as a socket of this channel.
+        self.is_live = False
         self._channel_entry: Channel | None = None
         #: The number of the latest message in slices that the socket has got, or does not get.
         self.reached = 0
@@ -184,14 +186,10 @@ class Subscription(_Closeable):
         if not self.is_over:
             self._unsubscribe(self)
 
-    @property
-    def is_live(self) -> bool:
-        """Whether the socket gets each message immediately."""
-        return self._channel_entry is not None
-
     def go_live(self, entry: Channel) -> None:
         """From now on, the socket gets each message immediately, as a socket of ``entry``."""
         self._channel_entry = entry
+        self.is_live = True
         self.reached = entry.number
 
     def end(self) -> None:
@@ -203,6 +201,7 @@ class Subscription(_Closeable):
             unsent = self._first_unsent(entry)
             self._position = entry.position if unsent is None else unsent.before
             self._channel_entry = None
+            self.is_live = False
         kill_greenlet(self.greenlet)
 
     def enqueue(self, message: Message) -> None:
