@@ -118,7 +118,7 @@ class Adapter:
         else:
             # write() of other middleware, such as WebOb and profilers, may keep its data. They pass
             # the 101 to the server after the WebSocket, when nothing can be sent any more.
-            self.sock.sendall(response_head(SWITCHING, headers))
+            send_head(self.sock, headers)
         return self.sock, self.take_early()
 
     def take_early(self) -> bytes:
@@ -204,6 +204,15 @@ class GunicornAdapter(Adapter):
         if response is not None and getattr(response, "chunked", False):
             response.chunked = False  # gunicorn before 26.1 uses chunks even for a 101
         write(b"")
+
+
+def send_head(sock: gevent_socket, headers: Headers) -> int:
+    """Send the ``101``; return its number of bytes."""
+    head = response_head(SWITCHING, headers)
+    sent = sock.send(head)  # sendall() first reads the size of the kernel's buffer
+    if sent < len(head):
+        sock.sendall(head[sent:])
+    return len(head)
 
 
 def _is_of_server(method: Write | StartResponse) -> bool:

@@ -11,7 +11,7 @@ from gevent.ssl import SSLSocket
 
 from ..protocol import server_handshake as handshake
 from ..typing import Application, Environ, Headers, StartResponse
-from .adapters import SWITCHING, PywsgiAdapter, discard_queued
+from .adapters import SWITCHING, PywsgiAdapter, discard_queued, send_head
 from .configuration import combine_options
 from .exchange import serve, serve_plain
 from .fast_path import Request, complete_environ, parse_request
@@ -238,11 +238,7 @@ class _Adapter(PywsgiAdapter):
 
     def switch_protocols(self, headers: Headers) -> tuple[socket.socket, bytes]:
         handler = self.handler
-        head = handshake.response_head(SWITCHING, headers)
-        sent = self.sock.send(head)  # sendall() first reads the size of the kernel's buffer
-        if sent < len(head):
-            self.sock.sendall(head[sent:])
-        handler.note_101(len(head))
+        handler.note_101(send_head(self.sock, headers))
         handler.wsgi_input = handler.environ["wsgi.input"] = EMPTY_BODY
         if self.rfile is not None:
             self.rfile.close()

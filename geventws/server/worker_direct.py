@@ -21,8 +21,7 @@ from gunicorn.http import RequestParser
 from gunicorn.http.wsgi import create
 from gunicorn.workers.ggevent import GeventResponse, GeventWorker
 
-from ..protocol.server_handshake import response_head
-from .adapters import SWITCHING, Adapter, LentSocket
+from .adapters import SWITCHING, Adapter, LentSocket, send_head
 from .exchange import close_result, serve
 from .fast_path import parse_request
 from .middleware import WebSocketMiddleware
@@ -233,10 +232,7 @@ class _DirectAdapter(Adapter):
             environ["wsgi.early_hints"](headers)
 
     def switch_protocols(self, headers: Headers) -> tuple[gevent_socket, bytes]:
-        head = response_head(SWITCHING, headers)
-        sent = self.sock.send(head)
-        if sent < len(head):
-            self.sock.sendall(head[sent:])
+        send_head(self.sock, headers)
         self._headers = headers
         if self._server.is_silent:
             self._head, self._answer = b"", None
