@@ -172,7 +172,7 @@ class Worker(GeventWorker):
             direct = self._direct[listener]
             taken = direct.take(data, addr)
             if taken is not None:
-                client.recv(len(taken.head))
+                client.recv(len(taken.head))  # these bytes are in the kernel's queue
                 direct.serve(client, addr, taken)
                 return
         super().handle(listener, client, addr)
