@@ -79,7 +79,8 @@ def _framing(response: Response) -> bytes:
     fields = ""
     codings = response.get("Transfer-Encoding").lower()
     length = response.get("Content-Length")
-    if codings.rpartition(",")[2].strip(" \t") == "chunked":
+    is_chunked = codings.rpartition(",")[2].strip(" \t") == "chunked"
+    if is_chunked and response.code not in {204, 304}:  # these have no body
         fields = "Transfer-Encoding: chunked\r\n"
     elif not codings and length.isdecimal():
         fields = f"Content-Length: {length}\r\n"

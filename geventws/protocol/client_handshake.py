@@ -30,8 +30,8 @@ _RESERVED = {
 #: The value of a cookie. RFC 6265 section 4.1.1 is stricter, but servers set values with spaces,
 #: commas and backslashes, and browsers return them unchanged (section 5.4).
 _COOKIE_VALUE = re.compile(r"([!-:<-~]([ -:<-~]*[!-:<-~])?)?")
-#: The code of a response and its reason, RFC 9112 section 4: one line, no control characters.
-_STATUS = re.compile(r"[1-9][0-9]{2}( [\t -~\x80-\xff]*)?")
+#: RFC 9112 section 4: the version, and the code with its reason, which has no control characters.
+_STATUS_LINE = re.compile(r"HTTP/1\.[0-9] ([1-9][0-9]{2}(?: [\t -~\x80-\xff]*)?)")
 
 
 class Response(NamedTuple):
@@ -155,9 +155,10 @@ def parse_response(head: bytes) -> Response:
     :raises HandshakeError: when it is not a response of HTTP/1.1.
     """
     first, *lines = head.decode("latin-1").split("\r\n")
-    version, _, status = first.partition(" ")
-    if not version.startswith("HTTP/1.") or not _STATUS.fullmatch(status):
+    match = _STATUS_LINE.fullmatch(first)
+    if match is None:
         raise HandshakeError("", f"the response is not HTTP/1.1: {first[:80]!r}")
+    status = match[1]
     headers = []
     for line in lines:
         name, colon, value = line.partition(":")

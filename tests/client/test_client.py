@@ -494,6 +494,7 @@ def test_a_refusal_has_its_status_its_headers_and_its_body(serve, path, status, 
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "the response is not HTTP/1.1"),
         (b"HTTP/1.1 4403 Forbidden\r\n\r\n", "the response is not HTTP/1.1"),
         (b"HTTP/1.1 000 Nothing\r\n\r\n", "the response is not HTTP/1.1"),
+        (b"HTTP/1.\xb9 403 Forbidden\r\n\r\n", "the response is not HTTP/1.1"),
         (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n", "lacks Upgrade: websocket"),
         (b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\n\r\n", "lacks Connection: Upgrade"),
         (
@@ -578,9 +579,10 @@ def test_the_size_of_a_chunk_that_is_none_costs_a_mebibyte_at_most(lie, size):
 
 
 @pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
-def test_an_answer_without_a_body_is_not_waited_for(lie, status):
+@pytest.mark.parametrize("rest", [b"Content-Length: 5\r\n\r\n", CHUNKED + b"5\r\nhello\r\n"])
+def test_an_answer_without_a_body_is_not_waited_for(lie, status, rest):
     def refuse(sock, head):
-        sock.sendall(b"HTTP/1.1 " + status + b"\r\nContent-Length: 5\r\n\r\n")
+        sock.sendall(b"HTTP/1.1 " + status + b"\r\n" + rest)
         sock.recv(1)  # until the client leaves
 
     with pytest.raises(HandshakeError, match=status.decode()) as caught:

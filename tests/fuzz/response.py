@@ -6,7 +6,7 @@ from geventws.client.client import read_body, read_response
 from geventws.exceptions import HandshakeError
 from geventws.protocol.client_handshake import check_response
 from geventws.protocol.permessage_deflate import Deflate
-from tests.support.client import KEY
+from tests.support.client import ACCEPT, KEY
 
 MOST = (1 << 20) + (1 << 14)
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})(;[^\r\n]*)?\r\n")
@@ -40,7 +40,10 @@ def check_response_of(data: bytes) -> None:
             check_response(response, KEY, ["chat"], Deflate())
         except HandshakeError:
             return
-        assert response.get("Sec-WebSocket-Accept")
+        assert response.get("Sec-WebSocket-Accept") == ACCEPT
+        assert response.get("Upgrade").lower() == "websocket"
+        assert re.search("upgrade", response.get("Connection"), re.ASCII | re.IGNORECASE)
+        assert response.get("Sec-WebSocket-Protocol") in {"", "chat"}
         return
     body = read_body(sock, response, early)
     assert len(body) <= MOST
