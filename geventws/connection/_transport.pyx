@@ -670,7 +670,7 @@ cdef class Transport(Watched):
             sent = direct_send(self.fd, parts, 2) if self.has_socket() else -1
             if sent < 0:
                 if not (self.has_socket() and would_block()):
-                    self._transport_ended(END_BY_ERROR)
+                    self._output_failed()
                     return 0
                 sent = 0
             if sent == head + size:
@@ -769,7 +769,7 @@ cdef class Transport(Watched):
                 return sent
             if would_block():
                 return 0
-        self._transport_ended(END_BY_ERROR)
+        self._output_failed()
         return size
 
     def _write(self, bytes data):
@@ -782,7 +782,7 @@ cdef class Transport(Watched):
         except WOULD_BLOCK:
             sent = 0
         except OSError:
-            self._transport_ended(END_BY_ERROR)
+            self._output_failed()
             return
         if sent < len(data):
             self._queue_output(memoryview(data)[sent:] if sent else data)

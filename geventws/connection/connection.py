@@ -35,7 +35,7 @@ from .counters import CLIENTS, Totals
 from .hub import hub_state
 from .keepalive import Keepalive, Progress
 from .lifecycle import TCP, End
-from .queues import ReceiveQueue, SendBuffer
+from .queues import LostOutput, ReceiveQueue, SendBuffer
 from .tcp import MAX_RECORD, disable_nagle, has_hung_up, reset_at_close, unacknowledged
 from .threads import call_in_hub, get_ident, is_running
 from .transport import SLICE, WOULD_BLOCK, Transport
@@ -146,7 +146,7 @@ class Connection(Transport):
         #: Whether reading has stopped because the queue is full.
         self._paused = False
         self._hangup_timer: _TimerWatcher | None = None
-        #: Whether the peer has hung up while reading was paused.
+        #: Whether the peer has hung up while input was left to read.
         self._hung_up = False
         #: The time at which a greenlet that receives outside a dispatch must let others run.
         self._slice_end = 0.0
@@ -263,6 +263,9 @@ class Connection(Transport):
         """Send a Close frame and wake ``receive()``, without waiting for the peer."""
         endpoint = self._endpoint
         if endpoint.state is not _OPEN:
+            return
+        if self._is_output_lost:
+            self._end(End.ERROR)
             return
         endpoint.close(code, reason)
         self._watch_progress()
@@ -416,7 +419,7 @@ class Connection(Transport):
         return StopIteration()
 
     def _closed_error(self) -> WebSocketError:
-        return self._endpoint.closed_error()
+        return self._endpoint.closed_error(lost_by_peer=self._hung_up)
 
     def _receive_parsed(self) -> str | bytes | None:
         self._receives = True
@@ -522,11 +525,14 @@ class Connection(Transport):
 
     def _check_hangup(self) -> None:
         if has_hung_up(self._sock):
-            # Messages that the peer has sent before are still received.
-            self._hung_up = True
-            self._stop_hangup_timer()
-            if self._done is not None:
-                self._done.set()
+            self._note_hangup()
+
+    def _note_hangup(self) -> None:
+        """The peer has hung up. Messages that it has sent before are still received."""
+        self._hung_up = True
+        self._stop_hangup_timer()
+        if self._done is not None:
+            self._done.set()
 
     def _stop_hangup_timer(self) -> None:
         if self._hangup_timer is not None:
@@ -607,7 +613,7 @@ class Connection(Transport):
         except WOULD_BLOCK:
             pass
         except OSError:
-            self._end(End.ERROR)
+            self._output_failed()
             return
         if not output.size:
             self._output = None
@@ -618,10 +624,14 @@ class Connection(Transport):
     def _wait_for_room(self) -> None:
         """Block while the send buffer is full. Drop a peer that reads nothing for send_timeout.
 
-        Returns at once in a callback of the event loop, which must not wait.
+        Does not wait in a callback of the event loop.
         """
-        if getcurrent() is self._hub:
-            return
+        if getcurrent() is not self._hub:
+            self._block_while_full()
+        if self._endpoint.state is not _OPEN or self._is_output_lost:
+            raise self._closed_error()
+
+    def _block_while_full(self) -> None:
         timeout = self._options.send_timeout
         left = None
         while (output := self._output) is not None and output.is_full:
@@ -634,9 +644,31 @@ class Connection(Transport):
                 output.room.clear()
                 output.room.wait(left)
             if self._endpoint.state is not _OPEN:
-                break
-        if self._endpoint.state is not _OPEN:
-            raise self._closed_error()
+                return
+
+    def _output_failed(self) -> None:
+        """TCP takes no more output: end it, but receive what the peer has sent before.
+
+        A peer may send messages and a Close frame, and close its socket without reading ours.
+        """
+        if self._endpoint.state is not _OPEN or self._sock.fileno() < 0:
+            self._end(End.ERROR)
+            return
+        buffer, self._send_buffer = self._send_buffer, None
+        self._output = LostOutput()
+        if buffer is not None:
+            buffer.watcher.close()
+            buffer.room.set()
+        try:
+            # The system keeps the input. The method of gevent's SSLSocket would disable TLS.
+            (self._sock._sock if self._is_tls else self._raw).shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the peer has already ended TCP
+        self._note_hangup()
+
+    @property
+    def _is_output_lost(self) -> bool:
+        return isinstance(self._output, LostOutput)
 
     # ------------------------------------------------------ keepalive and deadlines
 
@@ -827,6 +859,9 @@ class Connection(Transport):
 
     def _drain_output(self) -> None:
         """After the end of the closing handshake: send the remaining output, then end TCP."""
+        if self._is_output_lost:
+            self._end(End.ERROR)
+            return
         if self._paused:
             self._continue_reading()
         if self._output is None:
@@ -861,7 +896,7 @@ class Connection(Transport):
             pass  # the alert is sent; unwrap() would wait for the peer's alert, which is not needed
 
     def _transport_ended(self, end: End) -> None:
-        if end is _EOF and self._output is not None:
+        if end is _EOF and self._output is not None and not self._is_output_lost:
             if self._endpoint.close_received:
                 self._stop_reading()  # the peer may still read output from before its Close frame
                 return

@@ -117,3 +117,15 @@ class SendBuffer:
             sent -= size
         if self.size <= self._limit // 2:
             self.room.set()
+
+
+class LostOutput(SendBuffer):
+    """Takes the place of the buffer when TCP takes no more output: discards everything."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.size, self._limit = 0, 1
+
+    def append(self, data: bytes | memoryview) -> None:
+        """Discard output."""

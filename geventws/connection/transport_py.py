@@ -591,7 +591,7 @@ class Transport:
         except WOULD_BLOCK:
             sent = 0
         except OSError:
-            self._transport_ended(End.ERROR)
+            self._output_failed()
             return
         if sent < size:
             self._queue_output(memoryview(data)[sent:] if sent else data)
@@ -775,6 +775,10 @@ class Transport:
 
     def _wait_for_room(self) -> None:
         """Block while too much output waits."""
+        raise NotImplementedError
+
+    def _output_failed(self) -> None:
+        """The socket takes no more output, but may have input."""
         raise NotImplementedError
 
     def _transport_ended(self, end: End) -> None:

@@ -112,10 +112,14 @@ class Endpoint(FrameReader):
         for payload in pings:
             self._add_output(_PONG, payload)
 
-    def closed_error(self) -> ConnectionClosed:
-        """The exception for a use of the connection after its end."""
-        code = _ABNORMAL_CLOSURE if self.close_code is None else self.close_code
-        return ConnectionClosed(code, self.close_reason, by_peer=self.closed_by_peer)
+    def closed_error(self, *, lost_by_peer: bool = False) -> ConnectionClosed:
+        """The exception for a use of the connection after its end.
+
+        :param lost_by_peer: whether the peer has ended TCP, if the end is not recorded yet.
+        """
+        if self.close_code is None:
+            return ConnectionClosed(_ABNORMAL_CLOSURE, by_peer=lost_by_peer)
+        return ConnectionClosed(self.close_code, self.close_reason, by_peer=self.closed_by_peer)
 
     # ------------------------------------------- called by the frame reader, see its docstring
 

@@ -559,6 +559,60 @@ def test_what_a_peer_has_sent_before_its_end_is_received_though_it_was_not_read_
     assert result.get(timeout=SECONDS) == [str(i) for i in range(100)]
 
 
+@pytest.mark.parametrize(
+    ("end", "code"), [(close_frame(4000), 4000), (b"", 1006)], ids=["Close frame", "none"]
+)
+def test_what_a_peer_has_sent_before_its_reset_is_received_though_a_send_fails(run, end, code):
+    go = Event()
+
+    def view(ws):
+        ws.accept()
+        go.wait()
+        with pytest.raises(ConnectionClosed) as caught:
+            ws.send("into the void")
+        assert (caught.value.code, caught.value.by_peer) == (1006, True)
+        with pytest.raises(ConnectionClosed):
+            ws.send("again")
+        return list(ws), ws.close_code
+
+    client, result = run(view)
+    client.send(frame(TEXT, "a") + frame(TEXT, "b") + end)
+    client.vanish()
+    go.set()  # the view runs before the loop sees what has arrived
+    assert result.get(timeout=SECONDS) == (["a", "b"], code)
+
+
+def test_what_a_full_queue_keeps_back_is_received_though_a_blocked_send_fails(run):
+    def view(ws):
+        ws.accept()
+        sender = gevent.spawn(ws.send, bytes(8 << 20))
+        assert ws.wait_closed(SECONDS)
+        with pytest.raises(ConnectionClosed):
+            sender.get(timeout=SECONDS)
+        return list(ws)
+
+    client, result = run(view, max_queued_messages=2)
+    client.send(b"".join(frame(TEXT, str(i)) for i in range(100)))
+    client.read(1)  # the server sends, and has read: its queue is full
+    client.vanish()
+    assert result.get(timeout=SECONDS) == [str(i) for i in range(100)]
+
+
+def test_what_came_before_a_truncation_of_tls_is_received_though_no_pong_can_be_sent(serve, tls):
+    result = AsyncResult()
+
+    def application(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        result.set((list(ws), ws.close_code))
+        return []
+
+    server = serve(application, certfile=tls[0], keyfile=tls[1])
+    with server.client(context=tls[2]).open() as client:
+        client.send(frame(PING) + frame(TEXT, "a") + frame(TEXT, "b") + close_frame(4000))
+        client.sock._sock.shutdown(gevent.socket.SHUT_WR)  # without a close_notify
+        assert result.get(timeout=SECONDS) == (["a", "b"], 4000)
+
+
 def test_a_ping_has_at_most_125_bytes(run):
     def view(ws):
         with pytest.raises(ValueError, match="125"):

@@ -57,6 +57,7 @@ HOOKS = {
     "_let_wait",
     "_note_idle",
     "_open",
+    "_output_failed",
     "_parse_ahead",
     "_queue_output",
     "_receive_parsed",
