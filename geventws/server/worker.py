@@ -86,8 +86,6 @@ class Worker(GeventWorker):
     wsgi: Any  # gunicorn stores the application here, and load_wsgi() the middleware
     sockets: list[socket]
     _is_quitting = False
-    #: Seconds that the first bytes of a connection may take. gunicorn limits the whole request.
-    _first_timeout: float | None
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -99,6 +97,8 @@ class Worker(GeventWorker):
         self._place = _loads().join(self)
         self._pools: list[Pool] = []
         self._direct: dict[socket, DirectServer] = {}
+        #: Seconds that the first bytes of a connection may take. gunicorn limits the whole request.
+        self._first_timeout: float | None = self.cfg.keepalive or None
 
     def init_process(self) -> None:
         # gunicorn sets it only after the modules are patched: until then, a SIGTERM would be lost.
@@ -145,7 +145,6 @@ class Worker(GeventWorker):
         server = AcceptingServer(listener, partial(self.handle, listener), spawn=spawn, **tls)
         server.options = self.wsgi.options
         self._direct[listener] = DirectServer(self, listener)
-        self._first_timeout = self.cfg.keepalive or None
         if self.cfg.workers > 1:
             server.max_accept = 1  # as GeventWorker does
         if not self.cfg.reuse_port:  # then, each worker listens on a socket of its own
@@ -169,9 +168,8 @@ class Worker(GeventWorker):
                 peers.log(logging.WARNING, "Bad request from %s: %s", peer, TLS_ON_PLAIN_PORT)
                 client.close()
                 return
-            direct = self._direct[listener]
-            taken = direct.take(data, addr)
-            if taken is not None:
+            direct = self._direct.get(listener)  # a subclass may have another server
+            if direct is not None and (taken := direct.take(data, addr)) is not None:
                 client.recv(len(taken.head))  # these bytes are in the kernel's queue
                 direct.serve(client, addr, taken)
                 return

@@ -16,18 +16,19 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gevent import GreenletExit
+from gevent.ssl import SSLError
 from gunicorn.glogging import Logger
 from gunicorn.http import RequestParser
-from gunicorn.http.wsgi import create
+from gunicorn.http.wsgi import WSGIErrorsWrapper, create
 from gunicorn.workers.ggevent import GeventResponse, GeventWorker
 
-from .adapters import SWITCHING, Adapter, LentSocket, send_head
+from .adapters import SWITCHING, Adapter, LentSocket, discard_queued, send_head
 from .exchange import close_result, serve
 from .fast_path import parse_request
 from .middleware import WebSocketMiddleware
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from gevent.socket import socket as gevent_socket
 
@@ -76,24 +77,32 @@ class DirectServer:
         #: The address of the listening socket.
         self.name: Address = listener.getsockname()
         self._scheme_headers = [
-            (name, f"HTTP_{name.upper().replace('-', '_')}") for name in cfg.secure_scheme_headers
+            (name, f"HTTP_{name.upper().replace('-', '_')}")
+            for name in cfg.secure_scheme_headers
+            if "_" not in name  # take() leaves such headers to gunicorn
         ]
         self._cached_scheme = lru_cache(maxsize=64)(self._parse_scheme)
+        log = type(worker.log)
         #: Whether the access log is off; and whether it is gunicorn's, which needs little.
-        self.is_silent = type(worker.log).access is Logger.access and not _writes_access_log(cfg)
-        self.has_usual_log = type(worker.log).access.__module__.startswith("gunicorn.")
+        self.is_silent = log.access is Logger.access and not _writes_access_log(cfg)
+        self.has_usual_log = _is_gunicorns(log.access) and _is_gunicorns(log.atoms)
         self._shared: Environ = {}
-        self._is_usable = _is_usual(worker)
-        if self._is_usable:
-            request, _, environ = self.answer(_head([]), ("", 0), None)
-            # 0 is no limit.
-            self._max_line = request.limit_request_line or PEEKED
-            self._max_size = request.limit_request_field_size or PEEKED
-            self._max_headers = request.limit_request_fields
-            self._is_usable = environ.keys() <= _SHARED | _OWN
-            self._has_early_hints = "wsgi.early_hints" in environ
-            self._shared = {name: environ[name] for name in environ.keys() & _SHARED}
-            self._shared["wsgi.multithread"] = True  # as all of gunicorn's workers for greenlets
+        self._is_usable = False
+        if _is_usual(worker):
+            with suppress(Exception):  # for instance limits that are too small for any request
+                self._prepare()
+
+    def _prepare(self) -> None:
+        request, _, environ = self.answer(_head([]), ("", 0), None)
+        # 0 is no limit.
+        self._max_line = request.limit_request_line or PEEKED
+        self._max_size = request.limit_request_field_size or PEEKED
+        self._max_headers = request.limit_request_fields
+        self._has_early_hints = "wsgi.early_hints" in environ
+        self._shared = {name: environ[name] for name in environ.keys() & _SHARED}
+        self._shared["wsgi.errors"] = _Errors(self.worker.cfg)
+        self._shared["wsgi.multithread"] = True  # as all of gunicorn's workers for greenlets
+        self._is_usable = environ.keys() <= _SHARED | _OWN
 
     # Any: gunicorn only stores the socket; the types of its objects do not have all that is used.
     def answer(self, head: bytes, address: Address, sock: Any) -> tuple[Any, Any, Any]:
@@ -114,6 +123,8 @@ class DirectServer:
         environ: Environ = request.variables
         if "HTTP_HOST" not in environ:
             return None  # SERVER_NAME would be another one
+        if isinstance(address, bytes):
+            return None  # an abstract unix socket, perhaps not in UTF-8
         count = data.count(b"\n", 0, request.size) - 2
         # With fewer variables, a header is repeated, or its name has an underscore.
         if count > self._max_headers or count != len(environ) - _NO_HEADERS:
@@ -128,8 +139,8 @@ class DirectServer:
             environ["REMOTE_ADDR"] = address[0]
             environ["REMOTE_PORT"] = str(address[1])
         else:
-            environ["REMOTE_ADDR"] = address.decode() if isinstance(address, bytes) else address
-        if isinstance(self.name, str):  # a unix socket
+            environ["REMOTE_ADDR"] = address
+        if isinstance(self.name, str) and ":" not in self.name:  # a unix socket
             name, *port = environ["HTTP_HOST"].split(":")
             environ["SERVER_NAME"] = name
             environ["SERVER_PORT"] = port[0] if port else "443" if scheme == "https" else "80"
@@ -175,18 +186,29 @@ class DirectServer:
             finally:
                 adapter.log_access(environ, datetime.now() - started)
                 close_result(body)
-        except (GreenletExit, SystemExit):
+        except GreenletExit:
             pass  # the worker is stopping
         except StopIteration:
             pass  # flask-sock asks gunicorn in this way to end the connection
-        except OSError as problem:
-            if problem.errno not in _DISCONNECTED:
+        except BaseException as problem:
+            if not isinstance(problem, OSError) or isinstance(problem, SSLError):
+                adapter.fail(problem, environ, datetime.now() - started)
+            elif problem.errno not in _DISCONNECTED:
                 self.worker.log.exception("Socket error processing request.")
-        except BaseException as problem:  # noqa: BLE001 - gunicorn reports it
-            adapter.fail(problem)
         finally:
             with suppress(OSError):
                 sock.close()
+
+
+class _Errors(WSGIErrorsWrapper):
+    """``wsgi.errors`` for all requests. gunicorn opens its files anew for each SIGUSR1."""
+
+    def __init__(self, cfg: Any) -> None:
+        self._cfg = cfg
+
+    @property
+    def streams(self) -> list[Any]:  # type: ignore[override] # gunicorn's is an attribute
+        return WSGIErrorsWrapper(self._cfg).streams
 
 
 class _DirectAdapter(Adapter):
@@ -204,12 +226,10 @@ class _DirectAdapter(Adapter):
         self._answer: tuple[Any, Any, Any] | None = None
         #: The headers of the ``101``, once it was sent.
         self._headers: Headers | None = None
-        super().__init__(sock, self.start_response)
-        if self._sent_before is None:
-            self.lent = LentSocket(sock)
-
-    def disable_reader(self) -> bytes:
-        return b""
+        # Without the constructor of the base class: a bound method would be a reference cycle.
+        self.sock = sock
+        self._early, self._sent_before = b"", self.bytes_sent_before()
+        self.lent = LentSocket(sock) if self._sent_before is None else None
 
     def answer(self) -> tuple[Any, Any, Any]:
         """Return gunicorn's request, response and environ. They are created on first use."""
@@ -266,14 +286,21 @@ class _DirectAdapter(Adapter):
         if response.status is not None:
             log.access(response, request, environ, duration)
 
-    def fail(self, problem: BaseException) -> None:
+    def fail(self, problem: BaseException, environ: Environ, duration: timedelta) -> None:
         """Answer and log an exception of the application, as gunicorn does."""
         worker = self._server.worker
-        request, response, _ = self.answer()
-        if self._headers is None and not response.headers_sent:
-            worker.handle_error(request, self.sock, self._address, problem)
-            return
-        worker.log.exception("Error handling request")
+        if self._headers is not None:
+            worker.log.exception("Error handling request GET %s", environ["RAW_URI"])
+            if not isinstance(problem, Exception):  # otherwise it may be the log that has failed
+                self.log_access(environ, duration)
+        else:
+            request, response, _ = self.answer()
+            if response.headers_sent:
+                worker.log.exception("Error handling request")
+            elif not isinstance(problem, SystemExit):  # otherwise the worker is stopping
+                discard_queued(self.sock)
+                worker.handle_error(request, self.sock, self._address, problem)
+                return
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
 
@@ -295,8 +322,13 @@ def _is_usual(worker: GeventWorker) -> bool:
         and type(worker).handle_request is GeventWorker.handle_request
         and type(worker.wsgi).__call__ is WebSocketMiddleware.__call__
         # gunicorn's own hook before a request logs it.
+        and _is_gunicorns(type(worker.log).debug)
         and not logging.getLogger("gunicorn.error").isEnabledFor(logging.DEBUG)
     )
+
+
+def _is_gunicorns(method: Callable[..., object]) -> bool:
+    return method.__module__.startswith("gunicorn.")
 
 
 def _count_request(worker: GeventWorker) -> None:

@@ -1,15 +1,17 @@
 """The short cut past gunicorn's parser: what it takes, and that gunicorn does the same with it."""
 
 import json
+import os
 import re
+import signal
 from collections import Counter
 from random import Random
 
 import pytest
 
 from tests.server.test_fast_path import random_head
-from tests.support.client import TEXT, RawClient, close_frame, request
-from tests.support.servers import serving
+from tests.support.client import TEXT, RawClient, close_frame, frame, request
+from tests.support.servers import serving, wait_until
 
 APPLICATION = "tests.support.gunicorn_app"
 PAGES = "/hint", "/fail", "/fail_late"
@@ -21,11 +23,12 @@ ODD_HEADERS = [("SCRIPT_NAME", "/plain"), ("PATH_INFO", "/x"), ("X_Y", "1"), ("C
 
 @pytest.fixture
 def gunicorn(tmp_path):
-    """``with gunicorn(*arguments) as process``, on port 0 and on a unix socket."""
+    """``with gunicorn(*arguments) as process``, on port 0 and on two unix sockets."""
 
     def start(*arguments):
         command = ["-m", "gunicorn", "-k", f"{APPLICATION}.Worker", "-b", "127.0.0.1:0"]
-        command += ["-b", f"unix:{tmp_path}/socket", *arguments, f"{APPLICATION}:application"]
+        command += ["-b", f"unix:{tmp_path}/socket", "-b", f"unix:{tmp_path}/so:cket"]
+        command += [*arguments, f"{APPLICATION}:application"]
         return serving(command, tmp_path / "log")
 
     return start
@@ -69,7 +72,8 @@ def test_the_environ_is_the_one_that_gunicorn_makes(gunicorn, tmp_path, settings
     with gunicorn(*settings) as process:
         for number in range(120):
             head = with_odd_headers(random, random_head(random))
-            address = process.address if number % 2 else f"{tmp_path}/socket"
+            addresses = process.address, f"{tmp_path}/socket", f"{tmp_path}/so:cket"
+            address = addresses[number % 3]
             (code, direct), (general_code, general) = answers(address, head)
             assert code == general_code, head
             if code != "200":
@@ -91,7 +95,7 @@ def test_a_response_of_http_is_the_one_that_gunicorn_sends(gunicorn, log):
                     if before:
                         client.send(before)
                         assert client.read_response()[0] == "200"
-                    client.send(request(path))
+                    client.send(request(path) + frame(TEXT, "too early"))
                     lines = client.read_to_end().split(b"\r\n")
                     received.append([line for line in lines if not line.startswith(b"Date:")])
             assert received[0] == received[1]
@@ -101,7 +105,11 @@ def test_a_response_of_http_is_the_one_that_gunicorn_sends(gunicorn, log):
         assert Counter(lines) == (dict.fromkeys(PAGES, 2) | {"/plain": 3} if log else {})
 
 
-@pytest.mark.parametrize("logger", ["gunicorn.glogging.Logger", f"{APPLICATION}.Logger"])
+@pytest.mark.parametrize(
+    "logger",
+    ["gunicorn.glogging.Logger", f"{APPLICATION}.Logger", f"{APPLICATION}.AtomsLogger"],
+    ids=["usual", "access", "atoms"],
+)
 def test_the_access_log_is_the_one_that_gunicorn_writes(gunicorn, logger):
     form = "<%(s)s %(r)s %(b)s %(l)s %(h)s %({user-agent}i)s %({x-said}o)s %({path_info}e)s>"
     arguments = ["--access-logfile", "-", "--access-logformat", form, "--logger-class", logger]
@@ -130,3 +138,64 @@ def test_hooks_before_and_after_a_request_are_called(gunicorn, tmp_path):
             assert client.read_close() == (1000, "")
             client.send(close_frame(1000))
         process.wait_for("(?s)before /say.*after /say: 101 Switching Protocols")
+
+
+def test_a_scheme_header_with_an_underscore_is_no_other_header(gunicorn, tmp_path):
+    settings = tmp_path / "gunicorn.conf.py"
+    settings.write_text(
+        "secure_scheme_headers = {'X_FORWARDED_PROTO': 'https'}\nheader_map = 'dangerous'\n"
+    )
+    with gunicorn("-c", str(settings)) as process:
+        head = request(headers=[("X-Forwarded-Proto", "https")])
+        (_, direct), (_, general) = answers(process.address, head)
+        assert (direct["parsed"], general["parsed"]) == (False, True)
+        assert direct["environ"] == general["environ"]
+
+
+def test_limits_too_small_for_any_request_are_left_to_gunicorn(gunicorn):
+    with gunicorn("--limit-request-line", "10") as process, process.client() as client:
+        client.send(request())
+        assert client.read_response()[0] == "414"
+
+
+def test_a_worker_may_have_another_server(gunicorn):
+    arguments = ["-k", f"{APPLICATION}.StreamServerWorker"]
+    with gunicorn(*arguments) as process, process.client() as client:
+        client.open("/say")
+        assert client.read_frame() == (TEXT, b"hello")
+
+
+@pytest.mark.parametrize("log", [[], ["--access-logfile", "-"]], ids=["silent", "logged"])
+def test_a_timeout_that_leaves_the_view_after_the_101_is_logged(gunicorn, log):
+    with gunicorn(*log) as process:
+        with process.client() as client:
+            client.open("/time_out")
+            assert client.read_close() == (1001, "")
+        process.wait_for("(?s)Error handling request GET /time_out.*Timeout: 1 second")
+        if log:
+            process.wait_for('"GET /time_out HTTP/1.1" 101 0')
+        assert "During handling" not in process.output
+
+
+def test_errors_are_written_to_the_file_that_gunicorn_has_reopened(gunicorn, tmp_path):
+    with gunicorn("--error-logfile", str(tmp_path / "log")) as process:
+        worker = int(process.wait_for(r"Booting worker with pid: (\d+)")[1])
+        with process.client() as client:
+            client.send(request("/complain"))
+            assert client.read_response()[0] == "200"
+            process.log.rename(tmp_path / "old")
+            os.kill(worker, signal.SIGUSR1)
+            wait_until(process.log.exists)
+        with process.client() as client:
+            client.send(request("/complain"))
+            assert client.read_response()[0] == "200"
+        process.wait_for("a complaint")
+
+
+def test_requests_leave_nothing_to_the_garbage_collector(gunicorn):
+    with gunicorn() as process:
+        for path in ("/say", "/fail", "/garbage", "/say", "/fail", "/garbage"):
+            with process.client() as client:
+                client.send(request(path) + close_frame(1000))
+                received = client.read_to_end()
+        assert received.endswith(b"\r\n\r\n0")

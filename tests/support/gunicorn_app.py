@@ -1,7 +1,9 @@
 """An application under gunicorn that shows what it gets; and a worker that accepts any origin."""
 
+import gc
 import json
 
+from gevent import Timeout
 from gunicorn.glogging import Logger as GunicornLogger
 
 import geventws
@@ -11,12 +13,18 @@ class Worker(geventws.Worker):
     websocket_options = {"allowed_origins": "*"}  # noqa: RUF012 - as users write it
 
 
+class StreamServerWorker(Worker):
+    """A worker with gevent's own server."""
+
+    server_class = None
+
+
 def describe(environ, start_response):
     """Answer with the environ: of objects, the types; and whether gunicorn has parsed it."""
     seen = {
         name: value if isinstance(value, (str, bool, tuple)) else type(value).__name__
         for name, value in environ.items()
-        if name not in {"wsgi.early_hints", "wsgi.websocket"}
+        if name not in {"wsgi.early_hints", "wsgi.errors", "wsgi.websocket"}
     }
     seen["REMOTE_PORT"] = environ.get("REMOTE_PORT", "0").isdecimal()
     seen["read"] = environ["wsgi.input"].read().decode()
@@ -49,9 +57,32 @@ def say(environ, start_response):
     return []
 
 
+def time_out(environ, start_response):
+    environ["wsgi.websocket"].accept()
+    raise Timeout(1)
+
+
+def complain(environ, start_response):
+    environ["wsgi.errors"].write("a complaint\n")
+    start_response("200 OK", [("Content-Length", "0")])
+    return []
+
+
+def garbage(environ, start_response):
+    """Answer with the number of objects that only the garbage collector can free."""
+    gc.disable()
+    found = str(gc.collect()).encode()
+    start_response("200 OK", [("Content-Length", str(len(found)))])
+    return [found]
+
+
+PAGES = {
+    f"/{page.__name__}": page for page in (hint, fail, fail_late, say, time_out, complain, garbage)
+}
+
+
 def application(environ, start_response):
-    page = {"/hint": hint, "/fail": fail, "/fail_late": fail_late, "/say": say}
-    return page.get(environ["PATH_INFO"], describe)(environ, start_response)
+    return PAGES.get(environ["PATH_INFO"], describe)(environ, start_response)
 
 
 def pre_request(worker, request):
@@ -68,3 +99,11 @@ class Logger(GunicornLogger):
     def access(self, resp, req, environ, request_time):
         assert (req.path, resp.status[:3]) in {("/say", "101"), ("/plain", "200")}
         super().access(resp, req, environ, request_time)
+
+
+class AtomsLogger(GunicornLogger):
+    """A logger with another way to need them."""
+
+    def atoms(self, resp, req, environ, request_time):
+        assert (req.path, resp.status[:3]) in {("/say", "101"), ("/plain", "200")}
+        return super().atoms(resp, req, environ, request_time)
