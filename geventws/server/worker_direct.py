@@ -28,7 +28,7 @@ from .fast_path import parse_request
 from .middleware import WebSocketMiddleware
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from gevent.socket import socket as gevent_socket
 
@@ -82,10 +82,11 @@ class DirectServer:
             if "_" not in name  # take() leaves such headers to gunicorn
         ]
         self._cached_scheme = lru_cache(maxsize=64)(self._parse_scheme)
-        log = type(worker.log)
+        log: type = type(worker.log)
         #: Whether the access log is off; and whether it is gunicorn's, which needs little.
-        self.is_silent = log.access is Logger.access and not _writes_access_log(cfg)
-        self.has_usual_log = _is_gunicorns(log.access) and _is_gunicorns(log.atoms)
+        is_stock = getattr(log, "access", None) is Logger.access
+        self.is_silent = is_stock and not _writes_access_log(cfg)
+        self.has_usual_log = _are_gunicorns(log, "access", "atoms")
         self._shared: Environ = {}
         self._is_usable = False
         if _is_usual(worker):
@@ -322,13 +323,15 @@ def _is_usual(worker: GeventWorker) -> bool:
         and type(worker).handle_request is GeventWorker.handle_request
         and type(worker.wsgi).__call__ is WebSocketMiddleware.__call__
         # gunicorn's own hook before a request logs it.
-        and _is_gunicorns(type(worker.log).debug)
+        and _are_gunicorns(type(worker.log), "debug")
         and not logging.getLogger("gunicorn.error").isEnabledFor(logging.DEBUG)
     )
 
 
-def _is_gunicorns(method: Callable[..., object]) -> bool:
-    return method.__module__.startswith("gunicorn.")
+def _are_gunicorns(log: type, *methods: str) -> bool:
+    """Whether a class for logs has these methods from gunicorn. It may lack some."""
+    modules = (getattr(getattr(log, name, None), "__module__", "") for name in methods)
+    return all(module.startswith("gunicorn.") for module in modules)
 
 
 def _count_request(worker: GeventWorker) -> None:
