@@ -83,8 +83,8 @@ class DirectServer:
         ]
         self._cached_scheme = lru_cache(maxsize=64)(self._parse_scheme)
         log: type = type(worker.log)
-        #: Whether the access log is off; and whether it is gunicorn's, which needs little.
         is_stock = getattr(log, "access", None) is Logger.access
+        #: Whether the access log is off; and whether it is gunicorn's, which needs little.
         self.is_silent = is_stock and not _writes_access_log(cfg)
         self.has_usual_log = _are_gunicorns(log, "access", "atoms")
         self._shared: Environ = {}
