@@ -634,7 +634,7 @@ class Connection(Transport):
     def _block_while_full(self) -> None:
         timeout = self._options.send_timeout
         left = None
-        while (output := self._output) is not None and output.is_full:
+        while (output := self._send_buffer) is not None and output.is_full:
             if timeout is not None:
                 left = min(timeout - self._stalled_for(), timeout / _PROGRESS_CHECKS)
             if left is not None and left <= 0:
@@ -688,6 +688,8 @@ class Connection(Transport):
         if len(payload) > MAX_CONTROL_PAYLOAD:
             raise ValueError(f"a Ping carries at most {MAX_CONTROL_PAYLOAD} bytes")
         self._require_open()
+        if self._is_output_lost:
+            raise self._closed_error()
         self._send_ping(payload)
 
     def _send_ping(self, payload: bytes) -> None:
@@ -720,7 +722,7 @@ class Connection(Transport):
                 self._fault = f"did not finish a message within {options.message_timeout:g} seconds"
                 self._start_close(CloseCode.POLICY_VIOLATION, MESSAGE_TIMEOUT)
                 return None  # _start_close() has asked for the next check
-        if options.ping_interval is None:
+        if options.ping_interval is None or self._is_output_lost:
             return options.check_interval
         if now >= keepalive.due:
             delay = self._check_peer(keepalive)

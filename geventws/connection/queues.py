@@ -120,12 +120,12 @@ class SendBuffer:
 
 
 class LostOutput(SendBuffer):
-    """Takes the place of the buffer when TCP takes no more output: discards everything."""
+    """Takes the place of the buffer when TCP takes no more output: always full, and empty."""
 
     __slots__ = ()
 
     def __init__(self) -> None:
-        self.size, self._limit = 0, 1
+        self.size = self._limit = 0
 
     def append(self, data: bytes | memoryview) -> None:
         """Discard output."""

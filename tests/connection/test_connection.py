@@ -19,7 +19,7 @@ import pytest
 from gevent.event import AsyncResult, Event
 from gevent.exceptions import ConcurrentObjectUseError
 
-from geventws import ConnectionClosed, Deflate, WebSocket, WebSocketError
+from geventws import Broadcast, ConnectionClosed, Deflate, WebSocket, WebSocketError
 from tests.support.apps import echo
 from tests.support.client import (
     BINARY,
@@ -596,6 +596,27 @@ def test_what_a_full_queue_keeps_back_is_received_though_a_blocked_send_fails(ru
     client.read(1)  # the server sends, and has read: its queue is full
     client.vanish()
     assert result.get(timeout=SECONDS) == [str(i) for i in range(100)]
+
+
+def test_nothing_more_is_sent_to_a_lost_peer_while_a_full_queue_waits_for_the_view(run):
+    broadcast = Broadcast()
+
+    def view(ws):
+        broadcast.subscribe("news", ws)
+        for send in (lambda: ws.send(bytes(8 << 20)), ws.ping):
+            with pytest.raises(ConnectionClosed) as caught:
+                send()
+            assert (caught.value.code, caught.value.by_peer) == (1006, True)
+        broadcast.publish("news", "late")
+        assert broadcast.subscribers("news") == 0
+        return list(ws), ws.close_code
+
+    client, result = run(view, max_queued_messages=2)
+    messages = [str(i) for i in range(100)]
+    client.send(b"".join(frame(TEXT, each) for each in messages) + close_frame(4000))
+    client.read(1)  # the server sends, and has read: its queue is full
+    client.vanish()
+    assert result.get(timeout=SECONDS) == (messages, 4000)
 
 
 def test_what_came_before_a_truncation_of_tls_is_received_though_no_pong_can_be_sent(serve, tls):

@@ -227,6 +227,21 @@ def test_a_peer_that_the_view_does_not_read_from_is_not_to_blame(run):
     assert result.get(timeout=SECONDS) == 1_000_000
 
 
+def test_keepalive_does_not_discard_what_a_lost_peer_has_sent_before(run):
+    def view(ws):
+        ws.accept()
+        with pytest.raises(ConnectionClosed):
+            ws.send(bytes(8 << 20))
+        gevent.sleep(1)
+        return sum(map(len, ws)), ws.close_code
+
+    client, result = run(view, max_queued_messages=2, ping_interval=0.25, ping_timeout=0.25)
+    client.send(MESSAGE * 20 + close_frame(4000))
+    client.read(1)  # the server sends, and has read: its queue is full
+    client.vanish()
+    assert result.get(timeout=SECONDS) == (20_000, 4000)
+
+
 def test_without_a_limit_a_message_may_take_its_time(run):
     client, result = run(list, message_timeout=None, ping_interval=None)
     client.send(MESSAGE[:10])
