@@ -147,7 +147,7 @@ class SlicedSender:
         number = sending.number
         sockets = []
         for subscription in sending.subscriptions[first:last]:
-            if subscription.is_live:
+            if subscription.live_in is not None:
                 subscription.reached = number
                 sockets.append(subscription.ws)
         excluded = sending.excluded

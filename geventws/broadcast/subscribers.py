@@ -107,7 +107,6 @@ class Subscription(_Closeable):
     """
 
     __slots__ = (
-        "_channel_entry",
         "_position",
         "_queue",
         "_unsubscribe",
@@ -115,8 +114,8 @@ class Subscription(_Closeable):
         "entry",
         "greenlet",
         "has_history",
-        "is_live",
         "is_over",
+        "live_in",
         "reached",
         "recovered",
         "ws",
@@ -145,9 +144,8 @@ class Subscription(_Closeable):
         #: New messages that wait for the end of the replay.
         self._queue = _NO_QUEUE if since is None else Queue()
         self._position = since
-        #: Whether the socket gets each message immediately; then, as a socket of this channel.
-        self.is_live = False
-        self._channel_entry: Channel | None = None
+        #: The channel of which the socket gets each message immediately; ``None`` if it does not.
+        self.live_in: Channel | None = None
         #: The number of the latest message in slices that the socket has got, or does not get.
         self.reached = 0
         self.is_over = False
@@ -161,7 +159,7 @@ class Subscription(_Closeable):
         and as long as the position of a channel that has no other subscribers in this process
         cannot be read.
         """
-        entry = self._channel_entry
+        entry = self.live_in
         if entry is None:
             return self._position
         unsent = self._first_unsent(entry)
@@ -186,22 +184,25 @@ class Subscription(_Closeable):
         if not self.is_over:
             self._unsubscribe(self)
 
+    @property
+    def is_live(self) -> bool:
+        """Whether the socket gets each message immediately."""
+        return self.live_in is not None
+
     def go_live(self, entry: Channel) -> None:
         """From now on, the socket gets each message immediately, as a socket of ``entry``."""
-        self._channel_entry = entry
-        self.is_live = True
+        self.live_in = entry
         self.reached = entry.number
 
     def end(self) -> None:
         """Keep the last position, and end the replay."""
         self.is_over = True
         self.ws._do_not_close_at_end(self)
-        entry = self._channel_entry
+        entry = self.live_in
         if entry is not None:
             unsent = self._first_unsent(entry)
             self._position = entry.position if unsent is None else unsent.before
-            self._channel_entry = None
-            self.is_live = False
+            self.live_in = None
         kill_greenlet(self.greenlet)
 
     def enqueue(self, message: Message) -> None:

@@ -26,9 +26,10 @@ from .accepting import AcceptingServer, Address
 from .balance import FULL, Loads
 from .configuration import application_options, combine_options
 from .engineio import install_if_present
+from .fast_path import PEEKED
 from .middleware import WebSocketMiddleware
 from .request_head import CLIENT_HELLO, TLS_ON_PLAIN_PORT
-from .worker_direct import PEEKED, DirectServer
+from .worker_direct import DirectServer
 
 if TYPE_CHECKING:
     from ssl import SSLContext

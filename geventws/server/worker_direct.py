@@ -24,7 +24,7 @@ from gunicorn.workers.ggevent import GeventResponse, GeventWorker
 
 from .adapters import SWITCHING, Adapter, LentSocket, discard_queued, send_head
 from .exchange import close_result, serve
-from .fast_path import parse_request
+from .fast_path import PEEKED, parse_request
 from .middleware import WebSocketMiddleware
 
 if TYPE_CHECKING:
@@ -56,8 +56,6 @@ _OWN = {
 _NO_HEADERS = 4
 #: The maximum length of headers such as X-Forwarded-Proto whose meaning is cached, in characters.
 _MAX_CACHED = 64
-#: The number of bytes that a worker reads ahead, for :meth:`DirectServer.take`.
-PEEKED = 8192
 _DISCONNECTED = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
 
 
@@ -106,9 +104,13 @@ class DirectServer:
         self._is_usable = environ.keys() <= _SHARED | _OWN
 
     # Any: gunicorn only stores the socket; the types of its objects do not have all that is used.
+    def parse(self, head: bytes, address: Address) -> Any:
+        """Return gunicorn's request."""
+        return next(RequestParser(self.worker.cfg, [head], address))
+
     def answer(self, head: bytes, address: Address, sock: Any) -> tuple[Any, Any, Any]:
         """Return gunicorn's request, response and environ."""
-        request = next(RequestParser(self.worker.cfg, [head], address))
+        request = self.parse(head, address)
         response, environ = create(request, sock, address, self.name, self.worker.cfg)
         return request, response, environ
 
@@ -162,10 +164,9 @@ class DirectServer:
 
     def _parse_scheme(self, host: str | None, headers: tuple[tuple[str, str], ...]) -> str | None:
         try:
-            request, _, _ = self.answer(_head(headers), "" if host is None else (host, 0), None)
+            scheme: str = self.parse(_head(headers), "" if host is None else (host, 0)).scheme
         except Exception:  # noqa: BLE001 - gunicorn will answer it
             return None
-        scheme: str = request.scheme
         return scheme
 
     def serve(self, sock: gevent_socket, address: Address, taken: _Taken) -> None:
