@@ -19,7 +19,7 @@ from ..typing import Environ
 from .request_head import HEADER_LINE, HOST, MAX_FIELDS
 
 #: The number of bytes to peek for :func:`parse_request`. A longer head needs the general parser.
-PEEKED = 8 << 10
+PEEK_SIZE = 8 << 10
 _END = b"\r\n\r\n"
 #: A quick check whether this may be a WebSocket request.
 _WEBSOCKET = re.compile(rb"\nupgrade:[^\r\n]*websocket", re.IGNORECASE)

@@ -14,7 +14,7 @@ from ..typing import Application, Environ, Headers, StartResponse
 from .adapters import SWITCHING, PywsgiAdapter, discard_queued, send_head
 from .configuration import combine_options
 from .exchange import serve, serve_plain
-from .fast_path import PEEKED, Request, complete_environ, parse_request
+from .fast_path import PEEK_SIZE, Request, complete_environ, parse_request
 from .http_handler import HTTPHandler
 from .registry import OpenWebSockets
 from .request_body import EMPTY_BODY, EmptyInput
@@ -86,7 +86,7 @@ class WebSocketHandler(HTTPHandler):
         if isinstance(self.socket, SSLSocket):
             return None  # TLS sockets do not support MSG_PEEK
         try:
-            request = parse_request(self.socket.recv(PEEKED, socket.MSG_PEEK))
+            request = parse_request(self.socket.recv(PEEK_SIZE, socket.MSG_PEEK))
         except OSError:
             return None  # the general parser gets the same error, and handles it
         if request is None or request.size > self.options.max_header_size:

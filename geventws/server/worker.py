@@ -26,7 +26,7 @@ from .accepting import AcceptingServer, Address
 from .balance import FULL, Loads
 from .configuration import application_options, combine_options
 from .engineio import install_if_present
-from .fast_path import PEEKED
+from .fast_path import PEEK_SIZE
 from .middleware import WebSocketMiddleware
 from .request_head import CLIENT_HELLO, TLS_ON_PLAIN_PORT
 from .worker_direct import DirectServer
@@ -159,7 +159,7 @@ class Worker(GeventWorker):
             data = None
             client.settimeout(self._first_timeout)
             with suppress(OSError):
-                data = client.recv(PEEKED, MSG_PEEK)
+                data = client.recv(PEEK_SIZE, MSG_PEEK)
             client.settimeout(None)
             if data is None:
                 client.close()

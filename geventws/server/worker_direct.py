@@ -24,7 +24,7 @@ from gunicorn.workers.ggevent import GeventResponse, GeventWorker
 
 from .adapters import SWITCHING, Adapter, LentSocket, discard_queued, send_head
 from .exchange import close_result, serve
-from .fast_path import PEEKED, parse_request
+from .fast_path import PEEK_SIZE, parse_request
 from .middleware import WebSocketMiddleware
 
 if TYPE_CHECKING:
@@ -52,14 +52,14 @@ _OWN = {
     *("REQUEST_METHOD", "SERVER_PROTOCOL", "gunicorn.socket", "wsgi.early_hints"),
     "wsgi.url_scheme",
 }
-#: The number of CGI variables that are no headers.
-_NO_HEADERS = 4
+#: The number of CGI variables that are made of the request line.
+_LINE_VARIABLES = 4
 #: The maximum length of headers such as X-Forwarded-Proto whose meaning is cached, in characters.
 _MAX_CACHED = 64
 _DISCONNECTED = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
 
 
-class _Taken(NamedTuple):
+class _DirectRequest(NamedTuple):
     """A WebSocket request that is served without gunicorn's parser."""
 
     head: bytes
@@ -94,8 +94,8 @@ class DirectServer:
     def _prepare(self) -> None:
         request, _, environ = self.answer(_head([]), ("", 0), None)
         # 0 is no limit.
-        self._max_line = request.limit_request_line or PEEKED
-        self._max_size = request.limit_request_field_size or PEEKED
+        self._max_line = request.limit_request_line or PEEK_SIZE
+        self._max_size = request.limit_request_field_size or PEEK_SIZE
         self._max_headers = request.limit_request_fields
         self._has_early_hints = "wsgi.early_hints" in environ
         self._shared = {name: environ[name] for name in environ.keys() & _SHARED}
@@ -114,11 +114,11 @@ class DirectServer:
         response, environ = create(request, sock, address, self.name, self.worker.cfg)
         return request, response, environ
 
-    def take(self, data: bytes, address: Address) -> _Taken | None:
+    def take(self, data: bytes, address: Address) -> _DirectRequest | None:
         """Return the WebSocket request at the beginning of ``data``.
 
-        Return ``None`` for every other request, and for one that gunicorn may take for something
-        else than the parser here.
+        Return ``None`` for every other request, and for one that gunicorn may understand
+        differently from the parser here.
         """
         request = parse_request(data) if self._is_usable else None
         if request is None or len(request.line) > self._max_line or request.size > self._max_size:
@@ -130,7 +130,7 @@ class DirectServer:
             return None  # an abstract unix socket, perhaps not in UTF-8
         count = data.count(b"\n", 0, request.size) - 2
         # With fewer variables, a header is repeated, or its name has an underscore.
-        if count > self._max_headers or count != len(environ) - _NO_HEADERS:
+        if count > self._max_headers or count != len(environ) - _LINE_VARIABLES:
             return None
         scheme = self._scheme(environ, address)
         if scheme is None:
@@ -147,7 +147,7 @@ class DirectServer:
             name, *port = environ["HTTP_HOST"].split(":")
             environ["SERVER_NAME"] = name
             environ["SERVER_PORT"] = port[0] if port else "443" if scheme == "https" else "80"
-        return _Taken(data[: request.size], environ)
+        return _DirectRequest(data[: request.size], environ)
 
     def _scheme(self, environ: Environ, address: Address) -> str | None:
         """Return the scheme of the URL; ``None`` if the headers of a proxy leave it open."""
@@ -169,7 +169,7 @@ class DirectServer:
             return None
         return scheme
 
-    def serve(self, sock: gevent_socket, address: Address, taken: _Taken) -> None:
+    def serve(self, sock: gevent_socket, address: Address, taken: _DirectRequest) -> None:
         """Serve a request, as gunicorn's ``handle_request()`` does. Closes the socket."""
         started = datetime.now()
         head, environ = taken
