@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from typing import Any
 
 from gevent.hub import Hub
@@ -14,12 +13,7 @@ class DirectSocket:
 
 class Listener:
     def __init__(self, socket: Any) -> None: ...
-    def accept_all(
-        self,
-        serve: Callable[[DirectSocket, Any, bytes | None], object],
-        most: int,
-        seconds: float,
-    ) -> None: ...
+    def accept(self, most: int) -> list[tuple[DirectSocket, Any, bytes | None]]: ...
 
 class Arrival:
     def __init__(self, hub: Hub, watches: object, descriptor: int) -> None: ...

@@ -10,7 +10,7 @@ cimport cython
 from geventws.connection._epoll cimport Watched, WatchSet
 
 from errno import EBADF, ENOSYS
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t
 
 from _socket import SOCK_NONBLOCK, socket as new_socket  # not the one that gevent replaces
 
@@ -29,7 +29,6 @@ cdef extern from "system.h" nogil:
     int set_option(int, int, int, int)
     int shut_down "shutdown"(int, int)
     bint would_block()
-    uint64_t now_us()
     struct sockaddr_storage:
         pass
     int accept_connection(int, sockaddr_storage*)
@@ -58,33 +57,28 @@ cdef class Listener:
         self.socket = socket
         self.family, self.type, self.proto = socket.family, socket.type, socket.proto
 
-    def accept_all(self, serve, int most, double seconds):
-        """Accept the connections that wait, and call ``serve(sock, address, data)`` for each.
+    def accept(self, int most):
+        """Accept connections that wait; return a list of ``(sock, address, data)``.
 
         ``sock`` does not block. ``data`` is what :func:`receive` has returned for it.
 
         :param most: the maximum number of connections.
-        :param seconds: how long connections may be accepted.
-        :raises OSError: as ``socket.accept()``.
+        :raises OSError: as ``socket.accept()``, if no connection was accepted.
         """
         cdef sockaddr_storage client
         cdef DirectSocket sock
-        cdef int listener, descriptor
-        cdef uint64_t end = now_us() + <uint64_t>(seconds * 1e6)
-        while most > 0:
-            listener = self.socket.fileno()
-            if listener < 0:
-                return  # a view may have stopped the server
+        cdef list accepted = []
+        cdef int descriptor, listener = self.socket.fileno()
+        while listener >= 0 and most > 0:  # a view may have stopped the server
             descriptor = accept_connection(listener, &client)
             if descriptor < 0:
-                if would_block():
-                    return
+                if would_block() or accepted:
+                    break
                 PyErr_SetFromErrno(OSError)
             sock = DirectSocket(self.family, self.type, self.proto, descriptor)
-            serve(sock, address_of(&client), receive(descriptor))
-            if now_us() >= end:
-                return
+            accepted.append((sock, address_of(&client), receive(descriptor)))
             most -= 1
+        return accepted
 
 
 cpdef receive(int descriptor):

@@ -1,10 +1,13 @@
 """A process that is forked while WebSockets are open."""
 
+import contextlib
 import os
 import subprocess
 import sys
 
 import pytest
+
+from tests.support.client import TEXT, RawClient, request
 
 PROGRAM = """
 import os
@@ -171,3 +174,49 @@ def test_a_child_process_has_no_websocket_of_its_parent(loop, program, said):
         env={**os.environ, "GEVENT_LOOP": loop},
     )
     assert (done.stdout, done.stderr) == (f"{said}\n", "")
+
+
+ACCEPTED = """
+import os
+import sys
+import gevent
+import geventws
+
+views = []
+
+def application(environ, start_response):
+    views.append(None)
+    if len(views) == 1 and not gevent.os.fork():
+        gevent.sleep(0.3)  # the event loop of the child runs
+        os._exit(len(views) - 1)
+    environ["wsgi.websocket"].send(str(os.getpid()))
+    return []
+
+server = geventws.WebSocketServer(("127.0.0.1", 0), application, log=None)
+server.start()
+print(os.getpid(), server.server_port, flush=True)
+sys.stdin.readline()  # until all clients have sent their requests
+sys.exit(gevent.os.waitpid(-1, 0)[1])
+"""
+
+
+def test_connections_that_were_accepted_together_are_only_served_by_the_parent():
+    server = subprocess.Popen(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", ACCEPTED],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with contextlib.ExitStack() as stack:
+        pid, port = server.stdout.readline().split()
+        address = "127.0.0.1", int(port)
+        clients = [stack.enter_context(RawClient(address)) for _ in range(5)]
+        for client in clients:
+            client.send(request())
+        server.stdin.write(b"\n")
+        server.stdin.flush()
+        for client in clients:
+            assert client.read_head() == "101"
+            assert client.read_frame() == (TEXT, pid)
+            client.finish()
+        server.communicate(timeout=30)
+        assert server.returncode == 0

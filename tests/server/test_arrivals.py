@@ -1,11 +1,13 @@
 """The first request of a connection, in whatever pieces it arrives."""
 
+import _socket
 import contextlib
 import functools
 import io
 import os
 import re
 import socket
+import time
 
 import pytest
 from gevent import getcurrent, sleep
@@ -110,6 +112,34 @@ def test_clients_that_leave_without_a_request_leave_nothing_behind(serve):
         let_arrive(server)
         client.sock.close()
     wait_until(lambda: descriptors() <= before, "the end of all descriptors")
+
+
+def test_an_open_websocket_is_served_between_the_slow_views_of_connections_that_came_together(
+    serve,
+):
+    events = []
+
+    def application(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        if environ["PATH_INFO"] == "/slow":
+            if not events:
+                opened.send(frame(TEXT, "message"))
+            events.append("view")
+            time.sleep(0.003)  # as a computation: the event loop stands still
+        events.extend(ws)
+        return []
+
+    server = serve(application)
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(server.client().open())
+        for _ in range(20):
+            # Its methods let no greenlet run.
+            client = stack.enter_context(contextlib.closing(_socket.socket()))
+            client.connect(server.address)
+            client.send(request("/slow"))
+        wait_until(lambda: len(events) == 21, "all views and the message")
+        opened.finish()
+    assert events.index("message") < 5
 
 
 def test_a_view_runs_in_a_greenlet_and_a_view_that_ends_the_server_is_no_harm(serve):
