@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from random import getrandbits, uniform
+from random import getrandbits
 
 import gevent
 from gevent.monkey import get_original, is_module_patched
 
 from ..exceptions import BroadcastError
 from .backend import Backend, History, Receiver, Refusal, parse_id, require_patched_sockets
+from .backoff import Backoff
 from .bodies import encode_body
 from .members import State, Update
 from .postgresql_channels import ChannelState, Stored
@@ -71,8 +72,6 @@ _GENERAL = {"08", "25", "28", "3D", "42", "53", "57", "58", "F0", "XX"}
 #: Classes that concern neither the channel nor the whole server: conflicts, limits, locks.
 _TEMPORARY = {"40", "54", "55"}
 _CANCELED = "57014"
-#: Seconds before the first and before later attempts to find out whether the server works again.
-_FIRST_DELAY, _MAX_DELAY = 0.1, 2.0
 #: Seconds until subscribers() has all answers, at most; and until it asks again.
 _COUNT_TIMEOUT, _ASK_INTERVAL = 2.0, 0.25
 #: The number of questions that wait for an answer. Above it, the oldest is not answered.
@@ -397,10 +396,9 @@ class PostgreSQLBackend(Backend):
 
     def _probe(self, sleep: Callable[[float], object]) -> None:
         """Publish to no channel until that succeeds. This also finds a lack of permissions."""
-        delay = _FIRST_DELAY
+        backoff = Backoff()
         while self._is_pool_down and not self._is_closed:
-            sleep(delay * uniform(0.5, 1))  # noqa: S311 - not a secret
-            delay = min(2 * delay, _MAX_DELAY)
+            sleep(backoff.next_pause())
             try:
                 self._pool.execute(PUBLISH, f"{CONTROL}_probe", b"", b"", 1, 0)
             except (StatementError, PoolTimeout, *FAILURES):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from random import getrandbits, uniform
+from random import getrandbits
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +18,7 @@ from gevent.event import Event
 
 from ..exceptions import BroadcastError
 from .backend import Receiver, Refusal
+from .backoff import MAX_DELAY, Backoff
 from .postgresql_channels import ChannelState, Stored
 from .postgresql_connections import FAILURES, Connection, Settings, StatementError, number_of
 from .postgresql_messages import (
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from gevent import Greenlet
 
 logger = logging.getLogger("geventws.broadcast")
-#: Seconds before the first and before later attempts to connect.
-_FIRST_DELAY, _MAX_DELAY = 0.1, 2.0
 #: Seconds without channels after which the connection is closed.
 _LINGER = 30.0
 #: Seconds between two cleanups of the tables.
@@ -151,11 +150,11 @@ class Listener:
     # ------------------------------------------------------------ the greenlet
 
     def _run(self) -> None:
-        delay = _FIRST_DELAY
+        backoff = Backoff()
         while True:
             try:
                 self._connect()
-                delay = _FIRST_DELAY
+                backoff.reset()
                 self._serve()
                 break
             except Exception as problem:
@@ -165,8 +164,7 @@ class Listener:
                 self._disconnect()
                 self._backend.note_listener_down(problem)
                 failure = problem
-            sleep(delay * uniform(0.5, 1))  # noqa: S311 - not a secret
-            delay = min(2 * delay, _MAX_DELAY)
+            sleep(backoff.next_pause())
             if not self._backend.channels:
                 self._backend.note_listener_gone(failure)
                 break
@@ -330,7 +328,7 @@ class CatchUp:
             self._greenlet.kill(block=False)
 
     def _run(self) -> None:
-        delay = _FIRST_DELAY
+        backoff = Backoff()
         size = _BATCH
         while self._queue:
             states = list(self._queue)[:size]
@@ -338,7 +336,7 @@ class CatchUp:
                 del self._queue[state]
             try:
                 self._read(states)
-                delay = _FIRST_DELAY
+                backoff.reset()
                 continue
             except Refusal as refusal:
                 if len(states) > 1:
@@ -356,13 +354,12 @@ class CatchUp:
             except Exception:
                 logger.exception("The subscriptions of %s failed", self._backend.name)
             self._queue = {**dict.fromkeys(states), **self._queue}
-            sleep(delay * uniform(0.5, 1))  # noqa: S311 - not a secret
-            delay = min(2 * delay, _MAX_DELAY)
+            sleep(backoff.next_pause())
         self._greenlet = None
         self._listener.note_caught_up()
 
     def _retry_later(self, state: ChannelState) -> None:
-        sleep(_MAX_DELAY)
+        sleep(MAX_DELAY)
         self.add([state])
 
     def _read(self, batch: Sequence[ChannelState]) -> None:

@@ -17,7 +17,6 @@ import logging
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from random import uniform
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
@@ -38,6 +37,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..connection.logs import Throttle
 from .backend import Message, Receiver
+from .backoff import Backoff
 from .redis_channel import ChannelState, Read
 from .redis_history import BATCH, LATEST, Result
 from .redis_messages import CHANGE, COUNT_REQUEST, channel_of, decode_published, key_of
@@ -58,7 +58,6 @@ _PASSING = (ReadOnlyError, ClusterError, AskError, TryAgainError)
 _GENERAL = ("permissions to run the", "DB index", "SELECT is not allowed")
 
 _MESSAGES = frozenset({b"message", b"smessage"})
-_FIRST_DELAY, _MAX_DELAY = 0.1, 2.0
 #: The maximum number of channels in one SUBSCRIBE command.
 _MAX_NAMES = 500
 #: The maximum number of greenlets of a connection that read stored messages.
@@ -310,12 +309,12 @@ class RedisSubscriber:
     # ------------------------------------------------------------ the greenlet
 
     def _run(self) -> None:
-        delay = _FIRST_DELAY
+        backoff = Backoff()
         try:
             while self.names:
                 try:
                     self._connect()
-                    delay = _FIRST_DELAY
+                    backoff.reset()
                     self._read_responses()
                 except Exception as problem:
                     if not (self._is_broken or isinstance(problem, FAILURES)):
@@ -323,8 +322,7 @@ class RedisSubscriber:
                         logger.exception("The subscriptions of %s failed", self.backend.name)
                     self._disconnect()
                     self._handle_failure(problem)
-                    sleep(delay * uniform(0.5, 1))  # noqa: S311 - not a secret
-                    delay = min(2 * delay, _MAX_DELAY)
+                    sleep(backoff.next_pause())
         finally:
             self.backend.remove_subscriber(self)
             self._disconnect()
@@ -524,7 +522,7 @@ class RedisSubscriber:
 
     def _read_stored(self) -> None:
         """Read what was stored before the subscriptions began, until all channels are live."""
-        delay = _FIRST_DELAY
+        backoff = Backoff()
         try:
             while self._unread:
                 connection = self._connection
@@ -537,8 +535,7 @@ class RedisSubscriber:
                     if connection is not self._connection:
                         continue
                     self._settle(list(batch))
-                    sleep(delay * uniform(0.5, 1))  # noqa: S311 - not a secret
-                    delay = min(2 * delay, _MAX_DELAY)
+                    sleep(backoff.next_pause())
                     results = {}
                 if connection is self._connection:
                     self._go_live_together(batch, results)
