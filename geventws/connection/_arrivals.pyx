@@ -24,7 +24,7 @@ cdef extern from "system.h" nogil:
         void* iov_base
         size_t iov_len
     Py_ssize_t direct_recv(int, uint8_t*, size_t)
-    Py_ssize_t direct_send(int, iovec*, int)
+    Py_ssize_t direct_send(int, iovec*, int, bint)
     int close_descriptor(int)
     int set_option(int, int, int, int)
     int shut_down "shutdown"(int, int)
@@ -161,7 +161,7 @@ cdef class DirectSocket:
         cdef Py_ssize_t sent
         part.iov_base = <char*>data
         part.iov_len = len(data)
-        sent = direct_send(self.descriptor, &part, 1)
+        sent = direct_send(self.descriptor, &part, 1, False)
         if sent < 0:
             if would_block():
                 return 0

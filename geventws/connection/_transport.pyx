@@ -82,7 +82,7 @@ cdef extern from "system.h" nogil:
         void* iov_base
         size_t iov_len
     Py_ssize_t direct_recv(int, uint8_t*, size_t)
-    Py_ssize_t direct_send(int, iovec*, int)
+    Py_ssize_t direct_send(int, iovec*, int, bint)
     bint would_block()
     uint64_t now_us()
     int descriptor_of(PyObject*)
@@ -667,7 +667,7 @@ cdef class Transport(Watched):
         self._totals.bytes_sent += head + size
         self._written += head + size
         if self._output is None and self.fd >= 0:
-            sent = direct_send(self.fd, parts, 2) if self.has_socket() else -1
+            sent = direct_send(self.fd, parts, 2, False) if self.has_socket() else -1
             if sent < 0:
                 if not (self.has_socket() and would_block()):
                     self._output_failed()
@@ -718,9 +718,10 @@ cdef class Transport(Watched):
         buffers.cork_size = 0
         return self.write(buffers.cork, size)
 
-    cdef int write(self, const uint8_t* data, Py_ssize_t size) except -1:
+    cdef int write(self, const uint8_t* data, Py_ssize_t size, bint is_last=False) except -1:
         """Write after the output that waits; the rest waits for room in the kernel.
 
+        ``is_last`` promises that the end of TCP follows at once, if nothing waits.
         The loss of the connection raises nothing: the state of the endpoint shows it.
         """
         cdef Py_ssize_t sent
@@ -734,7 +735,7 @@ cdef class Transport(Watched):
         if self.fd < 0:
             self._write((<char*>data)[:size])
             return 0
-        sent = self.send_now(data, size)
+        sent = self.send_now(data, size, is_last)
         if sent < size:
             self._queue_output((<char*>data)[sent:size])
         return 0
@@ -757,14 +758,16 @@ cdef class Transport(Watched):
             self._queue_output(memoryview(frame)[sent:] if sent else frame)
         return 0
 
-    cdef Py_ssize_t send_now(self, const uint8_t* data, Py_ssize_t size) except -1:
+    cdef Py_ssize_t send_now(
+        self, const uint8_t* data, Py_ssize_t size, bint is_last=False
+    ) except -1:
         """How many bytes the kernel has taken; all of them if the connection is lost."""
         cdef iovec part
         cdef Py_ssize_t sent
         part.iov_base = <void*>data
         part.iov_len = size
         if self.has_socket():
-            sent = direct_send(self.fd, &part, 1)
+            sent = direct_send(self.fd, &part, 1, is_last)
             if sent >= 0:
                 return sent
             if would_block():
@@ -922,7 +925,7 @@ cdef class Transport(Watched):
         frame = b"".join(endpoint._output)
         endpoint._output = None
         endpoint.has_news = False
-        self._transmit_now(frame)
+        self.write(<const uint8_t*>PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame), True)
         if self._output is None:
             self._transport_ended(END_BY_CLOSE)
         else:

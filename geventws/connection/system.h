@@ -15,7 +15,7 @@ struct iovec {
     size_t iov_len;
 };
 static Py_ssize_t direct_recv(int fd, uint8_t *buffer, size_t size) { return -1; }
-static Py_ssize_t direct_send(int fd, struct iovec *parts, int count) { return -1; }
+static Py_ssize_t direct_send(int fd, struct iovec *parts, int count, int is_last) { return -1; }
 static int would_block(void) { return 0; }
 #else
 #define DIRECT_IO 1
@@ -24,6 +24,9 @@ static int would_block(void) { return 0; }
 #include <sys/uio.h>
 #ifndef MSG_NOSIGNAL
 #define MSG_NOSIGNAL 0  /* Python ignores SIGPIPE anyway */
+#endif
+#ifndef MSG_MORE
+#define MSG_MORE 0  /* the last data and the FIN take two packets */
 #endif
 
 /* Neither call blocks, so both keep the GIL. */
@@ -36,17 +39,19 @@ static Py_ssize_t direct_recv(int fd, uint8_t *buffer, size_t size)
     return got;
 }
 
-static Py_ssize_t direct_send(int fd, struct iovec *parts, int count)
+/* The last data before shutdown() waits for it: both take one packet then. */
+static Py_ssize_t direct_send(int fd, struct iovec *parts, int count, int is_last)
 {
     ssize_t sent;
+    int flags = MSG_DONTWAIT | MSG_NOSIGNAL | (is_last ? MSG_MORE : 0);
     do {
         if (count == 1)
-            sent = send(fd, parts->iov_base, parts->iov_len, MSG_DONTWAIT | MSG_NOSIGNAL);
+            sent = send(fd, parts->iov_base, parts->iov_len, flags);
         else {
             struct msghdr message = {0};
             message.msg_iov = parts;
             message.msg_iovlen = count;
-            sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+            sent = sendmsg(fd, &message, flags);
         }
     } while (sent < 0 && errno == EINTR);
     return sent;

@@ -8,6 +8,7 @@ import gc
 import os
 import random
 import socket
+import struct
 import subprocess
 import sys
 import weakref
@@ -17,7 +18,7 @@ import pytest
 from gevent.event import Event
 
 import geventws
-from tests.support.client import BINARY, MASK, TEXT, frame
+from tests.support.client import BINARY, MASK, TEXT, close_frame, frame
 from tests.support.servers import SECONDS, wait_until
 
 compiled_on_linux = pytest.mark.skipif(
@@ -393,3 +394,23 @@ def test_a_copy_of_the_environ_in_a_cycle_is_freed(serve, copy):
         return references[0]() is None
 
     wait_until(is_freed)
+
+
+# ------------------------------------------------------------------------------ the end
+
+
+def received_segments(sock):
+    """``tcpi_segs_in`` of Linux."""
+    return struct.unpack_from("I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 144), 140)[
+        0
+    ]
+
+
+@compiled_on_linux
+def test_the_answer_to_a_close_frame_and_the_end_of_tcp_arrive_in_one_segment(serve):
+    with serve(echo).client().open() as client:
+        before = received_segments(client.sock)
+        client.send(close_frame(1000))
+        assert client.read_close() == (1000, "")
+        assert client.read_to_end() == b""
+        assert received_segments(client.sock) == before + 1
