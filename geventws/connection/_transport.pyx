@@ -484,7 +484,7 @@ cdef class Transport(Watched):
             if endpoint.at < endpoint.end:
                 if now_us() < buffers.deadline:
                     message = endpoint.parse()
-                    if endpoint.has_news:
+                    if endpoint.has_news and not self.ends_as_usual():
                         self._input_parsed()
                     if message is not None:
                         self._totals.messages_received += 1
@@ -920,6 +920,7 @@ cdef class Transport(Watched):
             endpoint.close_received and endpoint.state is DRAINING and endpoint._output is not None
             and endpoint._pings is None and endpoint.pong is None and self._output is None
             and self.fd >= 0 and not endpoint.is_client and not endpoint.interrupted
+            and not (self.buffers.dispatched is self and self.buffers.cork_size)
         ):
             return False
         frame = b"".join(endpoint._output)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from inspect import isasyncgenfunction, iscoroutinefunction
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, isasyncgenfunction, iscoroutinefunction
+from types import FunctionType
 
 from gevent import Greenlet
 
@@ -18,7 +19,12 @@ def check_function(function: object) -> None:
 
     :raises TypeError: for an ``async def`` function, which would only return a coroutine.
     """
-    if iscoroutinefunction(function) or isasyncgenfunction(function):
+    if type(function) is FunctionType and not function.__dict__:
+        # The functions of inspect are slow. They also look for a mark in __dict__.
+        is_async = function.__code__.co_flags & (CO_COROUTINE | CO_ASYNC_GENERATOR) != 0
+    else:
+        is_async = iscoroutinefunction(function) or isasyncgenfunction(function)
+    if is_async:
         raise coroutine_error(getattr(function, "__qualname__", repr(function)))
 
 

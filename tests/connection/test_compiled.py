@@ -406,9 +406,15 @@ def received_segments(sock):
     ]
 
 
+def detached_echo(environ, start_response):
+    environ["wsgi.websocket"].detach(lambda ws, message: ws.send(message))
+    return []
+
+
 @compiled_on_linux
-def test_the_answer_to_a_close_frame_and_the_end_of_tcp_arrive_in_one_segment(serve):
-    with serve(echo).client().open() as client:
+@pytest.mark.parametrize("application", [echo, detached_echo])
+def test_the_answer_to_a_close_frame_and_the_end_of_tcp_arrive_in_one_segment(serve, application):
+    with serve(application).client().open() as client:
         before = received_segments(client.sock)
         client.send(close_frame(1000))
         assert client.read_close() == (1000, "")
