@@ -6,6 +6,7 @@ A timer for each connection would take 300 bytes, a greenlet 10 KiB.
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
@@ -74,7 +75,9 @@ class Sweeper:
         self._peak = 0
         self._shrunk = False
         #: Functions to call after the loop has polled all descriptors.
-        self._turns: list[Callable[[], object]] = []
+        self._turns: deque[Callable[[], object]] = deque()
+        #: Whether a timer will call them.
+        self._is_turn_due = False
 
     def next_turn(self, function: Callable[[], object]) -> None:
         """Call a function after the loop has polled all descriptors once more.
@@ -82,29 +85,32 @@ class Sweeper:
         gevent runs callbacks of the loop, and so ``sleep(0)``, for up to five milliseconds before
         it polls.
         """
-        if not self._turns:
-            self._start_turn()  # before the append: if it raises, the next call tries again
         self._turns.append(function)
+        self._start_turn()
 
     def _start_turn(self) -> None:
-        timer = self._loop.timer(0)
-        timer.start(self._take_turns, timer)
+        if self._turns and not self._is_turn_due:
+            timer = self._loop.timer(0)
+            timer.start(self._take_turns, timer)
+            self._is_turn_due = True
 
     def _take_turns(self, timer: _TimerWatcher) -> None:
         timer.close()
-        turns, self._turns = self._turns, []
+        self._is_turn_due = False
         deadline = monotonic() + SLICE
-        for number, function in enumerate(turns, 1):
-            try:
-                function()
-            except BaseException:  # noqa: BLE001 - the next function must still be called
-                self._hub.handle_error(function, *sys.exc_info())
-            if number < len(turns) and monotonic() >= deadline:
-                # Thousands of connections may end together.
+        try:
+            for _ in range(len(self._turns)):
                 if not self._turns:
-                    self._start_turn()
-                self._turns[:0] = turns[number:]
-                return
+                    break  # the function has forked, and this is the child: see abandon()
+                function = self._turns.popleft()
+                try:
+                    function()
+                except BaseException:  # noqa: BLE001 - the next function must still be called
+                    self._hub.handle_error(function, *sys.exc_info())
+                if monotonic() >= deadline:
+                    break  # thousands of connections may end together
+        finally:
+            self._start_turn()
 
     def let_others_run(self) -> None:
         """Block until the loop has polled all descriptors once more."""
@@ -145,6 +151,7 @@ class Sweeper:
         connections = set[Swept]().union(*self._buckets.values())
         self._buckets.clear()
         self._turns.clear()
+        self._is_turn_due = False
         self._count = self._peak = 0
         return connections
 

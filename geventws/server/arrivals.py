@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 #: The maximum number of seconds that new connections may occupy the loop.
 _SLICE = 0.002
 #: The maximum number of connections that are accepted before the first of them is served.
-_GROUP = 16
+_MAX_GROUP = 16
+#: The number of seconds that a group should take, judging by the last one.
+_GROUP_TIME = 0.001
 
 
 class Server(Protocol):
@@ -63,14 +65,18 @@ class Arrivals:
 
     Connections are accepted in groups: the system calls of a whole group, then the parser, then the
     views. One after the other, a handshake takes 8 % more CPU time, since each step finds the CPU
-    caches filled by the others.
+    caches filled by the others. While views are slow, a group is one connection: the others can
+    wait in the kernel, where another process may accept them.
     """
 
     def __init__(self, server: Server, listener: socket.socket) -> None:
         self._server = server
         self._listener = Listener(listener)
-        #: The connections of the last group that are not served yet.
+        #: The connections of the group that are not served yet. Nothing else refers to them: to
+        #: forget them closes them.
         self._group: deque[tuple[DirectSocket, Address, bytes | None, Request | None]] = deque()
+        #: The size of the next group.
+        self._size = 1
         _all.add(self)
 
     def accept(self) -> None:
@@ -80,33 +86,44 @@ class Arrivals:
         """
         left = self._server.max_accept
         end = monotonic() + _SLICE
-        while left > 0 and not self._group:
-            most = min(left, _GROUP)
-            accepted = self._listener.accept(most)
-            self._group.extend((*it, parse_request(it[2]) if it[2] else None) for it in accepted)
-            self._serve_group(end)
-            if len(accepted) < most or monotonic() >= end:
-                return
-            left -= most
+        while self._serve_group(end) and left > 0:
+            most = min(left, self._size)
+            left = left - most if self._receive(most) == most else 0
 
-    def _serve_group(self, end: float) -> None:
+    def _receive(self, most: int) -> int:
+        """Accept the next group; return its size."""
+        accepted = self._listener.accept(most)
+        self._group.extend([(*it, parse_request(it[2]) if it[2] else None) for it in accepted])
+        return len(accepted)
+
+    def _serve_group(self, end: float) -> bool:
+        """Start to serve the connections of the group; return whether time is left.
+
+        If not, the others have their turn when the loop has polled once more.
+        """
         group = self._group
+        served, begin = 0, monotonic()
+        now = begin
         try:
-            while group:
+            while group and now < end:
                 sock, address, data, request = group.popleft()
                 if data is not None or not _Waiting(self._server, sock, address).starts():
                     _serve(self._server, sock, address, data, request)
-                if monotonic() >= end:
-                    return
+                served += 1
+                now = monotonic()
         finally:
             if group:
                 hub_state().sweeper.next_turn(self._go_on)
+        if served:
+            fitting = int(served * _GROUP_TIME / max(now - begin, 1e-6))
+            self._size = min(max(fitting, 1), _MAX_GROUP)
+        return now < end
 
     def _go_on(self) -> None:
         self._serve_group(monotonic() + _SLICE)
 
-    def abandon(self) -> None:
-        """Close the connections that are not served yet, in a child process."""
+    def close(self) -> None:
+        """Close the connections that are not served yet."""
         self._group.clear()
 
 
@@ -115,7 +132,7 @@ _all: WeakSet[Arrivals] = WeakSet()
 
 def _abandon_all() -> None:
     for arrivals in list(_all):
-        arrivals.abandon()
+        arrivals.close()
 
 
 os.register_at_fork(after_in_child=_abandon_all)

@@ -92,6 +92,8 @@ class WebSocketServer(AcceptingServer, WSGIServer):
     warns_if_unpatched = True
     _spawn: Any  # private attributes of gevent's BaseServer
     _handle: Any
+    #: Accepts connections; ``None`` if gevent's server does.
+    _arrivals: Any = None
 
     def __init__(
         self,
@@ -128,8 +130,6 @@ class WebSocketServer(AcceptingServer, WSGIServer):
         )
         #: The WebSockets whose views are running.
         self.websockets = OpenWebSockets()
-        #: Accepts connections; ``None`` if gevent's server does.
-        self._arrivals: Any = None
         # gevent looks it up for each connection: all connections share one bound method.
         self.do_close = self.do_close  # type: ignore[method-assign]
 
@@ -160,6 +160,12 @@ class WebSocketServer(AcceptingServer, WSGIServer):
             return super().accept_connection()
         self._arrivals.accept()
         return None
+
+    def close(self) -> None:
+        """Stop accepting, and close the listening socket. Open connections stay open."""
+        super().close()
+        if self._arrivals is not None:
+            self._arrivals.close()
 
     def stop(self, timeout: float | None = None) -> None:
         """Stop accepting, close every WebSocket with 1001, and wait for their views to end.

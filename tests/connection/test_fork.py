@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.support.client import TEXT, RawClient, request
+from tests.support.client import TEXT, RawClient, frame, request
 
 PROGRAM = """
 import os
@@ -176,31 +176,79 @@ def test_a_child_process_has_no_websocket_of_its_parent(loop, program, said):
     assert (done.stdout, done.stderr) == (f"{said}\n", "")
 
 
+TURNS = """
+import os
+import gevent
+from gevent.event import AsyncResult
+from geventws.connection.hub import hub_state
+
+parent = os.getpid()
+child = AsyncResult()
+
+def fork():
+    pid = gevent.os.fork()
+    if not pid:
+        gevent.sleep(0.1)  # the event loop of the child runs
+        os._exit(0)
+    child.set(pid)
+
+sweeper = hub_state().sweeper
+sweeper.next_turn(gevent.Greenlet(fork).switch)
+sweeper.next_turn(lambda: os.write(1, b"parent" if os.getpid() == parent else b"child"))
+gevent.os.waitpid(child.get(), 0)
+"""
+
+
+def test_a_child_process_does_not_go_on_with_a_turn_of_its_parent():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", TURNS],
+        stdout=subprocess.PIPE,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == b"parent"
+
+
 ACCEPTED = """
 import os
 import sys
 import gevent
 import geventws
+from gevent.event import AsyncResult
 
-views = []
+child = AsyncResult()
 
 def application(environ, start_response):
-    views.append(None)
-    if len(views) == 1 and not gevent.os.fork():
-        gevent.sleep(0.3)  # the event loop of the child runs
-        os._exit(len(views) - 1)
-    environ["wsgi.websocket"].send(str(os.getpid()))
+    ws = environ["wsgi.websocket"]
+    if environ["PATH_INFO"] == "/fork" and not child.ready():
+        pid = gevent.os.fork()
+        if not pid:
+            sockets = count_sockets()
+            gevent.sleep(0.3)  # the event loop of the child runs
+            os._exit(sockets)
+        child.set(pid)
+    ws.send(str(os.getpid()))
+    for message in ws:
+        sys.stdin.readline()  # the event loop stands still until all clients have connected
     return []
+
+def count_sockets():
+    found = 0
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found += os.readlink(f"/proc/self/fd/{name}").startswith("socket:")
+        except OSError:
+            pass  # the descriptor of the directory
+    return found
 
 server = geventws.WebSocketServer(("127.0.0.1", 0), application, log=None)
 server.start()
 print(os.getpid(), server.server_port, flush=True)
-sys.stdin.readline()  # until all clients have sent their requests
-sys.exit(gevent.os.waitpid(-1, 0)[1])
+print(os.waitstatus_to_exitcode(gevent.os.waitpid(child.get(), 0)[1]))
 """
 
 
-def test_connections_that_were_accepted_together_are_only_served_by_the_parent():
+def test_connections_that_were_accepted_together_belong_to_the_parent_only():
     server = subprocess.Popen(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", ACCEPTED],
         stdin=subprocess.PIPE,
@@ -208,15 +256,29 @@ def test_connections_that_were_accepted_together_are_only_served_by_the_parent()
     )
     with contextlib.ExitStack() as stack:
         pid, port = server.stdout.readline().split()
-        address = "127.0.0.1", int(port)
-        clients = [stack.enter_context(RawClient(address)) for _ in range(5)]
-        for client in clients:
-            client.send(request())
-        server.stdin.write(b"\n")
-        server.stdin.flush()
-        for client in clients:
+
+        def connect():
+            client = stack.enter_context(RawClient(("127.0.0.1", int(port))))
+            client.send(request("/fork" if opened else "/"))
+            return client
+
+        opened = []
+        for _ in range(3):  # a server that has fast views accepts in groups
+            client = connect()
             assert client.read_head() == "101"
             assert client.read_frame() == (TEXT, pid)
             client.finish()
-        server.communicate(timeout=30)
-        assert server.returncode == 0
+        opened.append(connect())
+        assert opened[0].read_head() == "101"
+        opened[0].send(frame(TEXT, "wait"))
+        clients = opened + [connect() for _ in range(5)]
+        server.stdin.write(b"\n")
+        server.stdin.flush()
+        for client in clients[1:]:
+            assert client.read_head() == "101"
+        for client in clients:
+            assert client.read_frame() == (TEXT, pid)
+            client.finish()
+        # The child has the listening socket, and those of the first client and its own.
+        assert int(server.communicate(timeout=30)[0]) <= 4
+    assert server.returncode == 0

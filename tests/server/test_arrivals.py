@@ -132,14 +132,48 @@ def test_an_open_websocket_is_served_between_the_slow_views_of_connections_that_
     server = serve(application)
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(server.client().open())
-        for _ in range(20):
-            # Its methods let no greenlet run.
-            client = stack.enter_context(contextlib.closing(_socket.socket()))
-            client.connect(server.address)
-            client.send(request("/slow"))
+        connect_together(stack, server, 20)
         wait_until(lambda: len(events) == 21, "all views and the message")
         opened.finish()
     assert events.index("message") < 5
+
+
+def test_connections_that_came_together_are_closed_if_the_server_stops_before_their_turn(serve):
+    stopped = []
+
+    def application(environ, start_response):
+        if environ["PATH_INFO"] == "/slow":
+            assert not stopped
+            time.sleep(0.003)  # the others have their turn later
+            server.close()
+            stopped.append(None)
+        return site(environ, start_response)
+
+    server = serve(application)
+    with contextlib.ExitStack() as stack:
+        with server.client().open() as client:
+            client.finish()
+        clients = connect_together(stack, server, 10)
+        wait_until(lambda: stopped, "the first view")
+        for client in clients[1:]:
+            with contextlib.suppress(ConnectionResetError):
+                assert client.recv(100) == b""
+    assert len(stopped) == 1
+
+
+def connect_together(stack, server, count):
+    """Send requests while no greenlet can run, so that the server accepts them in groups."""
+    clients = []
+    for _ in range(3):  # it has fast views
+        with server.client().open() as client:
+            client.finish()
+    for _ in range(count):
+        client = stack.enter_context(contextlib.closing(_socket.socket()))
+        client.settimeout(10)
+        client.connect(server.address)
+        client.send(request("/slow"))
+        clients.append(client)
+    return clients
 
 
 def test_a_view_runs_in_a_greenlet_and_a_view_that_ends_the_server_is_no_harm(serve):
