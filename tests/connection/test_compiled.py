@@ -17,14 +17,8 @@ import gevent
 import pytest
 from gevent.event import Event
 
-import geventws
 from tests.support.client import BINARY, MASK, TEXT, close_frame, frame
-from tests.support.servers import SECONDS, wait_until
-
-compiled_on_linux = pytest.mark.skipif(
-    geventws.__core__ != "compiled" or sys.platform != "linux",
-    reason="the epoll set is a part of the compiled core, on Linux",
-)
+from tests.support.servers import SECONDS, compiled_on_linux, wait_until
 
 
 def echo(environ, start_response):

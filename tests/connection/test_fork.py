@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests.support.client import TEXT, RawClient, frame, request
+from tests.support.servers import compiled_on_linux
 
 PROGRAM = """
 import os
@@ -248,6 +249,7 @@ print(os.waitstatus_to_exitcode(gevent.os.waitpid(child.get(), 0)[1]))
 """
 
 
+@compiled_on_linux
 def test_connections_that_were_accepted_together_belong_to_the_parent_only():
     server = subprocess.Popen(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", ACCEPTED],

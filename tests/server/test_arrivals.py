@@ -16,7 +16,7 @@ from gevent.pywsgi import WSGIServer
 import geventws
 from geventws import WebSocketHandler, WebSocketServer
 from tests.support.client import TEXT, RawClient, frame, request
-from tests.support.servers import wait_until
+from tests.support.servers import compiled_on_linux, wait_until
 
 FIRST_BYTES = [1, 40, len(request()) - 1]
 
@@ -114,6 +114,7 @@ def test_clients_that_leave_without_a_request_leave_nothing_behind(serve):
     wait_until(lambda: descriptors() <= before, "the end of all descriptors")
 
 
+@compiled_on_linux
 def test_an_open_websocket_is_served_between_the_slow_views_of_connections_that_came_together(
     serve,
 ):
@@ -138,6 +139,7 @@ def test_an_open_websocket_is_served_between_the_slow_views_of_connections_that_
     assert events.index("message") < 5
 
 
+@compiled_on_linux
 def test_connections_that_came_together_are_closed_if_the_server_stops_before_their_turn(serve):
     stopped = []
 

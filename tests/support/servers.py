@@ -14,12 +14,18 @@ import gevent
 import pytest
 from gevent.event import AsyncResult
 
+import geventws
 from geventws import WebSocketServer
 from geventws.broadcast import backend
 from geventws.connection import logs
 from tests.support.client import RawClient
 
 ROOT = Path(__file__).parents[2]
+#: For tests of what the compiled core does on Linux only, such as the epoll set.
+compiled_on_linux = pytest.mark.skipif(
+    geventws.__core__ != "compiled" or sys.platform != "linux",
+    reason="only the compiled core does this, on Linux",
+)
 SECONDS = 10  # what is waited for inside of a test's process takes less
 #: The output of a server that accepts connections.
 READY = r"(?:http|https)://127\.0\.0\.1:(\d+)|unix:(\S+)"
