@@ -225,6 +225,8 @@ def application(environ, start_response):
         pid = gevent.os.fork()
         if not pid:
             sockets = count_sockets()
+            server.stop_accepting()
+            server.socket.close()  # otherwise, the child would accept connections of its own
             gevent.sleep(0.3)  # the event loop of the child runs
             os._exit(sockets)
         child.set(pid)
@@ -257,6 +259,8 @@ def test_connections_that_were_accepted_together_belong_to_the_parent_only():
         stdout=subprocess.PIPE,
     )
     with contextlib.ExitStack() as stack:
+        stack.callback(server.wait, 30)
+        stack.callback(server.kill)
         pid, port = server.stdout.readline().split()
 
         def connect():
@@ -283,4 +287,4 @@ def test_connections_that_were_accepted_together_belong_to_the_parent_only():
             client.finish()
         # The child has the listening socket, and those of the first client and its own.
         assert int(server.communicate(timeout=30)[0]) <= 4
-    assert server.returncode == 0
+        assert server.returncode == 0
