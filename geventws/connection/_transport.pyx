@@ -17,7 +17,8 @@ Parts without a twin in Python, each with its own tests:
 - a greenlet that waits again reads from the next connection of that set itself, and switches to the
   greenlet that waits for it, see ``next_view()``;
 - large reads: the rest of a large message is read straight into the message, see ``read()``;
-- vectored writes: a large payload is written from where it is, see ``write_parts()``.
+- vectored writes: a large payload is written from where it is, see ``write_parts()``;
+- the answer to a Close frame and the end of TCP in one packet, see ``ends_as_usual()``.
 """
 from errno import EBADF
 

@@ -168,7 +168,7 @@ class _Waiting(Arrival):
         data = receive(self._sock.fileno())
         if data is not None:
             self._end()
-            request = parse_request(data) if data else None
+            request = parse_request(data)
             waited = monotonic() - self._since
             _serve(self._server, self._sock, self._address, data, request, waited)
 

@@ -162,7 +162,10 @@ class WebSocketServer(AcceptingServer, WSGIServer):
         return None
 
     def close(self) -> None:
-        """Stop accepting, and close the listening socket. Open connections stay open."""
+        """Stop accepting, and close the listening socket. Open connections stay open.
+
+        Connections whose request has not been passed to the application yet are closed.
+        """
         super().close()
         if self._arrivals is not None:
             self._arrivals.close()

@@ -395,9 +395,9 @@ def test_a_copy_of_the_environ_in_a_cycle_is_freed(serve, copy):
 
 def received_segments(sock):
     """``tcpi_segs_in`` of Linux."""
-    return struct.unpack_from("I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 144), 140)[
-        0
-    ]
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 144)
+    (segments,) = struct.unpack_from("I", info, 140)
+    return segments
 
 
 def detached_echo(environ, start_response):

@@ -153,8 +153,6 @@ def test_connections_that_came_together_are_closed_if_the_server_stops_before_th
 
     server = serve(application)
     with contextlib.ExitStack() as stack:
-        with server.client().open() as client:
-            client.finish()
         clients = connect_together(stack, server, 10)
         wait_until(lambda: stopped, "the first view")
         for client in clients[1:]:
