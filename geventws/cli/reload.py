@@ -18,6 +18,8 @@ from .settings import Settings
 
 #: Seconds in which the old process must close its WebSockets. Short, because a developer waits.
 STOP_TIMEOUT = 1
+#: Milliseconds between two looks at the changes.
+_POLL = 100
 
 #: Starts the serving process, with the descriptors of the listening sockets.
 Start: TypeAlias = Callable[[list[int]], "subprocess.Popen[bytes]"]
@@ -53,17 +55,24 @@ def start_and_restart(addresses: list[str], start: Start, folders: list[str]) ->
     listeners = open_listeners(addresses)
     numbers = [listener.fileno() for listener in listeners]
     signal.signal(signal.SIGTERM, _interrupt)
-    child = start(numbers)
+    child = None
     try:
-        for changes in watch(*folders, watch_filter=PythonFilter()):
-            names = sorted({os.path.relpath(path) for _, path in changes})
-            print(f"Reloading: {', '.join(names)} changed", file=sys.stderr, flush=True)
-            _stop(child)
+        for changes in watch(
+            *folders, watch_filter=PythonFilter(), rust_timeout=_POLL, yield_on_timeout=True
+        ):
+            if child is not None:
+                if not changes:
+                    continue
+                names = sorted({os.path.relpath(path) for _, path in changes})
+                print(f"Reloading: {', '.join(names)} changed", file=sys.stderr, flush=True)
+                _stop(child)
+            # The first time, the folders are watched by now: no later change is missed.
             child = start(numbers)
     except KeyboardInterrupt:
         pass  # Ctrl-C, or SIGTERM
     finally:
-        _stop(child)
+        if child is not None:
+            _stop(child)
         close_listeners(listeners, addresses)
 
 

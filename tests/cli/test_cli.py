@@ -643,3 +643,30 @@ def test_a_changed_file_is_served_anew_on_the_same_socket(tmp_path, signum):
         assert process.stop(signum) == 0
         assert "KeyboardInterrupt" not in process.output
     assert not path.exists()
+
+
+EDITS_AT_ONCE = """
+import pathlib, subprocess, sys
+from geventws.cli.reload import start_and_restart
+starts = []
+def start(numbers):
+    starts.append(numbers)
+    if len(starts) == 2:
+        raise KeyboardInterrupt
+    pathlib.Path("changing.py").write_text("")
+    return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+start_and_restart(["127.0.0.1:0"], start, ["."])
+"""
+
+
+def test_a_change_just_after_the_start_is_not_missed(tmp_path):
+    found = subprocess.run(
+        [sys.executable, "-c", EDITS_AT_ONCE],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert found.stderr == "Reloading: changing.py changed\n"
