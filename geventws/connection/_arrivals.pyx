@@ -23,7 +23,7 @@ cdef extern from "system.h" nogil:
     struct iovec:
         void* iov_base
         size_t iov_len
-    Py_ssize_t direct_recv(int, uint8_t*, size_t)
+    Py_ssize_t recv_or_peek(int, uint8_t*, size_t, bint)
     Py_ssize_t direct_send(int, iovec*, int, bint)
     int close_descriptor(int)
     int set_option(int, int, int, int)
@@ -57,12 +57,13 @@ cdef class Listener:
         self.socket = socket
         self.family, self.type, self.proto = socket.family, socket.type, socket.proto
 
-    def accept(self, int most):
+    def accept(self, int most, bint peek=False):
         """Accept connections that wait; return a list of ``(sock, address, data)``.
 
         ``sock`` does not block. ``data`` is what :func:`receive` has returned for it.
 
         :param most: the maximum number of connections.
+        :param peek: whether ``data`` stays in the kernel.
         :raises OSError: as ``socket.accept()``, if no connection was accepted.
         """
         cdef sockaddr_storage client
@@ -76,14 +77,18 @@ cdef class Listener:
                     break
                 PyErr_SetFromErrno(OSError)
             sock = DirectSocket(self.family, self.type, self.proto, descriptor)
-            accepted.append((sock, address_of(&client), receive(descriptor)))
+            accepted.append((sock, address_of(&client), receive(descriptor, BUFFER_SIZE, peek)))
             most -= 1
         return accepted
 
 
-cpdef receive(int descriptor):
-    """Return at most 8 KiB: ``b""`` at the end or after an error, ``None`` if nothing has arrived."""
-    cdef Py_ssize_t size = direct_recv(descriptor, buffer, BUFFER_SIZE)
+cpdef receive(int descriptor, Py_ssize_t most=BUFFER_SIZE, bint peek=False):
+    """Return ``b""`` at the end or after an error, and ``None`` if nothing has arrived.
+
+    :param most: the maximum number of bytes, up to 8 KiB.
+    :param peek: whether the bytes stay in the kernel.
+    """
+    cdef Py_ssize_t size = recv_or_peek(descriptor, buffer, min(most, BUFFER_SIZE), peek)
     if size < 0 and would_block():
         return None
     return (<char*>buffer)[:max(size, 0)]

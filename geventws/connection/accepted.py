@@ -55,6 +55,13 @@ class AcceptedSocket(gevent_socket):
     def _write_event(self, watcher: Any) -> None:
         self._writer = watcher
 
+    # Any: passed on to gevent's method.
+    def send(self, data: Any, *arguments: Any, **keywords: Any) -> int:
+        sent = 0
+        if type(data) is bytes and not arguments and not keywords and not self._closed:
+            sent = self._sock.try_send(data)
+        return sent or super().send(data, *arguments, **keywords)
+
     # Any: another class than gevent's annotation.
     def dup(self) -> Any:
         """Return a socket of gevent for a duplicate of the descriptor."""

@@ -30,13 +30,18 @@ static int would_block(void) { return 0; }
 #endif
 
 /* Neither call blocks, so both keep the GIL. */
-static Py_ssize_t direct_recv(int fd, uint8_t *buffer, size_t size)
+static Py_ssize_t recv_or_peek(int fd, uint8_t *buffer, size_t size, int peek)
 {
     ssize_t got;
     do
-        got = recv(fd, buffer, size, MSG_DONTWAIT);
+        got = recv(fd, buffer, size, MSG_DONTWAIT | (peek ? MSG_PEEK : 0));
     while (got < 0 && errno == EINTR);
     return got;
+}
+
+static Py_ssize_t direct_recv(int fd, uint8_t *buffer, size_t size)
+{
+    return recv_or_peek(fd, buffer, size, 0);
 }
 
 /* The last data before shutdown() waits for it: both take one packet then. */

@@ -58,6 +58,11 @@ class Place:
         self._offset = _COUNT.size + number * _ENTRY.size
         _ENTRY.pack_into(memory, self._offset, FULL, 0.0)  # until the process reports its load
 
+    def is_shared(self) -> bool:
+        """Whether there has been another process with a place since the parent process started."""
+        (count,) = _COUNT.unpack_from(self._memory)
+        return bool(count > 1)
+
     def report(self, load: float) -> None:
         """Tell the other processes the load of this one."""
         _ENTRY.pack_into(self._memory, self._offset, load, monotonic())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 from contextlib import suppress
 from functools import cache, partial
-from socket import MSG_PEEK
+from socket import AF_INET, AF_INET6, MSG_PEEK
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from ..connection.memory import (
     keep_memory_for_greenlets,
     keep_memory_for_messages,
 )
-from ..protocol.reader import NOT_COMPILED
+from ..protocol.reader import CORE, NOT_COMPILED
 from .accepting import AcceptingServer, Address
 from .balance import FULL, Loads
 from .configuration import application_options, combine_options
@@ -142,10 +143,23 @@ class Worker(GeventWorker):
         self, listener: socket, *, spawn: Pool, ssl_context: SSLContext | None = None, **_: object
     ) -> AcceptingServer:
         """Return a server whose log has one limited line for faults of peers."""
-        tls: Keywords = {} if ssl_context is None else {"ssl_context": ssl_context}
-        server = AcceptingServer(listener, partial(self.handle, listener), spawn=spawn, **tls)
+        handle = partial(self.handle, listener)
+        direct = self._direct[listener] = DirectServer(self, listener)
+        server: AcceptingServer
+        if (
+            CORE == "compiled"
+            and sys.platform == "linux"
+            and listener.family in {AF_INET, AF_INET6}
+            and direct.is_usable
+            and type(self).handle is Worker.handle
+        ):
+            from .worker_arrivals import WorkerServer  # noqa: PLC0415 - only the compiled core has it
+
+            server = WorkerServer(listener, handle, direct, spawn)
+        else:
+            tls: Keywords = {} if ssl_context is None else {"ssl_context": ssl_context}
+            server = AcceptingServer(listener, handle, spawn=spawn, **tls)
         server.options = self.wsgi.options
-        self._direct[listener] = DirectServer(self, listener)
         if self.cfg.workers > 1:
             server.max_accept = 1  # as GeventWorker does
         if not self.cfg.reuse_port:  # then, each worker listens on a socket of its own
@@ -187,7 +201,10 @@ class Worker(GeventWorker):
         return websockets + requests
 
     def _should_accept(self, has_waited: bool) -> bool:
-        return self._place is None or self._place.should_accept(self._load(), has_waited)
+        place = self._place
+        return (
+            place is None or not place.is_shared() or place.should_accept(self._load(), has_waited)
+        )
 
     def notify(self) -> None:
         super().notify()

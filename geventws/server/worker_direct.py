@@ -59,7 +59,7 @@ _MAX_CACHED = 64
 _DISCONNECTED = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
 
 
-class _DirectRequest(NamedTuple):
+class DirectRequest(NamedTuple):
     """A WebSocket request that is served without gunicorn's parser."""
 
     head: bytes
@@ -74,11 +74,12 @@ class DirectServer:
         self.worker = worker
         #: The address of the listening socket.
         self.name: Address = listener.getsockname()
-        self._scheme_headers = [
-            (name, f"HTTP_{name.upper().replace('-', '_')}")
+        #: The names of headers by their variables.
+        self._scheme_headers = {
+            f"HTTP_{name.upper().replace('-', '_')}": name
             for name in cfg.secure_scheme_headers
             if "_" not in name  # take() leaves such headers to gunicorn
-        ]
+        }
         self._cached_scheme = lru_cache(maxsize=64)(self._parse_scheme)
         log: type = type(worker.log)
         is_stock = getattr(log, "access", None) is Logger.access
@@ -86,7 +87,8 @@ class DirectServer:
         self.is_silent = is_stock and not _writes_access_log(cfg)
         self.has_usual_log = _are_gunicorns(log, "access", "atoms")
         self._shared: Environ = {}
-        self._is_usable = False
+        #: Whether requests can be served here. If not, gunicorn serves all of them.
+        self.is_usable = False
         if _is_usual(worker):
             with suppress(Exception):  # for instance limits that are too small for any request
                 self._prepare()
@@ -101,7 +103,7 @@ class DirectServer:
         self._shared = {name: environ[name] for name in environ.keys() & _SHARED}
         self._shared["wsgi.errors"] = _Errors(self.worker.cfg)
         self._shared["wsgi.multithread"] = True  # as all of gunicorn's workers for greenlets
-        self._is_usable = environ.keys() <= _SHARED | _OWN
+        self.is_usable = environ.keys() <= _SHARED | _OWN
 
     # Any: gunicorn only stores the socket; the types of its objects do not have all that is used.
     def parse(self, head: bytes, address: Address) -> Any:
@@ -114,13 +116,13 @@ class DirectServer:
         response, environ = create(request, sock, address, self.name, self.worker.cfg)
         return request, response, environ
 
-    def take(self, data: bytes, address: Address) -> _DirectRequest | None:
+    def take(self, data: bytes, address: Address) -> DirectRequest | None:
         """Return the WebSocket request at the beginning of ``data``.
 
         Return ``None`` for every other request, and for one that gunicorn may understand
         differently from the parser here.
         """
-        request = parse_request(data) if self._is_usable else None
+        request = parse_request(data) if self.is_usable else None
         if request is None or len(request.line) > self._max_line or request.size > self._max_size:
             return None
         environ: Environ = request.variables
@@ -147,17 +149,17 @@ class DirectServer:
             name, *port = environ["HTTP_HOST"].split(":")
             environ["SERVER_NAME"] = name
             environ["SERVER_PORT"] = port[0] if port else "443" if scheme == "https" else "80"
-        return _DirectRequest(data[: request.size], environ)
+        return DirectRequest(data[: request.size], environ)
 
     def _scheme(self, environ: Environ, address: Address) -> str | None:
         """Return the scheme of the URL; ``None`` if the headers of a proxy leave it open."""
+        if environ.keys().isdisjoint(self._scheme_headers):
+            return "http"
         given = tuple(
             (name, environ[variable])
-            for name, variable in self._scheme_headers
+            for variable, name in self._scheme_headers.items()
             if variable in environ
         )
-        if not given:
-            return "http"
         if sum(len(value) for _, value in given) > _MAX_CACHED:
             return None
         return self._cached_scheme(address[0] if isinstance(address, tuple) else None, given)
@@ -169,7 +171,7 @@ class DirectServer:
             return None
         return scheme
 
-    def serve(self, sock: gevent_socket, address: Address, taken: _DirectRequest) -> None:
+    def serve(self, sock: gevent_socket, address: Address, taken: DirectRequest) -> None:
         """Serve a request, as gunicorn's ``handle_request()`` does. Closes the socket."""
         started = datetime.now()
         head, environ = taken
@@ -230,7 +232,9 @@ class _DirectAdapter(Adapter):
         self._headers: Headers | None = None
         # Without the constructor of the base class: a bound method would be a reference cycle.
         self.sock = sock
-        self._early, self._sent_before = b"", self.bytes_sent_before()
+        # Nothing was sent on a connection that has just been accepted.
+        self._sent_before = 0 if _is_new(sock) else self.bytes_sent_before()
+        self._early = b""
         self.lent = LentSocket(sock) if self._sent_before is None else None
 
     def answer(self) -> tuple[Any, Any, Any]:
@@ -258,7 +262,8 @@ class _DirectAdapter(Adapter):
         self._headers = headers
         if self._server.is_silent:
             self._head, self._answer = b"", None
-        return self.sock, b""
+        sock: Any = self.sock  # Any: both kinds of socket
+        return sock.disown() if _is_new(sock) else sock, b""
 
     def send_body(self, body: Iterable[bytes]) -> None:
         """Send the body of a response of HTTP. Does nothing after a ``101``."""
@@ -305,6 +310,11 @@ class _DirectAdapter(Adapter):
                 return
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
+
+
+def _is_new(sock: Any) -> bool:
+    """Whether it is an AcceptedSocket, which only exists with the compiled core."""
+    return hasattr(sock, "disown")
 
 
 def _head(headers: Iterable[tuple[str, str]]) -> bytes:

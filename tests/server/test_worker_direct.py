@@ -199,3 +199,47 @@ def test_requests_leave_nothing_to_the_garbage_collector(gunicorn):
                 client.send(request(path) + close_frame(1000))
                 received = client.read_to_end()
         assert received.endswith(b"\r\n\r\n0")
+
+
+@pytest.mark.parametrize("size", [0, 1, len(request()) - 1])
+def test_a_request_that_arrives_late_or_in_pieces_opens_a_websocket(gunicorn, size):
+    with gunicorn() as process, process.client() as client:
+        for data in (request("/repeat")[:size], request("/repeat")[size:] + frame(TEXT, "behind")):
+            client.send(data)
+            with process.client() as other:  # when it is served, the bytes before have been seen
+                other.send(PLAIN)
+                assert other.read_response()[0] == "200"
+        assert client.read_head() == "101"
+        assert client.read_frame() == (TEXT, b"behind")
+        client.finish()
+
+
+def test_frames_in_the_segment_of_the_request_are_received(gunicorn):
+    many = [frame(TEXT, f"{number}") for number in range(3_000)]  # more than one read takes
+    with gunicorn() as process, process.client() as client:
+        client.send(request("/repeat") + b"".join(many))
+        assert client.read_head() == "101"
+        for number in range(len(many)):
+            assert client.read_frame() == (TEXT, str(number).encode())
+        client.finish()
+
+
+def test_worker_connections_bounds_the_views_that_run(gunicorn):
+    with gunicorn("--worker-connections", "3") as process:
+        clients = [process.client() for _ in range(30)]
+        for client in clients:
+            client.send(request("/crowd"))
+        found = [client.read_response() for client in clients]
+        assert {code for code, _ in found} == {"200"}
+        assert max(int(body) for _, body in found) == 3
+        for client in clients:
+            client.sock.close()
+
+
+def test_a_worker_with_its_own_handle_gets_every_connection(gunicorn):
+    with gunicorn("-k", f"{APPLICATION}.HandlingWorker") as process:
+        for _ in range(3):
+            with process.client() as client:
+                client.open("/repeat")
+                client.finish()
+        process.wait_for("(?s)(a connection from 127.0.0.1.*){3}")

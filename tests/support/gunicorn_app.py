@@ -3,7 +3,7 @@
 import gc
 import json
 
-from gevent import Timeout
+from gevent import Timeout, sleep
 from gunicorn.glogging import Logger as GunicornLogger
 
 import geventws
@@ -17,6 +17,14 @@ class StreamServerWorker(Worker):
     """A worker with gevent's own server."""
 
     server_class = None
+
+
+class HandlingWorker(Worker):
+    """A worker that does something for each connection."""
+
+    def handle(self, listener, client, addr):
+        self.log.info("a connection from %s", addr[0])
+        super().handle(listener, client, addr)
 
 
 def describe(environ, start_response):
@@ -76,9 +84,28 @@ def garbage(environ, start_response):
     return [found]
 
 
-PAGES = {
-    f"/{page.__name__}": page for page in (hint, fail, fail_late, say, time_out, complain, garbage)
-}
+def repeat(environ, start_response):
+    ws = environ["wsgi.websocket"]
+    for message in ws:
+        ws.send(message)
+    return []
+
+
+running = []
+
+
+def crowd(environ, start_response):
+    """Take some time, and answer with the number of views that run at the same time."""
+    running.append(environ)
+    sleep(0.01)
+    found = str(len(running)).encode()
+    running.remove(environ)
+    start_response("200 OK", [("Content-Length", str(len(found)))])
+    return [found]
+
+
+_PAGES = hint, fail, fail_late, say, time_out, complain, garbage, repeat, crowd
+PAGES = {f"/{page.__name__}": page for page in _PAGES}
 
 
 def application(environ, start_response):
