@@ -308,6 +308,16 @@ class _SocketView:
         functools.update_wrapper(self, view)
         self._adapt = adapt
 
+    # Flask compares the views of one endpoint: a view may have several rules.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _SocketView) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[object, object]:
+        return self.__wrapped__, self._adapt
+
     def __call__(self, **variables: Any) -> ResponseReturnValue:
         ws: WebSocket = request.environ[WEBSOCKET]
         context = request_ctx._get_current_object()  # type: ignore[attr-defined]

@@ -101,6 +101,29 @@ def test_url_for_knows_a_socket_by_the_name_of_its_view(app, sockets):
         assert flask.url_for("elsewhere", _scheme="wss") == "wss://localhost/other"
 
 
+@pytest.mark.parametrize("with_blueprint", [False, True])
+def test_a_view_may_have_several_rules(app, sockets, serve, with_blueprint):
+    blueprint = flask.Blueprint("rooms", __name__) if with_blueprint else None
+
+    @sockets.route("/", bp=blueprint)
+    @sockets.route("/<name>", bp=blueprint)
+    def say(ws, name="nobody"):
+        ws.send(name)
+
+    if blueprint is not None:
+        app.register_blueprint(blueprint)
+    server = serve(app)
+    for path, name in ("/", b"nobody"), ("/you", b"you"):
+        with server.client().open(path) as client:
+            assert client.read_frame() == (TEXT, name)
+
+
+def test_one_endpoint_is_not_for_two_views(app, sockets):
+    sockets.route("/one", endpoint="say")(lambda ws: ws.send("one"))
+    with pytest.raises(AssertionError, match="overwriting an existing endpoint function: say"):
+        sockets.route("/two", endpoint="say")(lambda ws: ws.send("two"))
+
+
 def test_routes_may_be_older_than_the_application(app, serve):
     sockets = Sockets()
     sockets.route("/echo")(echo)
