@@ -28,7 +28,8 @@ class AcceptedSocket(gevent_socket):
         self._io_refs = 0
         self._sock = sock
         #: The watchers: ``False`` before they are created, ``None`` after close().
-        self._reader = self._writer = False
+        self._reader: Any = False
+        self._writer: Any = False
 
     def _watcher(self, events: int) -> Any:
         # gevent's handler closes _sock before this object.
@@ -70,7 +71,14 @@ class AcceptedSocket(gevent_socket):
         return sock
 
     def disown(self) -> DirectSocket:
-        """Return the socket of the operating system. From now on, ``close()`` has no effect."""
+        """Return the socket of the operating system.
+
+        From now on, ``close()`` has no effect, and no greenlet can wait for this socket.
+        """
         self._io_refs += 1
+        for watcher in (self._reader, self._writer):
+            if watcher:
+                watcher.close()
+        self._reader = self._writer = None
         sock: DirectSocket = self._sock
         return sock

@@ -54,6 +54,7 @@ class WorkerServer(AcceptingServer):
             super().do_handle(sock, address)
         else:
             receive(sock.fileno(), len(request.head))  # these bytes are in the kernel
+            sock.settimeout(None)  # as gunicorn does
             view = _ViewGreenlet(None, self._direct, sock, address, request)  # type: ignore[call-overload] # the function is _run()
             self._pool.start(view)
 

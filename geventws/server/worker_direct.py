@@ -22,6 +22,7 @@ from gunicorn.http import RequestParser
 from gunicorn.http.wsgi import WSGIErrorsWrapper, create
 from gunicorn.workers.ggevent import GeventResponse, GeventWorker
 
+from ..connection.tcp import bytes_sent
 from .adapters import SWITCHING, Adapter, LentSocket, discard_queued, send_head
 from .exchange import close_result, serve
 from .fast_path import PEEK_SIZE, parse_request
@@ -65,6 +66,9 @@ class DirectRequest(NamedTuple):
     head: bytes
     environ: Environ
 
+    def __repr__(self) -> str:
+        return type(self).__name__  # gevent logs the arguments of a greenlet; these may be secret
+
 
 class DirectServer:
     """Serves WebSocket requests on one listening socket of a worker."""
@@ -83,6 +87,8 @@ class DirectServer:
         self._cached_scheme = lru_cache(maxsize=64)(self._parse_scheme)
         log: type = type(worker.log)
         is_stock = getattr(log, "access", None) is Logger.access
+        #: Whether the system counts the bytes that are sent on a connection.
+        self.counts_bytes = bytes_sent(listener) is not None
         #: Whether the access log is off; and whether it is gunicorn's, which needs little.
         self.is_silent = is_stock and not _writes_access_log(cfg)
         self.has_usual_log = _are_gunicorns(log, "access", "atoms")
@@ -232,8 +238,8 @@ class _DirectAdapter(Adapter):
         self._headers: Headers | None = None
         # Without the constructor of the base class: a bound method would be a reference cycle.
         self.sock = sock
-        # Nothing was sent on a connection that has just been accepted.
-        self._sent_before = 0 if _is_new(sock) else self.bytes_sent_before()
+        is_unused = _is_new(sock) and server.counts_bytes
+        self._sent_before = 0 if is_unused else self.bytes_sent_before()
         self._early = b""
         self.lent = LentSocket(sock) if self._sent_before is None else None
 

@@ -243,3 +243,27 @@ def test_a_worker_with_its_own_handle_gets_every_connection(gunicorn):
                 client.open("/repeat")
                 client.finish()
         process.wait_for("(?s)(a connection from 127.0.0.1.*){3}")
+
+
+def test_the_default_timeout_of_new_sockets_is_not_for_those_of_views(gunicorn):
+    with gunicorn() as process:
+        for _ in range(2):
+            with process.client() as client:
+                client.send(request("/patience"))
+                assert client.read_response() == ("200", b"None")
+
+
+def test_a_greenlet_cannot_wait_for_the_socket_of_an_open_websocket(gunicorn):
+    with gunicorn() as process, process.client() as client:
+        client.open("/read_too")
+        assert client.read_frame() == (TEXT, b"ConcurrentObjectUseError")
+        assert client.read_close() == (1000, "")
+
+
+def test_the_greenlet_of_a_view_does_not_show_the_request(gunicorn):
+    with gunicorn() as process, process.client() as client:
+        client.send(request("/who?s3cret"))
+        code, body = client.read_response()
+        assert code == "200"
+        assert b"greenlet" in body.lower()
+        assert b"s3cret" not in body

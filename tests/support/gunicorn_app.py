@@ -2,8 +2,10 @@
 
 import gc
 import json
+import socket
 
-from gevent import Timeout, sleep
+from gevent import Timeout, getcurrent, sleep
+from gevent.exceptions import ConcurrentObjectUseError
 from gunicorn.glogging import Logger as GunicornLogger
 
 import geventws
@@ -40,6 +42,11 @@ def describe(environ, start_response):
     body = json.dumps({"parsed": not hasattr(hints, "__self__"), "environ": seen}).encode()
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]
+
+
+def answer(text, start_response):
+    start_response("200 OK", [("Content-Length", str(len(text)))])
+    return [text.encode()]
 
 
 def hint(environ, start_response):
@@ -79,9 +86,7 @@ def complain(environ, start_response):
 def garbage(environ, start_response):
     """Answer with the number of objects that only the garbage collector can free."""
     gc.disable()
-    found = str(gc.collect()).encode()
-    start_response("200 OK", [("Content-Length", str(len(found)))])
-    return [found]
+    return answer(str(gc.collect()), start_response)
 
 
 def repeat(environ, start_response):
@@ -98,13 +103,37 @@ def crowd(environ, start_response):
     """Take some time, and answer with the number of views that run at the same time."""
     running.append(environ)
     sleep(0.01)
-    found = str(len(running)).encode()
+    found = len(running)
     running.remove(environ)
-    start_response("200 OK", [("Content-Length", str(len(found)))])
-    return [found]
+    return answer(str(found), start_response)
 
 
-_PAGES = hint, fail, fail_late, say, time_out, complain, garbage, repeat, crowd
+def who(environ, start_response):
+    return answer(repr(getcurrent()), start_response)
+
+
+def patience(environ, start_response):
+    """Answer with the timeout of the socket, and change the default for later ones."""
+    found = environ["gunicorn.socket"].gettimeout()
+    socket.setdefaulttimeout(0.1)
+    return answer(str(found), start_response)
+
+
+def read_too(environ, start_response):
+    """Wait for the socket of an open WebSocket, and send the error."""
+    ws = environ["wsgi.websocket"]
+    ws.accept()
+    try:
+        environ["gunicorn.socket"].recv(1)
+    except ConcurrentObjectUseError as problem:
+        ws.send(type(problem).__name__)
+    return []
+
+
+_PAGES = (
+    *(hint, fail, fail_late, say, time_out, complain, garbage, repeat, crowd),
+    *(who, patience, read_too),
+)
 PAGES = {f"/{page.__name__}": page for page in _PAGES}
 
 
