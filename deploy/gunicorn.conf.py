@@ -5,6 +5,7 @@ import os
 worker_class = "geventws.Worker"
 # One for each core is a good beginning: $WEB_CONCURRENCY says how many.
 worker_connections = 10_000  # how many connections a worker has at most, HTTP and WebSockets
+backlog = 4096  # how many new connections may wait for a worker: after a restart, all come at once
 graceful_timeout = 30  # how long the WebSockets may take to close when a worker ends
 accesslog = "-"
 # Whose X-Forwarded-Proto is believed. A proxy on another machine: its address.

@@ -8,10 +8,9 @@ import socket
 import stat
 
 from ..connection.tcp import HAS_UNIX_SOCKETS, NO_UNIX_SOCKETS, describe_error
+from ..server.accepting import BACKLOG
 from .errors import UsageError
 
-#: The maximum number of connections in the kernel's queue.
-_BACKLOG = 2048
 _MAX_PORT = "65535"
 
 
@@ -99,7 +98,7 @@ def _listen_tcp(host: str, port: int) -> socket.socket:
     return socket.create_server(
         (str(name[0]), port),
         family=family,
-        backlog=_BACKLOG,
+        backlog=BACKLOG,
         # As with gunicorn, [::] accepts IPv4, too.
         dualstack_ipv6=family == socket.AF_INET6 and socket.has_dualstack_ipv6(),
     )
@@ -114,7 +113,7 @@ def _listen_unix(path: str) -> socket.socket:
         listener.bind(path)
         # A proxy may run as another user. The permissions of the directory restrict the access.
         os.chmod(path, 0o666)  # noqa: S103
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
     except BaseException:
         listener.close()
         raise

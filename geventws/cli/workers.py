@@ -20,6 +20,9 @@ _WORKER = f"{__package__}.gunicorn_worker"  # it imports gunicorn
 OPTIONS = "GEVENTWS_CLI_OPTIONS"
 #: The environment variable with the file of ``--log-config``.
 LOG_CONFIG = "GEVENTWS_CLI_LOG_CONFIG"
+#: More connections than a process can have. As with one process, ``--max-connections`` limits the
+#: WebSockets; gunicorn would let all connections after the thousandth wait.
+_UNLIMITED = 1_000_000
 
 
 def exec_gunicorn(settings: Settings) -> NoReturn:
@@ -48,6 +51,8 @@ def exec_gunicorn(settings: Settings) -> NoReturn:
         f"{_WORKER}.Worker",
         "--workers",
         str(settings.workers),
+        "--worker-connections",
+        str(_UNLIMITED),
         *settings.arguments(binds),
     ]
     if settings.logs_requests:

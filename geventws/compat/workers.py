@@ -33,6 +33,8 @@ class _Handler(WebSocketHandler, PyWSGIHandler):
 class _Server(AcceptingServer, PyWSGIServer):
     """gunicorn's server, with limited log lines for faults of peers."""
 
+    pool_setting = "--worker-connections"
+
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.options = combine_options(self.handler_class, {}, self.application)

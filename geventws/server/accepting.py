@@ -26,6 +26,10 @@ _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 # Any: an address is a tuple, or a string for a unix socket.
 Address: TypeAlias = Any
 
+#: The maximum number of connections in the kernel's queue; the kernel may have a smaller limit.
+#: After a restart, all clients connect at once. The kernel drops the packets of those that find the
+#: queue full, and their next attempt is a second later.
+BACKLOG = 4096
 #: Seconds for which a connection is left to less loaded processes.
 _PATIENCE = 0.002
 
@@ -34,14 +38,35 @@ class AcceptingServer(StreamServer):
     """gevent's server with limited log lines, and with a time limit for TLS handshakes."""
 
     options: Options
+    backlog = BACKLOG  # gevent's default is 128
     #: Whether the next connection is for this process, and not for another one that listens, too.
     #: The argument is whether the others have had time to accept it.
     should_accept: Callable[[bool], bool] | None = None
     _has_waited = False
+    #: The setting with the maximum number of connections, for the log.
+    pool_setting = "spawn"
     # Private members of gevent's BaseServer.
+    pool: Any
     _do_read: Callable[[], None]
     _start_accepting_if_started: Callable[[], None]
     _timer: _TimerWatcher | None
+
+    def set_spawn(self, spawn: Any) -> None:  # Any: as for gevent's BaseServer
+        super().set_spawn(spawn)
+        if hasattr(self.pool, "full"):
+            self.full = self._is_pool_full  # type: ignore[method-assign] # gevent replaces it, too
+
+    def _is_pool_full(self) -> bool:
+        """Return whether no greenlet is left for another connection, and log it."""
+        is_full: bool = self.pool.full()
+        if is_full:
+            peers.log(
+                logging.WARNING,
+                "This process has %d connections, the maximum (%s). Others wait until one ends",
+                self.pool.size,
+                self.pool_setting,
+            )
+        return is_full
 
     def do_read(self) -> tuple[socket, Address] | None:  # type: ignore[override] # as BaseServer
         if self.should_accept is not None and not self.should_accept(self._has_waited):

@@ -75,6 +75,7 @@ class WebSocketServer(AcceptingServer, WSGIServer):
         WebSocketServer(("127.0.0.1", 8000), application).serve_forever()
 
     All parameters except ``options`` are those of gevent's server, in the same order.
+    ``backlog`` is 4096 by default.
 
     :param listener: an address, a ``host:port`` string or a listening socket.
     :param application: a WSGI application. For WebSocket requests, its environ has a

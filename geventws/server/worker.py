@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 #: Options of our server and its parser.
 _UNUSED = {"stop_timeout", "keep_alive_timeout", "body_timeout", "max_header_size"}
+#: The maximum number of connections that one of several workers accepts before it polls again.
+_MAX_ACCEPT = 16
 #: Seconds between two checks whether gunicorn stops the worker.
 _POLL = 0.1
 #: Seconds between two signs of life, without which gunicorn's master kills the worker (timeout).
@@ -160,8 +162,11 @@ class Worker(GeventWorker):
             tls: Keywords = {} if ssl_context is None else {"ssl_context": ssl_context}
             server = AcceptingServer(listener, handle, spawn=spawn, **tls)
         server.options = self.wsgi.options
+        server.pool_setting = "--worker-connections"
         if self.cfg.workers > 1:
-            server.max_accept = 1  # as GeventWorker does
+            # Without an agreement with the other workers, one by one, as GeventWorker does.
+            is_agreed = self._place is not None and not self.cfg.reuse_port
+            server.max_accept = _MAX_ACCEPT if is_agreed else 1
         if not self.cfg.reuse_port:  # then, each worker listens on a socket of its own
             server.should_accept = self._should_accept
         self._pools.append(spawn)

@@ -473,6 +473,22 @@ def test_options_of_websockets_are_arguments(tmp_path, workers):
             wait_for_two_workers(process)
 
 
+def test_gunicorn_does_not_limit_the_connections_of_several_workers(tmp_path):
+    (tmp_path / "app.py").write_text(
+        "import sys, geventws\n"
+        "frame = sys._getframe()\n"
+        "while not isinstance(frame.f_locals.get('self'), geventws.Worker):\n"
+        "    frame = frame.f_back\n"
+        "most = str(frame.f_locals['self'].worker_connections).encode()\n"
+        "def app(environ, start_response):\n"
+        "    start_response('200 OK', [])\n"
+        "    return [most]\n"
+    )
+    arguments = [*CLI, "app", "--workers", "2", "--bind", "127.0.0.1:0"]
+    with serving(arguments, tmp_path / "log", cwd=tmp_path) as process:
+        assert int(body(process.client())) >= 1_000_000
+
+
 def test_environment_variables_of_a_file_count_unless_they_are_set_already(tmp_path):
     (tmp_path / "variables").write_text("PORT=1\nGREETING=hello\n")
     (tmp_path / "app.py").write_text(

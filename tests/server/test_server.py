@@ -1,5 +1,7 @@
 """What is special to :class:`geventws.WebSocketServer`."""
 
+import _socket
+import contextlib
 import subprocess
 import sys
 
@@ -8,7 +10,8 @@ import pytest
 
 from geventws import WebSocketServer
 from tests.support.apps import site
-from tests.support.servers import SECONDS
+from tests.support.client import request
+from tests.support.servers import SECONDS, wait_until
 
 
 @pytest.mark.parametrize("warns", [True, False])
@@ -35,3 +38,25 @@ def test_serve_forever_is_silent_in_a_patched_program():
     command = [sys.executable, "-W", "error", "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_client_that_must_wait_for_a_greenlet_is_logged(serve, caplog):
+    server = serve(site, spawn=1)
+    with server.client().open() as client, server.client() as other:
+        other.send(request())
+        wait_until(lambda: caplog.records)
+        assert "has 1 connections, the maximum (spawn). Others wait" in caplog.text
+        client.finish()
+        assert other.read_head() == "101"
+        other.finish()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep fewer connections")
+def test_clients_that_connect_at_once_wait_in_the_kernel(serve):
+    server = serve(site)
+    with contextlib.ExitStack() as clients:
+        for _ in range(300):
+            # The server does not run while a socket of the system blocks.
+            client = clients.enter_context(contextlib.closing(_socket.socket()))
+            client.settimeout(0.5)  # a packet that was dropped is sent again after a second
+            client.connect(server.address)

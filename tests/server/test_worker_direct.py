@@ -236,6 +236,17 @@ def test_worker_connections_bounds_the_views_that_run(gunicorn):
             client.sock.close()
 
 
+def test_a_client_that_must_wait_for_worker_connections_is_logged(gunicorn):
+    with gunicorn("--worker-connections", "1") as process, process.client() as client:
+        client.open("/repeat")
+        with process.client() as other:
+            other.send(request("/repeat"))
+            process.wait_for(r"has 1 connections, the maximum \(--worker-connections\)")
+            client.finish()
+            assert other.read_head() == "101"
+            other.finish()
+
+
 def test_a_worker_with_its_own_handle_gets_every_connection(gunicorn):
     with gunicorn("-k", f"{APPLICATION}.HandlingWorker") as process:
         for _ in range(3):
