@@ -69,7 +69,8 @@ class AcceptingServer(StreamServer):
         return is_full
 
     def do_read(self) -> tuple[socket, Address] | None:  # type: ignore[override] # as BaseServer
-        if self.should_accept is not None and not self.should_accept(self._has_waited):
+        has_waited, self._has_waited = self._has_waited, False  # for one connection
+        if self.should_accept is not None and not self.should_accept(has_waited):
             self._pause(_PATIENCE, self._accept_now)
             return None
         try:
@@ -90,10 +91,7 @@ class AcceptingServer(StreamServer):
     def _accept_now(self) -> None:
         self._start_accepting_if_started()
         self._has_waited = True
-        try:
-            self._do_read()
-        finally:
-            self._has_waited = False
+        self._do_read()
 
     def accept_connection(self) -> tuple[socket, Address] | None:
         """Accept one connection; return ``None`` if this server handles it without gevent's."""
