@@ -215,6 +215,11 @@ def send_head(sock: gevent_socket, headers: Headers) -> int:
     return len(head)
 
 
+def hand_over(sock: Any) -> Any:  # Any: a socket of gevent, or a DirectSocket
+    """Return the socket for a WebSocket: of a new connection, the one without watchers."""
+    return sock.disown() if hasattr(sock, "disown") else sock
+
+
 def _is_of_server(method: Write | StartResponse) -> bool:
     """Whether ``start_response()`` or ``write()`` is a server's method, and not of middleware."""
     owner = getattr(method, "__self__", None)

@@ -11,7 +11,7 @@ from gevent.ssl import SSLSocket
 
 from ..protocol import server_handshake as handshake
 from ..typing import Application, Environ, Headers, StartResponse
-from .adapters import SWITCHING, PywsgiAdapter, discard_queued, send_head
+from .adapters import SWITCHING, PywsgiAdapter, discard_queued, hand_over, send_head
 from .configuration import combine_options
 from .exchange import serve, serve_plain
 from .fast_path import PEEK_SIZE, Request, complete_environ, parse_request
@@ -242,5 +242,4 @@ class _Adapter(PywsgiAdapter):
             self.rfile.close()
             self.rfile = handler.rfile = None
             del handler.headers
-        sock: Any = self.sock
-        return sock.disown() if hasattr(sock, "disown") else sock, self.take_early()
+        return hand_over(self.sock), self.take_early()

@@ -12,7 +12,7 @@ from ..connection._arrivals import Listener, receive
 from ..connection.accepted import AcceptedSocket
 from ..connection.greenlets import LightGreenlet
 from .accepting import AcceptingServer, Address
-from .worker_direct import DirectRequest, DirectServer
+from .worker_direct import DirectServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,6 @@ class WorkerServer(AcceptingServer):
         super().__init__(listener, handle, spawn=pool)
         self._listener = Listener(listener)
         self._direct = direct
-        self._pool = pool
 
     # Any: do_handle() gets these values.
     def accept_connection(self) -> Any:
@@ -56,16 +55,10 @@ class WorkerServer(AcceptingServer):
             receive(sock.fileno(), len(request.head))  # these bytes are in the kernel
             sock.settimeout(None)  # as gunicorn does
             view = _ViewGreenlet(None, self._direct, sock, address, request)  # type: ignore[call-overload] # the function is _run()
-            self._pool.start(view)
-
-
-def _serve(
-    direct: DirectServer, sock: AcceptedSocket, address: Address, request: DirectRequest
-) -> None:
-    direct.serve(sock, address, request)
+            self.pool.start(view)
 
 
 class _ViewGreenlet(LightGreenlet):
     """The greenlet of a view. With the function as an argument, it would have a ``__dict__``."""
 
-    _run = staticmethod(_serve)
+    _run = staticmethod(DirectServer.serve)

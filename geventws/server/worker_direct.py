@@ -23,7 +23,7 @@ from gunicorn.http.wsgi import WSGIErrorsWrapper, create
 from gunicorn.workers.ggevent import GeventResponse, GeventWorker
 
 from ..connection.tcp import bytes_sent
-from .adapters import SWITCHING, Adapter, LentSocket, discard_queued, send_head
+from .adapters import SWITCHING, Adapter, LentSocket, discard_queued, hand_over, send_head
 from .exchange import close_result, serve
 from .fast_path import PEEK_SIZE, parse_request
 from .middleware import WebSocketMiddleware
@@ -238,7 +238,7 @@ class _DirectAdapter(Adapter):
         self._headers: Headers | None = None
         # Without the constructor of the base class: a bound method would be a reference cycle.
         self.sock = sock
-        is_unused = _is_new(sock) and server.counts_bytes
+        is_unused = server.counts_bytes and hasattr(sock, "disown")  # an AcceptedSocket
         self._sent_before = 0 if is_unused else self.bytes_sent_before()
         self._early = b""
         self.lent = LentSocket(sock) if self._sent_before is None else None
@@ -268,8 +268,7 @@ class _DirectAdapter(Adapter):
         self._headers = headers
         if self._server.is_silent:
             self._head, self._answer = b"", None
-        sock: Any = self.sock  # Any: both kinds of socket
-        return sock.disown() if _is_new(sock) else sock, b""
+        return hand_over(self.sock), b""
 
     def send_body(self, body: Iterable[bytes]) -> None:
         """Send the body of a response of HTTP. Does nothing after a ``101``."""
@@ -316,11 +315,6 @@ class _DirectAdapter(Adapter):
                 return
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
-
-
-def _is_new(sock: Any) -> bool:
-    """Whether it is an AcceptedSocket, which only exists with the compiled core."""
-    return hasattr(sock, "disown")
 
 
 def _head(headers: Iterable[tuple[str, str]]) -> bytes:
