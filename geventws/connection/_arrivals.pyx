@@ -175,33 +175,55 @@ cdef class DirectSocket:
 
 
 cdef class Arrival(Watched):
-    """A connection that waits for its first bytes. A subclass implements ``_on_readable()``."""
+    """An accepted connection that waits for its first bytes.
 
+    :param owner: gets them in the hub: its method ``on_first_bytes(arrival, data)`` is called, or
+        ``on_descriptor_lost(arrival)`` if other code has closed the descriptor.
+    :param peek: whether the bytes stay in the kernel.
+    """
+
+    cdef object owner
     cdef WatchSet watches
+    cdef bint peek
+    cdef readonly DirectSocket sock
+    cdef readonly object address
 
-    def __init__(self, hub, WatchSet watches not None, int descriptor):
+    def __init__(
+        self, owner, hub, WatchSet watches not None, DirectSocket sock not None, address, bint peek
+    ):
+        self.owner = owner
         self._hub = hub
         self.watches = watches
-        self.descriptor = self.fd = descriptor
+        self.sock = sock
+        self.address = address
+        self.peek = peek
+        self.descriptor = self.fd = sock.descriptor
 
-    def _watch(self):
-        """Call ``_on_readable()`` in the hub when bytes have arrived.
+    def wait(self):
+        """Start to wait.
 
         :raises OSError: if the system has no resources for it.
         """
         if not self.watches.is_usable():
             raise OSError(ENOSYS, "no epoll set")
         self.watches.attach(self)
-        self.watches.watch(self)
+        try:
+            self.watches.watch(self)
+        except BaseException:
+            self.release()
+            raise
 
-    def _release(self):
+    cpdef release(self):
         """Stop using the descriptor."""
         if self.is_watched:
             self.watches.forget(self)
         self.watches.detach(self)
 
     cdef int on_readable(self) except -1:
-        self._on_readable()
+        data = receive(self.fd, BUFFER_SIZE, self.peek)
+        if data is not None:
+            self.release()
+            self.owner.on_first_bytes(self, data)
         return 0
 
     cdef int restart(self) except -1:
@@ -209,5 +231,7 @@ cdef class Arrival(Watched):
         return 0
 
     cdef int descriptor_lost(self) except -1:
-        self._on_descriptor_lost()
+        self.release()
+        self.sock.detach()
+        self.owner.on_descriptor_lost(self)
         return 0

@@ -12,20 +12,26 @@ import socket
 from collections import deque
 from contextlib import closing
 from io import DEFAULT_BUFFER_SIZE, BufferedReader
+from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from weakref import WeakSet
 
-from ..connection._arrivals import Arrival, DirectSocket, Listener, receive
+from ..connection._arrivals import Arrival, DirectSocket, Listener
 from ..connection.accepted import AcceptedSocket
 from ..connection.greenlets import LightGreenlet
 from ..connection.hub import hub_state
 from .direct import DirectAdapter, ViewGreenlet, is_stock
 from .fast_path import Request, parse_request
+from .waiting import Waiting
 
 if TYPE_CHECKING:
     from ..options import Options
     from .accepting import Address
+
+#: A connection, its address, its first bytes, the WebSocket request at their beginning, and the time
+#: since which it has waited for them; 0 if it has not.
+_Served: TypeAlias = "tuple[DirectSocket, Address, bytes | None, Request | None, float]"
 
 #: The maximum number of seconds that new connections may occupy the loop.
 _SLICE = 0.002
@@ -60,21 +66,24 @@ class _EarlyFile(socket.SocketIO):
         return size
 
 
-class Arrivals:
+class Arrivals(Waiting):
     """Accepts the connections of a server without TLS.
 
     Connections are accepted in groups: the system calls of a whole group, then the parser, then the
     views. One after the other, a handshake takes 8 % more CPU time, since each step finds the CPU
     caches filled by the others. While views are slow, a group is one connection: the others can
     wait in the kernel, where another process may accept them.
+
+    Requests that come after their connections are served in groups, too.
     """
 
     def __init__(self, server: Server, listener: socket.socket) -> None:
+        super().__init__()
         self._server = server
         self._listener = Listener(listener)
         #: The connections of the group that are not served yet. Nothing else refers to them: to
         #: forget them closes them.
-        self._group: deque[tuple[DirectSocket, Address, bytes | None, Request | None]] = deque()
+        self._group: deque[_Served] = deque()
         #: The size of the next group.
         self._size = 1
         _all.add(self)
@@ -93,8 +102,20 @@ class Arrivals:
     def _receive(self, most: int) -> int:
         """Accept the next group; return its size."""
         accepted = self._listener.accept(most)
-        self._group.extend([(*it, parse_request(it[2]) if it[2] else None) for it in accepted])
+        self._group.extend([(*it, parse_request(it[2]) if it[2] else None, 0.0) for it in accepted])
         return len(accepted)
+
+    def _take(self, arrival: Arrival, data: bytes, since: float) -> None:
+        group = self._group
+        request = parse_request(data) if data else None
+        group.append((arrival.sock, arrival.address, data, request, since))
+        if len(group) == 1:
+            arrival._hub.loop.run_callback(self._go_on)  # by then, others may have come
+        elif len(group) >= _MAX_GROUP:
+            self._serve_group(inf)
+
+    def _limit(self) -> float | None:
+        return self._server.options.handshake_timeout
 
     def _serve_group(self, end: float) -> bool:
         """Start to serve the connections of the group; return whether time is left.
@@ -106,9 +127,9 @@ class Arrivals:
         now = begin
         try:
             while group and now < end:
-                sock, address, data, request = group.popleft()
-                if data is not None or not _Waiting(self._server, sock, address).starts():
-                    _serve(self._server, sock, address, data, request)
+                sock, address, data, request, since = group.popleft()
+                if data is not None or self.let_wait(sock, address) is None:
+                    _serve(self._server, sock, address, data, request, since)
                 served += 1
                 now = monotonic()
         finally:
@@ -138,71 +159,20 @@ def _abandon_all() -> None:
 os.register_at_fork(after_in_child=_abandon_all)
 
 
-class _Waiting(Arrival):
-    """A connection that waits for its first bytes."""
-
-    def __init__(self, server: Server, sock: DirectSocket, address: Address) -> None:
-        state = hub_state()
-        buffers: Any = state.buffers  # only the compiled ones have the epoll set
-        super().__init__(state.hub, buffers.watches, sock.fileno())
-        self._server = server
-        self._sock = sock
-        self._address = address
-        self._since = monotonic()
-        self._sweeper = state.sweeper
-        self._due = 0
-
-    def starts(self) -> bool:
-        """Start to wait; return whether the system has the resources for it."""
-        try:
-            self._watch()
-        except OSError:
-            self._release()
-            return False
-        timeout = self._server.options.handshake_timeout
-        if timeout is not None:
-            self._sweeper.add(self, timeout)
-        return True
-
-    def _on_readable(self) -> None:
-        data = receive(self._sock.fileno())
-        if data is not None:
-            self._end()
-            request = parse_request(data)
-            waited = monotonic() - self._since
-            _serve(self._server, self._sock, self._address, data, request, waited)
-
-    def _on_descriptor_lost(self) -> None:
-        self._end()
-        self._sock.detach()
-
-    def _check(self) -> None:
-        """Drop a client that has sent nothing within ``handshake_timeout``."""
-        self._end()
-        self._sock.close()
-
-    def _abandon(self) -> None:
-        """Do nothing after a fork: the client belongs to the parent."""
-
-    def _end(self) -> None:
-        self._release()
-        self._sweeper.remove(self)
-
-
 def _serve(
     server: Server,
     sock: DirectSocket,
     address: Address,
     data: bytes | None,
     request: Request | None,
-    waited: float = 0.0,
+    since: float,
 ) -> None:
     """Start a greenlet for a connection.
 
     :param data: the first bytes, ``b""`` if the client has disconnected; ``None`` if the greenlet
         must wait for them.
     :param request: the WebSocket request at their beginning, if there is one.
-    :param waited: the number of seconds that the connection has waited for them.
+    :param since: the time since which the connection has waited for them; 0 if it has not.
     """
     if data == b"":
         sock.close()
@@ -215,7 +185,7 @@ def _serve(
         else:
             LightGreenlet(_handle_websocket, server, sock, address, request, early).switch()
     else:
-        LightGreenlet(_handle, server, sock, address, data, waited).switch()
+        LightGreenlet(_handle, server, sock, address, data, since).switch()
 
 
 def _handle_websocket(
@@ -230,11 +200,11 @@ def _handle(
     sock: DirectSocket,
     address: Address,
     data: bytes | None,
-    waited: float,
+    since: float,
 ) -> None:
     with closing(AcceptedSocket(sock)) as accepted:
         handler: Any = server.handler_class(accepted, address, server)
         if data:
             handler.rfile = BufferedReader(_EarlyFile(accepted, data), DEFAULT_BUFFER_SIZE)
-        handler._waited = waited
+        handler._waited = monotonic() - since if since else 0.0
         handler.handle()

@@ -157,7 +157,7 @@ class Worker(GeventWorker):
         ):
             from .worker_arrivals import WorkerServer  # noqa: PLC0415 - only the compiled core has it
 
-            server = WorkerServer(listener, handle, direct, spawn)
+            server = WorkerServer(listener, handle, direct, spawn, self._first_timeout)
         else:
             tls: Keywords = {} if ssl_context is None else {"ssl_context": ssl_context}
             server = AcceptingServer(listener, handle, spawn=spawn, **tls)

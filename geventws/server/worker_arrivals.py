@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..connection._arrivals import Listener, receive
+from ..connection._arrivals import Arrival, DirectSocket, Listener, receive
 from ..connection.accepted import AcceptedSocket
 from ..connection.greenlets import LightGreenlet
 from .accepting import AcceptingServer, Address
+from .waiting import Waiting
 from .worker_direct import DirectServer
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ class WorkerServer(AcceptingServer):
 
     :param handle: serves a connection, in a greenlet.
     :param direct: serves a WebSocket request.
+    :param limit: the number of seconds that a connection may wait for its first bytes; ``None``
+        for no limit.
     """
 
     def __init__(
@@ -34,28 +37,75 @@ class WorkerServer(AcceptingServer):
         handle: Callable[[socket, Address], object],
         direct: DirectServer,
         pool: Pool,
+        limit: float | None,
     ) -> None:
         super().__init__(listener, handle, spawn=pool)
         self._listener = Listener(listener)
         self._direct = direct
+        self._waiting = _Waiting(self, limit)
 
     # Any: do_handle() gets these values.
     def accept_connection(self) -> Any:
-        for sock, address, data in self._listener.accept(1, peek=True):
-            return AcceptedSocket(sock), address, data
-        return None
+        return next(iter(self._listener.accept(1, peek=True)), None)
 
     def do_handle(  # type: ignore[override] # gevent passes what accept_connection() returns
-        self, sock: AcceptedSocket, address: Address, data: bytes | None
+        self, sock: DirectSocket, address: Address, data: bytes | None
     ) -> None:
+        if data is None:
+            arrival = self._waiting.let_wait(sock, address)
+            if arrival is not None:
+                self.pool.add(arrival)  # it is one of worker_connections
+                return
+        self.serve(sock, address, data)
+
+    def serve(self, sock: DirectSocket, address: Address, data: bytes | None) -> None:
+        """Start a greenlet for a connection.
+
+        :param data: the first bytes; ``None`` if the greenlet must wait for them.
+        """
         request = self._direct.take(data, address) if data else None
+        accepted = AcceptedSocket(sock)
         if request is None:
-            super().do_handle(sock, address)
+            super().do_handle(accepted, address)
         else:
             receive(sock.fileno(), len(request.head))  # these bytes are in the kernel
-            sock.settimeout(None)  # as gunicorn does
-            view = _ViewGreenlet(None, self._direct, sock, address, request)  # type: ignore[call-overload] # the function is _run()
+            accepted.settimeout(None)  # as gunicorn does
+            view = _ViewGreenlet(None, self._direct, accepted, address, request)  # type: ignore[call-overload] # the function is _run()
             self.pool.start(view)
+
+    def close(self) -> None:
+        """Stop accepting. The connections that wait get greenlets, for which gunicorn waits."""
+        super().close()
+        for arrival in self._waiting.give_up():
+            self.pool.discard(arrival)
+            self.serve(arrival.sock, arrival.address, None)
+
+
+class _Waiting(Waiting):
+    """The connections of a server that wait. In its pool, each holds the place of a greenlet."""
+
+    _peeks = True
+
+    def __init__(self, server: WorkerServer, limit: float | None) -> None:
+        super().__init__()
+        self._server = server
+        self._seconds = limit
+
+    def _limit(self) -> float | None:
+        return self._seconds
+
+    def _take(self, arrival: Arrival, data: bytes, since: float) -> None:
+        self._server.pool.discard(arrival)
+        if data:
+            self._server.serve(arrival.sock, arrival.address, data)
+
+    def on_descriptor_lost(self, arrival: Arrival) -> None:
+        super().on_descriptor_lost(arrival)
+        self._server.pool.discard(arrival)
+
+    def _drop(self, arrival: Arrival) -> None:
+        super()._drop(arrival)
+        self._server.pool.discard(arrival)
 
 
 class _ViewGreenlet(LightGreenlet):
