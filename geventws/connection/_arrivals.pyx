@@ -14,6 +14,8 @@ from libc.stdint cimport uint8_t
 
 from _socket import SOCK_NONBLOCK, socket as new_socket  # not the one that gevent replaces
 
+from geventws.connection.tcp import disable_nagle
+
 
 cdef extern from "Python.h":
     object PyErr_SetFromErrno(object)
@@ -54,6 +56,7 @@ cdef class Listener:
     cdef int proto
 
     def __init__(self, socket):
+        disable_nagle(socket)  # the sockets that it accepts inherit the option
         self.socket = socket
         self.family, self.type, self.proto = socket.family, socket.type, socket.proto
 

@@ -165,12 +165,14 @@ class Connection(Transport):
     def _start(self, sock: Any, extension: PerMessageDeflate | None, early: bytes = b"") -> None:
         """Take over a socket after the opening handshake.
 
-        :param sock: a gevent socket; or a DirectSocket, which this connection closes.
+        :param sock: a gevent socket; or a DirectSocket, which this connection closes. Its listener
+            has disabled Nagle's algorithm.
         :param early: bytes after the handshake that were already read from the socket.
         """
         options = self._options
-        disable_nagle(sock)
-        if not isinstance(sock, gevent_socket):
+        if isinstance(sock, gevent_socket):
+            disable_nagle(sock)
+        else:
             self._owns_socket = True
         try:
             self._attach(sock)

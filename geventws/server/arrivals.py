@@ -12,7 +12,6 @@ import socket
 from collections import deque
 from contextlib import closing
 from io import DEFAULT_BUFFER_SIZE, BufferedReader
-from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from weakref import WeakSet
@@ -29,9 +28,9 @@ if TYPE_CHECKING:
     from ..options import Options
     from .accepting import Address
 
-#: A connection, its address, its first bytes, the WebSocket request at their beginning, and the time
-#: since which it has waited for them; 0 if it has not.
-_Served: TypeAlias = "tuple[DirectSocket, Address, bytes | None, Request | None, float]"
+#: A connection that is not served yet: its socket, its address, its first bytes, the WebSocket
+#: request at their beginning, and since when it has waited for them; 0 if it has not.
+_Accepted: TypeAlias = "tuple[DirectSocket, Address, bytes | None, Request | None, float]"
 
 #: The maximum number of seconds that new connections may occupy the loop.
 _SLICE = 0.002
@@ -83,7 +82,7 @@ class Arrivals(Waiting):
         self._listener = Listener(listener)
         #: The connections of the group that are not served yet. Nothing else refers to them: to
         #: forget them closes them.
-        self._group: deque[_Served] = deque()
+        self._group: deque[_Accepted] = deque()
         #: The size of the next group.
         self._size = 1
         _all.add(self)
@@ -111,8 +110,6 @@ class Arrivals(Waiting):
         group.append((arrival.sock, arrival.address, data, request, since))
         if len(group) == 1:
             arrival._hub.loop.run_callback(self._go_on)  # by then, others may have come
-        elif len(group) >= _MAX_GROUP:
-            self._serve_group(inf)
 
     def _limit(self) -> float | None:
         return self._server.options.handshake_timeout

@@ -60,6 +60,19 @@ def _loads() -> Loads:
     return Loads()
 
 
+class _Listener:
+    """A listening socket, for the code of gunicorn that asks for its name.
+
+    While a connection waits for its request, the worker may stop, and close the socket.
+    """
+
+    def __init__(self, name: Address) -> None:
+        self._name = name
+
+    def getsockname(self) -> Address:
+        return self._name
+
+
 class Worker(GeventWorker):
     """gunicorn's gevent worker with WebSockets in ``environ["wsgi.websocket"]``.
 
@@ -172,8 +185,9 @@ class Worker(GeventWorker):
         self._pools.append(spawn)
         return server
 
-    def handle(self, listener: socket, client: socket, addr: Address) -> None:
+    def handle(self, listener: Any, client: socket, addr: Address) -> None:
         """Serve a connection. gunicorn would wait for a line feed of a client that speaks TLS."""
+        direct = self._direct.get(listener)  # a subclass may have another server
         if not isinstance(client, SSLSocket):
             data = None
             client.settimeout(self._first_timeout)
@@ -188,11 +202,12 @@ class Worker(GeventWorker):
                 peers.log(logging.WARNING, "Bad request from %s: %s", peer, TLS_ON_PLAIN_PORT)
                 client.close()
                 return
-            direct = self._direct.get(listener)  # a subclass may have another server
             if direct is not None and (taken := direct.take(data, addr)) is not None:
                 client.recv(len(taken.head))  # these bytes are in the kernel's queue
                 direct.serve(client, addr, taken)
                 return
+        if direct is not None:
+            listener = _Listener(direct.name)
         super().handle(listener, client, addr)
 
     def _load(self) -> float:

@@ -75,10 +75,11 @@ class WorkerServer(AcceptingServer):
 
     def close(self) -> None:
         """Stop accepting. The connections that wait get greenlets, for which gunicorn waits."""
-        super().close()
+        # Before gevent's method, which forgets how to serve a connection.
         for arrival in self._waiting.give_up():
             self.pool.discard(arrival)
             self.serve(arrival.sock, arrival.address, None)
+        super().close()
 
 
 class _Waiting(Waiting):

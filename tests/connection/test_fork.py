@@ -244,7 +244,9 @@ def count_sockets():
             pass  # the descriptor of the directory
     return found
 
-server = geventws.WebSocketServer(("127.0.0.1", 0), application, log=None)
+server = geventws.WebSocketServer(
+    ("127.0.0.1", 0), application, log=None, handshake_timeout=None
+)
 server.start()
 print(os.getpid(), server.server_port, flush=True)
 print(os.waitstatus_to_exitcode(gevent.os.waitpid(child.get(), 0)[1]))
@@ -252,7 +254,7 @@ print(os.waitstatus_to_exitcode(gevent.os.waitpid(child.get(), 0)[1]))
 
 
 @compiled_on_linux
-def test_connections_that_were_accepted_together_belong_to_the_parent_only():
+def test_connections_that_were_accepted_before_a_fork_belong_to_the_parent_only():
     server = subprocess.Popen(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", ACCEPTED],
         stdin=subprocess.PIPE,
@@ -269,6 +271,7 @@ def test_connections_that_were_accepted_together_belong_to_the_parent_only():
             return client
 
         opened = []
+        silent = stack.enter_context(RawClient(("127.0.0.1", int(port))))
         for _ in range(3):  # a server that has fast views accepts in groups
             client = connect()
             assert client.read_head() == "101"
@@ -285,6 +288,10 @@ def test_connections_that_were_accepted_together_belong_to_the_parent_only():
         for client in clients:
             assert client.read_frame() == (TEXT, pid)
             client.finish()
+        silent.send(request("/"))
+        assert silent.read_head() == "101"
+        assert silent.read_frame() == (TEXT, pid)
+        silent.finish()
         # The child has the listening socket, and those of the first client and its own.
         assert int(server.communicate(timeout=30)[0]) <= 4
         assert server.returncode == 0

@@ -79,6 +79,18 @@ def test_requests_and_messages_that_are_ready_at_the_same_time_do_not_disturb_ea
             client.finish()
 
 
+def test_small_messages_are_not_delayed_by_nagles_algorithm(serve):
+    def view(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        ws.accept()
+        ws.send(str(ws._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)))
+        return []
+
+    with serve(view).client().open() as client:
+        assert client.read_frame() == (TEXT, b"1")
+        assert client.read_close() == (1000, "")
+
+
 def test_plain_requests_in_one_segment_are_answered_in_order(serve):
     with serve(site).client() as client:
         client.send(b"".join(request(f"/{each}", without="Upgrade") for each in "abc"))
@@ -89,6 +101,17 @@ def test_plain_requests_in_one_segment_are_answered_in_order(serve):
 def test_a_client_that_sends_nothing_is_dropped_in_time(serve):
     with serve(site, handshake_timeout=0.2).client() as client:
         assert client.read_to_end() == b""
+
+
+def test_each_client_that_sends_nothing_has_its_own_time(serve):
+    server = serve(site, handshake_timeout=1.0)
+    with server.client() as early:
+        begin = time.monotonic()
+        wait_until(lambda: time.monotonic() > begin + 0.6, "the next client")
+        with server.client() as late:
+            assert early.read_to_end() == b""
+            late.open()
+            late.finish()
 
 
 def test_the_time_for_the_head_begins_with_the_connection(serve):
@@ -115,8 +138,9 @@ def test_clients_that_leave_without_a_request_leave_nothing_behind(serve):
 
 
 @compiled_on_linux
-def test_an_open_websocket_is_served_between_the_slow_views_of_connections_that_came_together(
-    serve,
+@pytest.mark.parametrize("is_late", [False, True])
+def test_an_open_websocket_is_served_between_the_slow_views_of_requests_that_came_together(
+    serve, is_late
 ):
     events = []
 
@@ -133,14 +157,17 @@ def test_an_open_websocket_is_served_between_the_slow_views_of_connections_that_
     server = serve(application)
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(server.client().open())
-        connect_together(stack, server, 20)
+        connect_together(stack, server, 20, is_late=is_late)
         wait_until(lambda: len(events) == 21, "all views and the message")
         opened.finish()
     assert events.index("message") < 5
 
 
 @compiled_on_linux
-def test_connections_that_came_together_are_closed_if_the_server_stops_before_their_turn(serve):
+@pytest.mark.parametrize("is_late", [False, True])
+def test_connections_are_closed_if_the_server_stops_before_the_turn_of_their_requests(
+    serve, is_late
+):
     stopped = []
 
     def application(environ, start_response):
@@ -153,7 +180,7 @@ def test_connections_that_came_together_are_closed_if_the_server_stops_before_th
 
     server = serve(application)
     with contextlib.ExitStack() as stack:
-        clients = connect_together(stack, server, 10)
+        clients = connect_together(stack, server, 10, is_late=is_late)
         wait_until(lambda: stopped, "the first view")
         for client in clients[1:]:
             with contextlib.suppress(ConnectionResetError):
@@ -161,8 +188,11 @@ def test_connections_that_came_together_are_closed_if_the_server_stops_before_th
     assert len(stopped) == 1
 
 
-def connect_together(stack, server, count):
-    """Send requests while no greenlet can run, so that the server accepts them in groups."""
+def connect_together(stack, server, count, *, is_late=False):
+    """Send requests while no greenlet can run, so that the server serves them in groups.
+
+    :param is_late: whether the server has accepted the connections before.
+    """
     clients = []
     for _ in range(3):  # it has fast views
         with server.client().open() as client:
@@ -171,8 +201,11 @@ def connect_together(stack, server, count):
         client = stack.enter_context(contextlib.closing(_socket.socket()))
         client.settimeout(10)
         client.connect(server.address)
-        client.send(request("/slow"))
         clients.append(client)
+    if is_late:
+        let_arrive(server)
+    for client in clients:
+        client.send(request("/slow"))
     return clients
 
 

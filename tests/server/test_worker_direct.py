@@ -1,5 +1,6 @@
 """The short cut past gunicorn's parser: what it takes, and that gunicorn does the same with it."""
 
+import contextlib
 import json
 import os
 import re
@@ -245,6 +246,50 @@ def test_a_client_that_must_wait_for_worker_connections_is_logged(gunicorn):
             client.finish()
             assert other.read_head() == "101"
             other.finish()
+
+
+def test_silent_clients_hold_places_of_worker_connections_only_for_keep_alive(gunicorn):
+    arguments = "--worker-connections", "2", "--keep-alive", "1"
+    with gunicorn(*arguments) as process, process.client() as one, process.client() as two:
+        process.client().sock.close()  # this one leaves
+        process.wait_for("has 2 connections")
+        with process.client() as third:
+            third.open("/repeat")
+            assert one.read_to_end() == two.read_to_end() == b""
+            third.finish()
+
+
+def test_many_requests_that_come_after_their_connections_are_served(gunicorn):
+    with gunicorn() as process, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(process.client()) for _ in range(50)]
+        stack.enter_context(process.client()).open("/say")  # the others are accepted before
+        for client in clients[::2]:
+            client.send(request("/say"))
+        for client in clients[1::2]:
+            client.send(PLAIN)
+        for client in clients[::2]:
+            assert client.read_head() == "101"
+        for client in clients[1::2]:
+            assert client.read_response()[0] == "200"
+
+
+def test_a_request_that_comes_while_the_worker_stops_is_answered(gunicorn):
+    with gunicorn() as process, process.client() as client:
+        with process.client() as other:
+            other.send(PLAIN)
+            assert other.read_response()[0] == "200"
+        process.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: is_refused(process.address), "the end of the listening socket")
+        client.send(PLAIN)
+        assert client.read_response()[0] == "200"
+
+
+def is_refused(address):
+    try:
+        RawClient(address).sock.close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def test_a_worker_with_its_own_handle_gets_every_connection(gunicorn):
