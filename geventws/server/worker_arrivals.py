@@ -77,7 +77,6 @@ class WorkerServer(AcceptingServer):
         """Stop accepting. The connections that wait get greenlets, for which gunicorn waits."""
         # Before gevent's method, which forgets how to serve a connection.
         for arrival in self._waiting.give_up():
-            self.pool.discard(arrival)
             self.serve(arrival.sock, arrival.address, None)
         super().close()
 
@@ -99,6 +98,12 @@ class _Waiting(Waiting):
         self._server.pool.discard(arrival)
         if data:
             self._server.serve(arrival.sock, arrival.address, data)
+
+    def give_up(self) -> list[Arrival]:
+        arrivals = super().give_up()
+        for arrival in arrivals:
+            self._server.pool.discard(arrival)
+        return arrivals
 
     def on_descriptor_lost(self, arrival: Arrival) -> None:
         super().on_descriptor_lost(arrival)
