@@ -14,8 +14,6 @@ from libc.stdint cimport uint8_t
 
 from _socket import SOCK_NONBLOCK, socket as new_socket  # not the one that gevent replaces
 
-from geventws.connection.tcp import disable_nagle
-
 
 cdef extern from "Python.h":
     object PyErr_SetFromErrno(object)
@@ -56,14 +54,13 @@ cdef class Listener:
     cdef int proto
 
     def __init__(self, socket):
-        disable_nagle(socket)  # the sockets that it accepts inherit the option
         self.socket = socket
         self.family, self.type, self.proto = socket.family, socket.type, socket.proto
 
     def accept(self, int most, bint peek=False):
         """Accept connections that wait; return a list of ``(sock, address, data)``.
 
-        ``sock`` does not block. ``data`` is what :func:`receive` has returned for it.
+        ``sock`` does not block, and Nagle's algorithm is disabled. ``data`` is what :func:`receive` has returned for it.
 
         :param most: the maximum number of connections.
         :param peek: whether ``data`` stays in the kernel.

@@ -165,8 +165,8 @@ class Connection(Transport):
     def _start(self, sock: Any, extension: PerMessageDeflate | None, early: bytes = b"") -> None:
         """Take over a socket after the opening handshake.
 
-        :param sock: a gevent socket; or a DirectSocket, which this connection closes. Its listener
-            has disabled Nagle's algorithm.
+        :param sock: a gevent socket; or a DirectSocket, which this connection closes, and
+            which has Nagle's algorithm disabled.
         :param early: bytes after the handshake that were already read from the socket.
         """
         options = self._options

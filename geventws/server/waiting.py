@@ -5,6 +5,7 @@ Over a network, the request of nearly every connection comes after the connectio
 
 from __future__ import annotations
 
+from contextlib import suppress
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -82,7 +83,8 @@ class Waiting:
         """Drop a client that has sent nothing in time."""
         del self._since[arrival]
         arrival.release()
-        arrival.sock.close()
+        with suppress(OSError):  # other code may have closed the descriptor
+            arrival.sock.close()
 
     def _check(self) -> float | None:
         limit = self._limit() or inf
@@ -95,7 +97,7 @@ class Waiting:
         return None
 
     def _abandon(self) -> None:
-        """Do nothing at once after a fork: the clients belong to the parent."""
+        self._due = 0
 
     def _release(self) -> None:
         self.give_up()

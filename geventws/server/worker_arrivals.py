@@ -40,6 +40,7 @@ class WorkerServer(AcceptingServer):
         limit: float | None,
     ) -> None:
         super().__init__(listener, handle, spawn=pool)
+        self._gunicorns = handle  # gevent's close() forgets it
         self._listener = Listener(listener)
         self._direct = direct
         self._waiting = _Waiting(self, limit)
@@ -66,19 +67,17 @@ class WorkerServer(AcceptingServer):
         request = self._direct.take(data, address) if data else None
         accepted = AcceptedSocket(sock)
         if request is None:
-            super().do_handle(accepted, address)
+            self.pool.spawn(self._gunicorns, accepted, address)
         else:
             receive(sock.fileno(), len(request.head))  # these bytes are in the kernel
             accepted.settimeout(None)  # as gunicorn does
             view = _ViewGreenlet(None, self._direct, accepted, address, request)  # type: ignore[call-overload] # the function is _run()
             self.pool.start(view)
 
-    def close(self) -> None:
-        """Stop accepting. The connections that wait get greenlets, for which gunicorn waits."""
-        # Before gevent's method, which forgets how to serve a connection.
-        for arrival in self._waiting.give_up():
-            self.serve(arrival.sock, arrival.address, None)
-        super().close()
+    def stop(self, timeout: float | None = None) -> None:
+        """Stop as gevent's server, and close the connections that wait; ``close()`` does not."""
+        self._waiting.give_up()
+        super().stop(timeout)
 
 
 class _Waiting(Waiting):
@@ -110,8 +109,8 @@ class _Waiting(Waiting):
         self._server.pool.discard(arrival)
 
     def _drop(self, arrival: Arrival) -> None:
-        super()._drop(arrival)
         self._server.pool.discard(arrival)
+        super()._drop(arrival)
 
 
 class _ViewGreenlet(LightGreenlet):

@@ -74,11 +74,17 @@ class Server:
         self.process.stdin.flush()
         return int.from_bytes(self.process.stdout.read(8), "big")
 
-    def open(self, path: str, count: int) -> list[socket.socket]:
+    def open(self, path: str, count: int, *, is_late: bool = False) -> list[socket.socket]:
+        """Open connections.
+
+        :param is_late: whether their requests come after they have been accepted, as over a
+            network; except for the last one, whose request shows that they have been.
+        """
         clients = [socket.create_connection(("127.0.0.1", self.port), 60) for _ in range(count)]
-        for client in clients:
-            client.sendall(request(path, HEADERS))
-        self.tell(costs_server.STEP, count)
+        for group in (clients[-1:], clients[:-1]) if is_late else (clients,):
+            for client in group:
+                client.sendall(request(path, HEADERS))
+            self.tell(costs_server.STEP, len(group))
         for client in clients:
             assert client.recv(4096).startswith(b"HTTP/1.1 101 ")
         return clients
@@ -126,14 +132,20 @@ def count_instructions(core: str) -> dict[str, int]:
 
             control = ["callgrind_control", "--instr=on", str(server.process.pid)]
             subprocess.run(control, check=True, capture_output=True)
-            count(lambda: server.close(server.open("/", CLIENTS)))
+            for is_late in (False, True):
+                count(lambda late=is_late: server.close(server.open("/", CLIENTS, is_late=late)))
             for path in ("/", "/detached"):
                 clients = server.open(path, CLIENTS)
                 count(lambda clients=clients: server.echo(clients))
                 server.close(clients)
     return dict(
         zip(
-            ("instructions per handshake", "instructions per message", "… with callbacks"),
+            (
+                "instructions per handshake",
+                "… of a late request",
+                "instructions per message",
+                "… with callbacks",
+            ),
             counted,
             strict=True,
         )

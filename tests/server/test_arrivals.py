@@ -12,6 +12,7 @@ import time
 import pytest
 from gevent import getcurrent, sleep
 from gevent.pywsgi import WSGIServer
+from gevent.socket import socket as gevent_socket
 
 import geventws
 from geventws import WebSocketHandler, WebSocketServer
@@ -79,16 +80,26 @@ def test_requests_and_messages_that_are_ready_at_the_same_time_do_not_disturb_ea
             client.finish()
 
 
-def test_small_messages_are_not_delayed_by_nagles_algorithm(serve):
+def test_small_messages_are_not_delayed_by_nagles_algorithm():
     def view(environ, start_response):
         ws = environ["wsgi.websocket"]
         ws.accept()
         ws.send(str(ws._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)))
         return []
 
-    with serve(view).client().open() as client:
-        assert client.read_frame() == (TEXT, b"1")
-        assert client.read_close() == (1000, "")
+    with gevent_socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        address = listener.getsockname()
+        with RawClient(address) as early:  # as with systemd, which listens before the server
+            server = WebSocketServer(listener, view, log=None)
+            server.start()
+            with RawClient(address) as late:
+                for client in (early, late):
+                    client.open()
+                    assert client.read_frame() == (TEXT, b"1")
+                    assert client.read_close() == (1000, "")
+            server.stop(1)
 
 
 def test_plain_requests_in_one_segment_are_answered_in_order(serve):
@@ -112,6 +123,30 @@ def test_each_client_that_sends_nothing_has_its_own_time(serve):
             assert early.read_to_end() == b""
             late.open()
             late.finish()
+
+
+@compiled_on_linux
+def test_a_waiting_client_whose_descriptor_other_code_closes_is_no_harm_to_others(serve):
+    server = serve(site, handshake_timeout=0.5)
+    with server.client() as lost, server.client() as silent:
+        let_arrive(server)
+        port = lost.sock.getsockname()[1]
+        os.close(next(fd for fd in map(int, os.listdir("/proc/self/fd")) if peer_of(fd) == port))
+        assert silent.read_to_end() == b""
+
+
+def peer_of(descriptor):
+    """The port of the peer; ``None`` for a descriptor that is no connection."""
+    try:
+        sock = socket.socket(fileno=descriptor)
+    except OSError:
+        return None
+    try:
+        return sock.getpeername()[1]
+    except (OSError, IndexError):
+        return None
+    finally:
+        sock.detach()
 
 
 def test_the_time_for_the_head_begins_with_the_connection(serve):
