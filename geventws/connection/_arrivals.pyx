@@ -60,7 +60,7 @@ cdef class Listener:
     def accept(self, int most, bint peek=False):
         """Accept connections that wait; return a list of ``(sock, address, data)``.
 
-        ``sock`` does not block, and Nagle's algorithm is disabled. ``data`` is what :func:`receive` has returned for it.
+        ``sock`` does not block. ``data`` is what :func:`receive` has returned for it.
 
         :param most: the maximum number of connections.
         :param peek: whether ``data`` stays in the kernel.

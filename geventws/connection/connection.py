@@ -165,14 +165,12 @@ class Connection(Transport):
     def _start(self, sock: Any, extension: PerMessageDeflate | None, early: bytes = b"") -> None:
         """Take over a socket after the opening handshake.
 
-        :param sock: a gevent socket; or a DirectSocket, which this connection closes, and
-            which has Nagle's algorithm disabled.
+        :param sock: a gevent socket; or a DirectSocket, which this connection closes.
         :param early: bytes after the handshake that were already read from the socket.
         """
         options = self._options
-        if isinstance(sock, gevent_socket):
-            disable_nagle(sock)
-        else:
+        disable_nagle(sock)
+        if not isinstance(sock, gevent_socket):
             self._owns_socket = True
         try:
             self._attach(sock)

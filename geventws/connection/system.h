@@ -68,29 +68,24 @@ static int would_block(void) { return errno == EAGAIN || errno == EWOULDBLOCK; }
 #if defined(__linux__)
 #include <arpa/inet.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <unistd.h>
 int accept4(int, struct sockaddr *, socklen_t *, int);
 
-static int set_option(int fd, int level, int option, int value)
-{
-    return setsockopt(fd, level, option, &value, sizeof value);
-}
-
-/* Accept a connection whose descriptor does not block. Returns -1 for an error. The listener could
-   disable Nagle's algorithm, but not for connections that were in its queue before. */
+/* Accept a connection whose descriptor does not block. Returns -1 for an error. */
 static int accept_connection(int listener, struct sockaddr_storage *from)
 {
     socklen_t size = sizeof *from;
-    int fd = accept4(listener, (struct sockaddr *)from, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (fd >= 0)
-        set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-    return fd;
+    return accept4(listener, (struct sockaddr *)from, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
 }
 
 static int close_descriptor(int fd)
 {
     return close(fd) < 0 && errno != ECONNRESET ? -1 : 0;  /* as in Python */
+}
+
+static int set_option(int fd, int level, int option, int value)
+{
+    return setsockopt(fd, level, option, &value, sizeof value);
 }
 
 /* The address of a client, as in Python. */
