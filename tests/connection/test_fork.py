@@ -295,3 +295,49 @@ def test_connections_that_were_accepted_before_a_fork_belong_to_the_parent_only(
         # The child has the listening socket, and those of the first client and its own.
         assert int(server.communicate(timeout=30)[0]) <= 4
         assert server.returncode == 0
+
+
+SERVES_ON = """
+import os
+import socket
+import gevent
+import geventws
+
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+
+server = geventws.WebSocketServer(
+    ("127.0.0.1", 0), application, log=None, handshake_timeout=0.5
+)
+server.start()
+waiting = gevent.socket.create_connection(server.address)
+other = gevent.socket.create_connection(server.address)
+other.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+while other.recv(100):
+    pass  # by now, the server has accepted the connection that waits
+child = gevent.os.fork()
+if not child:
+    gevent.sleep(60)
+    os._exit(0)
+server.stop_accepting()
+try:
+    with gevent.Timeout(10, False):
+        silent = gevent.socket.create_connection(server.address)
+        if silent.recv(1) == b"":
+            print("the child has dropped it")
+finally:
+    os.kill(child, 9)
+    gevent.os.waitpid(child, 0)
+"""
+
+
+def test_a_child_that_goes_on_to_serve_drops_silent_clients():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", SERVES_ON],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("the child has dropped it\n", "")

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections import Counter
 from random import Random
 
@@ -282,6 +283,15 @@ def test_a_request_that_comes_while_the_worker_stops_is_answered(gunicorn):
         wait_until(lambda: is_refused(process.address), "the end of the listening socket")
         client.send(PLAIN)
         assert client.read_response()[0] == "200"
+
+
+def test_a_stop_gives_a_silent_client_no_more_time(gunicorn):
+    with gunicorn("--keep-alive", "4") as process, process.client() as silent:
+        begin = time.monotonic()
+        wait_until(lambda: time.monotonic() > begin + 2, "half of the time")
+        process.process.send_signal(signal.SIGTERM)
+        assert silent.read_to_end() == b""
+        assert time.monotonic() - begin < 5.8  # 6 and more, if it began again
 
 
 def is_refused(address):
