@@ -65,23 +65,25 @@ class Waiting:
 
     def on_first_bytes(self, arrival: Arrival, data: bytes) -> None:
         """Pass a connection on; called by it."""
-        self._take(arrival, data, self._since.pop(arrival))
+        self._take(arrival, data, self._forget(arrival))
 
     def on_descriptor_lost(self, arrival: Arrival) -> None:
         """Forget a connection whose descriptor other code has closed; called by it."""
-        del self._since[arrival]
+        self._forget(arrival)
 
-    def give_up(self) -> list[Arrival]:
-        """Stop waiting, and return the connections, which are open."""
-        arrivals = list(self._since)
-        self._since.clear()
-        for arrival in arrivals:
+    def _forget(self, arrival: Arrival) -> float:
+        """Forget a connection that does not wait any more; return since when it has waited."""
+        return self._since.pop(arrival)
+
+    def give_up(self) -> None:
+        """Stop waiting. Nothing else refers to the sockets, so they are closed."""
+        for arrival in list(self._since):
+            self._forget(arrival)
             arrival.release()
-        return arrivals
 
     def _drop(self, arrival: Arrival) -> None:
         """Drop a client that has sent nothing in time."""
-        del self._since[arrival]
+        self._forget(arrival)
         arrival.release()
         with suppress(OSError):  # other code may have closed the descriptor
             arrival.sock.close()

@@ -40,7 +40,7 @@ class WorkerServer(AcceptingServer):
         limit: float | None,
     ) -> None:
         super().__init__(listener, handle, spawn=pool)
-        self._gunicorns = handle  # gevent's close() forgets it
+        self._handler = handle  # gevent's close() forgets its own reference
         self._listener = Listener(listener)
         self._direct = direct
         self._waiting = _Waiting(self, limit)
@@ -67,7 +67,7 @@ class WorkerServer(AcceptingServer):
         request = self._direct.take(data, address) if data else None
         accepted = AcceptedSocket(sock)
         if request is None:
-            self.pool.spawn(self._gunicorns, accepted, address)
+            self.pool.spawn(self._handler, accepted, address)
         else:
             receive(sock.fileno(), len(request.head))  # these bytes are in the kernel
             accepted.settimeout(None)  # as gunicorn does
@@ -94,23 +94,12 @@ class _Waiting(Waiting):
         return self._seconds
 
     def _take(self, arrival: Arrival, data: bytes, since: float) -> None:
-        self._server.pool.discard(arrival)
         if data:
             self._server.serve(arrival.sock, arrival.address, data)
 
-    def give_up(self) -> list[Arrival]:
-        arrivals = super().give_up()
-        for arrival in arrivals:
-            self._server.pool.discard(arrival)
-        return arrivals
-
-    def on_descriptor_lost(self, arrival: Arrival) -> None:
-        super().on_descriptor_lost(arrival)
+    def _forget(self, arrival: Arrival) -> float:
         self._server.pool.discard(arrival)
-
-    def _drop(self, arrival: Arrival) -> None:
-        self._server.pool.discard(arrival)
-        super()._drop(arrival)
+        return super()._forget(arrival)
 
 
 class _ViewGreenlet(LightGreenlet):

@@ -166,15 +166,20 @@ def test_a_child_process_has_no_websocket_of_its_parent(loop, program, said):
         pytest.skip(
             "gevent on libuv misses input after a fork in a greenlet, also without geventws"
         )
+    assert outputs_of(program, GEVENT_LOOP=loop) == (f"{said}\n", "")
+
+
+def outputs_of(program, **environment):
+    """What a program writes to its standard output and its standard error."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
-        env={**os.environ, "GEVENT_LOOP": loop},
+        env={**os.environ, **environment},
     )
-    assert (done.stdout, done.stderr) == (f"{said}\n", "")
+    return done.stdout, done.stderr
 
 
 TURNS = """
@@ -299,7 +304,6 @@ def test_connections_that_were_accepted_before_a_fork_belong_to_the_parent_only(
 
 SERVES_ON = """
 import os
-import socket
 import gevent
 import geventws
 
@@ -333,11 +337,4 @@ finally:
 
 
 def test_a_child_that_goes_on_to_serve_drops_silent_clients():
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", SERVES_ON],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.stdout, done.stderr) == ("the child has dropped it\n", "")
+    assert outputs_of(SERVES_ON) == ("the child has dropped it\n", "")
