@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gevent.server import StreamServer
+from gevent.socket import socket as gevent_socket
 from gevent.timeout import Timeout
 
 from ..connection.logs import name_of_peer, peers, printable
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gevent._types import _TimerWatcher
-    from gevent.socket import socket
 
     from ..options import Options
 
@@ -51,6 +51,12 @@ class AcceptingServer(StreamServer):
     _start_accepting_if_started: Callable[[], None]
     _timer: _TimerWatcher | None
 
+    def init_socket(self) -> None:
+        super().init_socket()
+        listener: Any = self.socket  # Any: it may be a socket of the standard library
+        if not isinstance(listener, gevent_socket):
+            listener.setblocking(False)  # accept() would stop the loop, and all connections
+
     def set_spawn(self, spawn: Any) -> None:  # Any: as for gevent's BaseServer
         super().set_spawn(spawn)
         if hasattr(self.pool, "full"):
@@ -68,7 +74,7 @@ class AcceptingServer(StreamServer):
             )
         return is_full
 
-    def do_read(self) -> tuple[socket, Address] | None:  # type: ignore[override] # as BaseServer
+    def do_read(self) -> tuple[gevent_socket, Address] | None:  # type: ignore[override] # as BaseServer
         has_waited, self._has_waited = self._has_waited, False  # for one connection
         if self.should_accept is not None and not self.should_accept(has_waited):
             self._pause(_PATIENCE, self._accept_now)
@@ -93,13 +99,13 @@ class AcceptingServer(StreamServer):
         self._has_waited = True
         self._do_read()
 
-    def accept_connection(self) -> tuple[socket, Address] | None:
+    def accept_connection(self) -> tuple[gevent_socket, Address] | None:
         """Accept one connection; return ``None`` if this server handles it without gevent's."""
         return super().do_read()
 
-    def wrap_socket_and_handle(self, client_socket: socket, address: Address) -> object:
+    def wrap_socket_and_handle(self, client_socket: gevent_socket, address: Address) -> object:
         """Perform the TLS handshake within ``handshake_timeout``, and serve the requests."""
-        wrap_socket: Callable[..., socket] = self.wrap_socket  # type: ignore[misc] # a function
+        wrap_socket: Callable[..., gevent_socket] = self.wrap_socket  # type: ignore[misc] # a function
         try:
             with Timeout(self.options.handshake_timeout, TimeoutError("too slow")):
                 # Raises an OSError if the client has disconnected. Otherwise wrap_socket() would

@@ -77,7 +77,8 @@ class WebSocketServer(AcceptingServer, WSGIServer):
     All parameters except ``options`` are those of gevent's server, in the same order.
     ``backlog`` is 4096 by default.
 
-    :param listener: an address, a ``host:port`` string or a listening socket.
+    :param listener: an address, a ``host:port`` string or a listening socket, of gevent or of the
+        standard library. The latter becomes non-blocking.
     :param application: a WSGI application. For WebSocket requests, its environ has a
         :class:`~geventws.WebSocket` in ``environ["wsgi.websocket"]``.
     :param options: the options of :class:`geventws.options.Options`, and gevent's options for TLS

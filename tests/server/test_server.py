@@ -11,7 +11,7 @@ import pytest
 from geventws import WebSocketServer
 from tests.support.apps import site
 from tests.support.client import request
-from tests.support.servers import SECONDS, wait_until
+from tests.support.servers import SECONDS, serving, wait_until
 
 
 @pytest.mark.parametrize("warns", [True, False])
@@ -38,6 +38,27 @@ def test_serve_forever_is_silent_in_a_patched_program():
     command = [sys.executable, "-W", "error", "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("has_tls", [False, True])
+@pytest.mark.parametrize("family", ["AF_INET", "AF_UNIX"])
+def test_a_listening_socket_that_blocks_does_not_stop_the_loop(family, has_tls, tls, tmp_path):
+    *files, context = tls
+    options = dict(zip(["certfile", "keyfile"], files, strict=True)) if has_tls else {}
+    address = ("127.0.0.1", 0) if family == "AF_INET" else str(tmp_path / "socket")
+    program = (
+        "import geventws, socket; from tests.support.apps import site;"
+        f"listener = socket.socket(socket.{family}); listener.bind({address!r});"
+        "listener.listen();"
+        f"server = geventws.WebSocketServer(listener, site, log=None, **{options});"
+        "server.start(); name = listener.getsockname();"
+        "print(f'unix:{name}' if isinstance(name, str) else 'http://%s:%d' % name);"
+        "server.serve_forever()"
+    )
+    with serving(["-c", program], tmp_path / "log") as process:
+        for _ in range(2):
+            with process.client(context=context if has_tls else None) as client:
+                client.open().finish()
 
 
 def test_a_client_that_must_wait_for_a_greenlet_is_logged(serve, caplog):
