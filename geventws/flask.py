@@ -233,22 +233,23 @@ class Sock(Sockets):
 class SockWebSocket:
     """A :class:`~geventws.WebSocket` with simple-websocket's ``receive``, ``close``, ``connected``.
 
-    It has all other attributes of the WebSocket.
+    It has all other attributes of the WebSocket. A :class:`~geventws.broadcast.Broadcast` takes it
+    for the WebSocket.
     """
 
     def __init__(self, ws: WebSocket) -> None:
-        self._ws = ws
+        self.__wrapped__ = ws
 
     def __getattr__(self, name: str) -> Any:  # the type of the WebSocket's attribute
-        return getattr(self._ws, name)
+        return getattr(self.__wrapped__, name)
 
     def __iter__(self) -> Iterator[Message]:
-        return iter(self._ws)
+        return iter(self.__wrapped__)
 
     @property
     def connected(self) -> bool:
         """Whether messages can be sent."""
-        return not self._ws.closed
+        return not self.__wrapped__.closed
 
     def receive(self, timeout: float | None = None) -> Message | None:
         """Return the next message; ``None`` if there is none within ``timeout`` seconds.
@@ -256,11 +257,11 @@ class SockWebSocket:
         :raises ConnectionClosed: if the connection has ended.
         """
         try:
-            message = self._ws.receive(timeout)
+            message = self.__wrapped__.receive(timeout)
         except TimeoutError:
             return None
         # None means the end of the connection: the second call raises ConnectionClosed.
-        return self._ws.receive() if message is None else message
+        return self.__wrapped__.receive() if message is None else message
 
     def close(self, reason: int | None = None, message: str | None = None) -> None:
         """Close the connection.
@@ -268,7 +269,9 @@ class SockWebSocket:
         :param reason: the close code, with simple-websocket's name; 1000 by default.
         :param message: the close reason.
         """
-        self._ws.close(CloseCode.NORMAL_CLOSURE if reason is None else reason, message or "")
+        self.__wrapped__.close(
+            CloseCode.NORMAL_CLOSURE if reason is None else reason, message or ""
+        )
 
 
 class _Middleware(WebSocketMiddleware):

@@ -23,6 +23,7 @@ from werkzeug.exceptions import BadRequest
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from geventws import ConnectionClosed
+from geventws.broadcast import Broadcast
 from geventws.flask import Sock, Sockets, UpgradeRequired
 from tests.support.client import BINARY, TEXT, RawClient, close_frame, frame, request
 from tests.support.npm import MODULES
@@ -882,6 +883,23 @@ def test_flask_sock_needs_no_blueprint_for_the_views_of_its_application(app, ser
     sock.route("/echo")(echo)
     assert (sock.app, sock.bp) == (app, None)
     assert_echoes(serve(app).client().open("/echo"))
+
+
+def test_flask_socks_websockets_can_be_subscribed_excluded_and_unsubscribed(app, serve):
+    broadcast = Broadcast("memory://")
+
+    @Sock(app).route("/room")
+    def room(ws):
+        broadcast.subscribe(["room", "left"], ws)
+        broadcast.unsubscribe("left", ws)
+        broadcast.publish("room", "others", exclude=ws)
+        broadcast.publish("left", "nobody")
+        broadcast.publish("room", "all")
+        ws.receive()
+
+    with serve(app).client().open("/room") as client:
+        assert client.read_frame() == (TEXT, b"all")
+        client.finish()
 
 
 def test_flask_socks_receive_returns_none_when_its_time_is_up(app, serve):

@@ -207,9 +207,7 @@ class Broadcast:
             message = bytes_of(message)
         elif not message.isascii():
             encode_text(message, "the message")
-        if exclude is not None and not isinstance(exclude, Transport):
-            raise TypeError(f"only a WebSocket can be excluded, not {exclude!r:.100}")
-        excluded = None if exclude is None else exclude.id
+        excluded = None if exclude is None else _connection_of(exclude, "excluded").id
         id_ = self._backend.publish(channel, message, keep, excluded)
         hub = self._hub
         if (
@@ -370,12 +368,13 @@ class Broadcast:
         :raises RuntimeError: if the backend uses the network and ``gevent.monkey.patch_all()`` was
             not called, or if another thread already has subscribers of this ``Broadcast``.
         :raises NotImplementedError: if ``member`` is given, and the backend has no presence.
-        :raises TypeError: if ``since`` or ``key`` is not a ``str``, or JSON does not have the type
-            of ``member``.
+        :raises TypeError: if ``ws`` is not a WebSocket, ``since`` or ``key`` is not a ``str``, or
+            JSON does not have the type of ``member``.
         :raises ValueError: for an invalid channel name: empty, more than 1,024 bytes in UTF-8, or
             with a lone surrogate. Also for a ``member`` or ``key`` that is too long, a
             ``member`` with more than 100 levels, and a ``key`` without a ``member``.
         """
+        ws = _connection_of(ws, "subscribed")
         entry = self._encode_entry(ws, member, key)
         if isinstance(channel, (str, bytes)) or not isinstance(channel, Iterable):
             check_channel(channel)
@@ -402,10 +401,6 @@ class Broadcast:
         """Subscribe a socket to channels, by their names."""
         for channel in since:
             self._check_subscriber(channel)
-        if not isinstance(ws, Transport):
-            raise TypeError(
-                f'only a WebSocket, environ["wsgi.websocket"], can be subscribed, not {ws!r:.100}'
-            )
         if ws._endpoint.state is State.PENDING:
             ws._open()
         subscriptions = Subscriptions()
@@ -472,7 +467,7 @@ class Broadcast:
         subscribers = self._channels.get(channel)
         if subscribers is None:
             return
-        for subscription in subscribers.pop(ws):
+        for subscription in subscribers.pop(getattr(ws, "__wrapped__", ws)):
             subscription.end()
             self._presence.leave(subscription)
         self._remove_if_empty(channel, subscribers)
@@ -785,6 +780,16 @@ def _check_history(history: int | Mapping[str, int]) -> None:
             raise ValueError(
                 f"history must be a number of messages from 0 to {sys.maxsize}, not {size!r}"
             )
+
+
+def _connection_of(ws: object, action: str) -> Connection:
+    """Return the connection of a WebSocket, or of a framework's object around one."""
+    connection = getattr(ws, "__wrapped__", ws)
+    if not isinstance(connection, Transport):
+        raise TypeError(
+            f'only a WebSocket, environ["wsgi.websocket"], can be {action}, not {ws!r:.100}'
+        )
+    return cast("Connection", connection)
 
 
 def _check_since(since: object) -> str | None:
