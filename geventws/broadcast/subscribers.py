@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from gevent import getcurrent, joinall
 from gevent.event import Event
 
+from ..connection.transport import check_timeout
 from ..exceptions import ConnectionClosed
 from .backend import log_dropped
 from .queues import Queue
@@ -174,7 +175,11 @@ class Subscription(_Closeable):
 
         Return :attr:`recovered`, which may still be ``None``: after the timeout, and if the
         subscription has ended before the backend answered.
+
+        :raises TypeError: if the timeout is not a number.
+        :raises ValueError: if the timeout is NaN.
         """
+        check_timeout(timeout)
         if self.greenlet is not None and self.recovered is None:
             self.greenlet.join(timeout)
         return self.recovered
@@ -270,7 +275,12 @@ class Subscriptions(dict[str, Subscription], _Closeable):
         return {channel: subscription.position for channel, subscription in self.items()}
 
     def wait_recovered(self, timeout: float | None = None) -> bool | None:
-        """Block until :attr:`recovered` is not ``None``, at most for ``timeout`` seconds."""
+        """Block until :attr:`recovered` is not ``None``, at most for ``timeout`` seconds.
+
+        :raises TypeError: if the timeout is not a number.
+        :raises ValueError: if the timeout is NaN.
+        """
+        check_timeout(timeout)
         waiting = [subscription.greenlet for subscription in self.values()]
         joinall([greenlet for greenlet in waiting if greenlet is not None], timeout)
         return self.recovered

@@ -478,6 +478,8 @@ cdef class Transport(Watched):
 
         :param timeout: in seconds; ``None`` waits without a limit.
         :raises TimeoutError: when no message arrived in time.
+        :raises TypeError: if the timeout is not a number.
+        :raises ValueError: if the timeout is NaN.
         :raises ConnectionClosed: when ``None`` has been returned before.
         :raises gevent.exceptions.ConcurrentObjectUseError: when another greenlet is receiving.
         :raises gevent.exceptions.BlockingSwitchOutError: in a callback of the event loop, which

@@ -38,7 +38,7 @@ from .lifecycle import TCP, End
 from .queues import LostOutput, ReceiveQueue, SendBuffer
 from .tcp import MAX_RECORD, disable_nagle, has_hung_up, reset_at_close, unacknowledged
 from .threads import call_in_hub, get_ident, is_running
-from .transport import SLICE, WOULD_BLOCK, Transport
+from .transport import SLICE, WOULD_BLOCK, Transport, check_timeout
 
 if TYPE_CHECKING:
     from gevent._types import _TimerWatcher
@@ -393,6 +393,8 @@ class Connection(Transport):
         :raises TimeoutError: when no message arrived in time.
         :raises ConnectionClosed: when the connection has ended, whichever side ended it, and for a
             message that is not JSON text.
+        :raises TypeError: if the timeout is not a number.
+        :raises ValueError: if the timeout is NaN.
         """
         message = self.receive(timeout)
         if isinstance(message, str):
@@ -831,7 +833,10 @@ class Connection(Transport):
 
         :param timeout: in seconds; ``None`` waits without a limit.
         :raises RuntimeError: in another thread than the view's.
+        :raises TypeError: if the timeout is not a number.
+        :raises ValueError: if the timeout is NaN.
         """
+        check_timeout(timeout)
         if get_ident() != self._thread:
             raise RuntimeError("wait_closed() can wait only in the thread of the view")
         if self._done is None:

@@ -14,6 +14,7 @@ from .transport_py import (
     Transport,
     Workers,
     bytes_of,
+    check_timeout,
     fan_out,
 )
 
@@ -26,6 +27,7 @@ __all__ = [
     "Transport",
     "Workers",
     "bytes_of",
+    "check_timeout",
     "fan_out",
 ]
 

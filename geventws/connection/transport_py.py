@@ -28,6 +28,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from errno import EBADF
 from functools import partial
+from math import isnan
 from sys import getrefcount
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -398,6 +399,8 @@ class Transport:
 
         :param timeout: in seconds; ``None`` waits without a limit.
         :raises TimeoutError: when no message arrived in time.
+        :raises TypeError: if the timeout is not a number.
+        :raises ValueError: if the timeout is NaN.
         :raises ConnectionClosed: when ``None`` has been returned before.
         :raises gevent.exceptions.ConcurrentObjectUseError: when another greenlet is receiving.
         :raises gevent.exceptions.BlockingSwitchOutError: in a callback of the event loop, which
@@ -796,6 +799,7 @@ class Transport:
 
 def receive_within(transport: Transport, timeout: float) -> str | bytes | None:
     """Receive with a time limit. The time of the opening handshake is not counted."""
+    check_timeout(timeout)
     if transport._endpoint.state is _PENDING:
         transport._open()
     timer = Timeout.start_new(timeout, TimeoutError(f"no message within {timeout} seconds"))
@@ -803,6 +807,16 @@ def receive_within(transport: Transport, timeout: float) -> str | bytes | None:
         return transport.receive()
     finally:
         timer.close()
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Check a number of seconds, or ``None`` for no limit.
+
+    :raises TypeError: if it is not a number.
+    :raises ValueError: for NaN, with which gevent's loop would call no timer any more.
+    """
+    if timeout is not None and isnan(timeout):
+        raise ValueError("timeout must be a number of seconds, not NaN")
 
 
 class SharedMessage:

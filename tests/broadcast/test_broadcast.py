@@ -662,6 +662,9 @@ def test_a_socket_joins_many_channels_at_once(make_room):
     with broadcast.subscribe(iter(["a", "b", "c"]), ws, {"a": first, "b": ""}) as together:
         assert sorted(texts(client, 2)) == ["a 2", "b 3"]
         assert (together.recovered, together.wait_recovered()) == (True, True)
+        for subscription in together, together["a"]:
+            with pytest.raises(ValueError, match="not NaN"):
+                subscription.wait_recovered(float("nan"))
         assert list(together) == ["a", "b", "c"]
         assert together.positions == {name: together[name].position for name in "abc"}
         assert together["a"].position != first

@@ -93,6 +93,25 @@ def test_receive_times_out_and_goes_on(run):
     assert result.get(timeout=SECONDS) == "in time"
 
 
+@pytest.mark.parametrize("wait", ["receive", "receive_json", "wait_closed"])
+@pytest.mark.parametrize(
+    ("timeout", "problem"), [(float("nan"), ValueError), ("nan", TypeError), ([], TypeError)]
+)
+def test_a_timeout_that_is_not_a_number_stops_no_timer_and_sends_no_101(
+    serve, wait, timeout, problem
+):
+    def view(environ, start_response):
+        with pytest.raises(problem):
+            getattr(environ["wsgi.websocket"], wait)(timeout)
+        gevent.sleep(0.001)  # ends only if the loop still calls timers
+        start_response("403 Forbidden", [])
+        return [b""]
+
+    with serve(view).client() as client:
+        client.send(request())
+        assert client.read_head() == "403"
+
+
 def test_nothing_is_lost_when_a_gevent_timeout_is_thrown_into_receive(run):
     count = 300
 
