@@ -231,10 +231,11 @@ class Sock(Sockets):
 
 
 class SockWebSocket:
-    """A :class:`~geventws.WebSocket` with simple-websocket's ``receive``, ``close``, ``connected``.
+    """A :class:`~geventws.WebSocket` with simple-websocket's interface.
 
-    It has all other attributes of the WebSocket. A :class:`~geventws.broadcast.Broadcast` takes it
-    for the WebSocket.
+    ``receive()``, ``close()``, ``connected``, ``close_reason`` and ``close_message`` are those of
+    simple-websocket; all other attributes are the WebSocket's. Callbacks of a detached WebSocket
+    get the WebSocket itself, which is equal to this object, and a Broadcast accepts both.
     """
 
     def __init__(self, ws: WebSocket) -> None:
@@ -245,6 +246,22 @@ class SockWebSocket:
 
     def __iter__(self) -> Iterator[Message]:
         return iter(self.__wrapped__)
+
+    def __eq__(self, other: object) -> bool:
+        return self.__wrapped__ is getattr(other, "__wrapped__", other)
+
+    def __hash__(self) -> int:
+        return hash(self.__wrapped__)
+
+    @property
+    def close_reason(self) -> int | None:
+        """The close code; ``None`` while open."""
+        return self.__wrapped__.close_code
+
+    @property
+    def close_message(self) -> str | None:
+        """The close reason; ``None`` while open."""
+        return None if self.__wrapped__.close_code is None else self.__wrapped__.close_reason
 
     @property
     def connected(self) -> bool:
@@ -367,10 +384,10 @@ def _options_in(app: Flask) -> Keywords:
     """Return the options in an application's configuration."""
     sock_options = app.config.get("SOCK_SERVER_OPTIONS", {})
     known = {"max_message_size", "ping_interval", "subprotocols"} & sock_options.keys()
-    return {
-        **{name: sock_options[name] for name in known if sock_options[name] is not None},
-        **app.config.get_namespace("GEVENTWS_"),
-    }
+    options = {name: sock_options[name] for name in known}
+    if options.get("subprotocols", ()) is None:
+        options["subprotocols"] = ()
+    return {**options, **app.config.get_namespace("GEVENTWS_")}
 
 
 def _add_url_rule(

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy
 import sqlalchemy.orm
 import werkzeug.serving
-from gevent.event import AsyncResult
+from gevent.event import AsyncResult, Event
 from gevent.pywsgi import WSGIServer
 from gevent.queue import Queue
 from werkzeug.exceptions import BadRequest
@@ -845,18 +845,19 @@ def test_flask_socks_views_end_by_connection_closed(app, serve):
     def echo(ws):
         try:
             while True:
-                assert ws.connected
+                assert (ws.connected, ws.close_reason, ws.close_message) == (True, None, None)
                 ws.send(ws.receive())
         except ConnectionClosed as closed:
             assert not ws.connected
-            ended.set((closed.code, ws.path))
+            ended.set((closed.code, ws.path, ws.close_reason, ws.close_message))
             raise
 
     with serve(app).client().open("/echo") as client:
         client.send(frame(TEXT, "hi"))
         assert client.read_frame() == (TEXT, b"hi")
-        client.finish(4001)
-    assert ended.get(timeout=SECONDS) == (4001, "/echo")
+        client.send(close_frame(4001, "enough"))
+        assert client.read_close() == (4001, "enough")
+    assert ended.get(timeout=SECONDS) == (4001, "/echo", 4001, "enough")
 
 
 def test_flask_socks_app_and_bp_are_set_as_flask_sock_sets_them(app, serve):
@@ -902,6 +903,23 @@ def test_flask_socks_websockets_can_be_subscribed_excluded_and_unsubscribed(app,
         client.finish()
 
 
+def test_flask_socks_websocket_is_found_in_a_set_by_the_callbacks(app, serve):
+    clients = set()
+    ended = Event()
+
+    @Sock(app).route("/room")
+    def room(ws):
+        clients.add(ws)
+        ws.detach(lambda ws, _: ws.send(str(ws in clients)), lambda ws: ended.set())
+        assert ws != object()
+
+    with serve(app).client().open("/room") as client:
+        client.send(frame(TEXT, "in?"))
+        assert client.read_frame() == (TEXT, b"True")
+        client.finish()
+    assert ended.wait(SECONDS)
+
+
 def test_flask_socks_receive_returns_none_when_its_time_is_up(app, serve):
     @Sock(app).route("/patient")
     def patient(ws):
@@ -934,10 +952,17 @@ def test_flask_socks_options_are_obeyed(app, serve):
     }
     Sock(app).route("/echo")(echo)
     server = serve(app)
-    assert server.options.ping_interval == 25
+    assert (server.options.ping_interval, server.options.subprotocols) == (25, ())
     with server.client().open("/echo") as client:
         client.send(frame(TEXT, "123456"))
         assert client.read_close()[0] == 1009
+
+
+def test_flask_socks_options_may_be_none(app, serve):
+    app.config["SOCK_SERVER_OPTIONS"] = {"ping_interval": None, "max_message_size": None}
+    Sock(app)
+    options = serve(app).options
+    assert (options.ping_interval, options.max_message_size) == (None, None)
 
 
 # ---------------------------------------------------------- Heroku's tutorial
