@@ -6,8 +6,8 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast, overload
@@ -344,9 +344,10 @@ class Broadcast:
         at once, which takes no longer than one: ``subscribe(["news", "sports"], ws)`` returns the
         subscriptions by their names, and ``since`` may be a mapping of names to ids.
 
-        Sends the ``101`` if it has not been sent. Blocks until the subscription is active, for a
-        bounded time. If the backend cannot be reached, this method returns nevertheless; the
-        subscription becomes active automatically when the backend is back.
+        Blocks until the subscription is active, for a bounded time, and sends the ``101`` if it has
+        not been sent: what is published when the client has it arrives. If the backend cannot be
+        reached, this method returns nevertheless; the subscription becomes active automatically
+        when the backend is back.
 
         :param since: the id of the last message that the client received (see ``envelope``), or a
             :attr:`Subscription.position`. The socket first gets the stored messages after this id,
@@ -401,13 +402,17 @@ class Broadcast:
         """Subscribe a socket to channels, by their names."""
         for channel in since:
             self._check_subscriber(channel)
-        if ws._endpoint.state is State.PENDING:
-            ws._open()
         subscriptions = Subscriptions()
         try:
-            for channel, id_ in since.items():
-                subscriptions[channel] = self._add(channel, ws, id_, entry is not None)
-            self._backend.subscribe_all(list(since))
+            if ws._endpoint.state is State.PENDING:
+                with self._joining(since):
+                    # What is published when the client has the 101 arrives.
+                    self._backend.subscribe_all(list(since))
+                    ws._open()
+                    self._add_all(subscriptions, since, ws, entry)
+            else:
+                self._add_all(subscriptions, since, ws, entry)
+                self._backend.subscribe_all(list(since))
             if self._is_closed:
                 raise RuntimeError("this Broadcast is closed")
             self._start_replays(
@@ -419,6 +424,29 @@ class Broadcast:
             subscriptions.close()
             raise
         return subscriptions
+
+    @contextmanager
+    def _joining(self, channels: Iterable[str]) -> Iterator[None]:
+        """Keep channels that have no subscribers yet."""
+        joining = [(channel, self._channel_for(channel)) for channel in channels]
+        for _, subscribers in joining:
+            subscribers.joining += 1
+        try:
+            yield
+        finally:
+            for channel, subscribers in joining:
+                subscribers.joining -= 1
+                self._remove_if_empty(channel, subscribers)
+
+    def _add_all(
+        self,
+        subscriptions: Subscriptions,
+        since: dict[str, str | None],
+        ws: Connection,
+        entry: str | None,
+    ) -> None:
+        for channel, id_ in since.items():
+            subscriptions[channel] = self._add(channel, ws, id_, entry is not None)
 
     def _join(self, subscriptions: list[Subscription], entry: str) -> None:
         """Make a socket a member, and wait until it has got the lists of members."""

@@ -43,6 +43,7 @@ class Channel:
 
     __slots__ = (
         "_read_position",
+        "joining",
         "listeners",
         "number",
         "position",
@@ -60,6 +61,8 @@ class Channel:
         #: Sockets that get stored messages first; new messages wait in their subscriptions.
         self.replaying: dict[Connection, Subscription] = {}
         self.listeners: set[Listener] = set()
+        #: The number of sockets that wait until the subscription of this process is active.
+        self.joining = 0
         #: Messages that are being sent in slices, and the number of the latest one.
         self.sending: deque[Sending] = deque()
         self.number = 0
@@ -78,7 +81,7 @@ class Channel:
         return [] if found is None else [found]
 
     def __bool__(self) -> bool:
-        return bool(self.sockets or self.replaying or self.listeners)
+        return bool(self.sockets or self.replaying or self.listeners or self.joining)
 
 
 class _Closeable:

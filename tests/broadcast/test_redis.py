@@ -11,6 +11,7 @@ import gevent
 import gevent.event
 import pytest
 import redis
+from gevent.select import select
 
 from geventws import Broadcast, BroadcastError
 from tests.support.people import Person, get, join_everywhere
@@ -491,10 +492,22 @@ def test_more_than_is_kept_while_the_subscription_begins_is_heard_all_the_same(
     with Gateway(redis_server) as gateway, serve_broadcast(gateway.url, history=2) as process:
         first = Person(process, "begin")
         gateway.before(b"subscribe", lambda: [broadcast.publish("full", text) for text in texts])
-        person = Person(process, "full")
+        person = Person(process, "full", open="yes")
         assert [text.split(" ")[1] for text in person.heard] == texts
         assert first.heard == []
     broadcast.close()
+
+
+def test_a_client_gets_its_101_when_its_subscription_is_active(redis_server, serve_broadcast):
+    with (
+        Gateway(redis_server) as gateway,
+        serve_broadcast(gateway.url) as process,
+        process.client() as client,
+    ):
+        before = []
+        gateway.before(b"subscribe", lambda: before.append(select([client.sock], [], [], 0)[0]))
+        client.open("/room")
+        assert before == [[]]
 
 
 def test_who_is_ahead_of_a_process_gets_nothing_again_from_it(redis_server, serve_broadcast):

@@ -2,13 +2,13 @@
 
 A WebSocket at ``/channel?since=id`` hears the channel as ``<id> <message>``, after ``ready <pid>
 <recovered> <position>``, and publishes what it sends; what cannot be published is answered with
-``refused``. With ``&member=key``, it is a member. Plain requests: ``/healthy``, ``/stats``,
-``/live`` (the number of channels whose messages arrive), ``/free`` (the number of free
-connections), ``/count/channel``, ``/members/channel``, ``/listeners/channel``, ``/lost/channel``
-(listens until messages are lost), ``/fork/channel`` (a forked process publishes), ``/flood/number``
-(so many greenlets publish at once), and ``/interrupted/number`` (they are interrupted);
-``/together/number-name`` joins so many channels, and ``/listen/…``, ``/unchecked/…`` and
-``/impatient/…`` one, whose name is there in JSON.
+``refused``. With ``&member=key``, it is a member; with ``&open=yes``, it is open before that.
+Plain requests: ``/healthy``, ``/stats``, ``/live`` (the number of channels whose messages arrive),
+``/free`` (the number of free connections), ``/count/channel``, ``/members/channel``,
+``/listeners/channel``, ``/lost/channel`` (listens until messages are lost), ``/fork/channel`` (a
+forked process publishes), ``/flood/number`` (so many greenlets publish at once), and
+``/interrupted/number`` (they are interrupted); ``/together/number-name`` joins so many channels,
+and ``/listen/…``, ``/unchecked/…`` and ``/impatient/…`` one, whose name is there in JSON.
 """
 
 import dataclasses
@@ -42,6 +42,8 @@ def app(environ, start_response):
         return [answer(path).encode()]
     query = parse_qs(environ["QUERY_STRING"], keep_blank_values=True)
     since, member = query.get("since", [None])[0], query.get("member", [None])[0]
+    if "open" in query:
+        ws.accept()
     with broadcast.subscribe(path, ws, since, member=member, key=member) as subscription:
         position = subscription.position
         ws.send(f"ready {os.getpid()} {subscription.recovered} {position}")

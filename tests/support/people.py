@@ -49,8 +49,8 @@ def serve_broadcast(tmp_path):
 class Person:
     """A client that has subscribed."""
 
-    def __init__(self, process, channel="room", since=None, member=None):
-        query = {"since": since, "member": member}
+    def __init__(self, process, channel="room", since=None, **query):
+        query["since"] = since
         query = urlencode({name: value for name, value in query.items() if value is not None})
         self.client = process.client().open(f"/{channel}?{query}")
         self.client.sock.settimeout(SECONDS)
