@@ -841,7 +841,7 @@ class Connection(Transport):
             raise RuntimeError("wait_closed() can wait only in the thread of the view")
         if self._done is None:
             self._done = Event()
-        end = None if timeout is None else monotonic() + timeout
+        end = None if timeout is None else monotonic() + float(timeout)
         while not (self._hung_up or self._endpoint.state is _CLOSED):
             left = None if end is None else end - monotonic()
             if left is not None and left <= 0:

@@ -101,6 +101,7 @@ class OpenWebSockets(set[WebSocket]):
         Blocks at most ``timeout`` seconds; returns whether all views have ended.
         """
         self.draining = True
+        timeout = max(timeout, 0.0)
         deadline = monotonic() + timeout
         closed: set[WebSocket] = set()
         self._close_accepted(closed, timeout * _SPREAD)

@@ -17,6 +17,7 @@ from ..connection.greenlets import LightGreenlet
 from ..connection.logs import logger
 from ..connection.memory import keep_memory_for_greenlets
 from ..connection.tls import cooperative_context
+from ..connection.transport import check_timeout
 from ..protocol.reader import CORE
 from ..typing import Application, Environ
 from .accepting import AcceptingServer, Address
@@ -180,7 +181,10 @@ class WebSocketServer(AcceptingServer, WSGIServer):
         has ended, or the time is over. Then the remaining views are killed.
 
         :param timeout: the maximum number of seconds; by default the option ``stop_timeout``.
+        :raises TypeError: if the timeout is not a number.
+        :raises ValueError: if the timeout is NaN.
         """
+        check_timeout(timeout)
         self.close()
         limit = self.options.stop_timeout if timeout is None else timeout
         deadline = monotonic() + (inf if limit is None else limit)

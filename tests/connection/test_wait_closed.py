@@ -1,6 +1,7 @@
 """``wait_closed()``: for views that wait for something else than messages."""
 
 import socket
+from decimal import Decimal
 
 import gevent
 import pytest
@@ -46,7 +47,7 @@ def test_it_returns_when_another_greenlet_closes(run):
 def test_it_has_a_timeout_and_leaves_messages_for_receive(run):
     def view(ws):
         ws.accept()
-        return ws.wait_closed(0.01), ws.receive(), ws.wait_closed(0)
+        return ws.wait_closed(Decimal("0.01")), ws.receive(), ws.wait_closed(0)
 
     client, result = run(view)
     client.send(frame(TEXT, "still here"))

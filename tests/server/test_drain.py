@@ -33,6 +33,31 @@ def stuck(environ, start_response):
     Event().wait()
 
 
+@pytest.mark.parametrize("is_detached", [False, True])
+def test_a_server_without_time_closes_every_websocket_with_1001(serve, keep, is_detached):
+    def view(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        if is_detached:
+            ws.detach()
+            return []
+        return stuck(environ, start_response)
+
+    server = serve(view)
+    clients = [keep(server.client()).open() for _ in range(3)]
+    server.stop(0)
+    for client in clients:
+        assert client.read_close() == (1001, "")
+        assert client.read_to_end() == b""
+
+
+def test_the_time_to_stop_must_be_a_number(serve):
+    server = serve(echo)
+    with server.client().open() as client:
+        with pytest.raises(ValueError, match="not NaN"):
+            server.stop(float("nan"))
+        client.finish()
+
+
 def test_every_client_gets_1001_and_stop_returns_with_the_last_of_them(serve, keep):
     server = serve(echo)
     clients = [keep(server.client()).open() for _ in range(30)]
