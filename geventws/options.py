@@ -250,3 +250,12 @@ class Options:
     def check_interval(self) -> float:
         """The maximum number of seconds between two checks of a connection."""
         return min(self.ping_interval or 60.0, self.message_timeout or 60.0, 60.0)
+
+
+def how_to_allow(origins: list[str]) -> str:
+    """Say how the pages of these origins are let in."""
+    return (
+        f"set the option allowed_origins={JSONEncoder().encode(origins)} (with the command geventws"
+        f" --allowed-origins {','.join(origins)}; in Flask the configuration"
+        " GEVENTWS_ALLOWED_ORIGINS, in Django the setting CSRF_TRUSTED_ORIGINS)"
+    )

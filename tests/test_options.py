@@ -79,7 +79,8 @@ def test_the_log_has_the_option_that_lets_a_refused_page_in(serve, caplog):
         client.send(request(headers=[("Origin", "http://localhost:5173")]))
         assert client.read_head() == "403"
     option = 'allowed_origins=["self", "http://localhost:5173"]'
-    assert f"{option}, or with the command geventws: --allowed-origins self," in caplog.text
+    assert f"{option} (with the command geventws --allowed-origins self," in caplog.text
+    assert "in Django the setting CSRF_TRUSTED_ORIGINS" in caplog.text
     server = serve(site, allowed_origins=["self", "http://localhost:5173"])
     with server.client().open(headers=[("Origin", "http://localhost:5173")]) as client:
         client.finish()

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from ..connection.logs import printable
 from ..exceptions import HandshakeError
+from ..options import how_to_allow
 from ..protocol.client_handshake import Response
 from ..protocol.redirects import Redirects, Request
 from ..protocol.urls import Target
@@ -200,6 +201,17 @@ def _explain_response(facts: Facts, error: HandshakeError) -> str:
     path = facts.target.resource.partition("?")[0]
     if error.status_code == 404 and "<center>nginx" in body:
         return f"nginx has no location for {path} ({answer}). Add one with proxy_pass."
+    other = facts.plain_error
+    if (
+        error.status_code == 403
+        and isinstance(other, HandshakeError)
+        and other.status_code not in {0, 403}
+    ):
+        return (
+            f"The answer is {answer}, and without an Origin {_reason(other)}. Perhaps a proxy"
+            f" changes the header Host: nginx needs the line {_HOST_LINE}. Look into the logs of"
+            " the application and the proxy."
+        )
     if error.status_code in _STATUSES:
         return f"The answer is {answer}: {_STATUSES[error.status_code]}."
     if facts.reads_upgrade and error.status_code >= 500:
@@ -246,10 +258,8 @@ def _explain_refusal_of_browsers(facts: Facts) -> str:
         return f"The server or a proxy refuses {header}: {reason}. Browsers cannot connect."
     refused = f"Pages of {facts.origin} are refused: {reason}."
     if facts.origin != facts.own_origin:
-        return (
-            f'{refused} Set the option allowed_origins=["self", "{facts.origin}"], or with the'
-            f" command geventws: --allowed-origins self,{facts.origin}."
-        )
+        remedy = how_to_allow(["self", facts.origin])
+        return f"{refused} To let them in, {remedy}."
     if not facts.accepted_origin:
         return (
             f"{refused} Either the proxy changes the header Host: nginx needs the line"

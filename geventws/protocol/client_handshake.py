@@ -27,6 +27,12 @@ _RESERVED = {
     "transfer-encoding",
     "upgrade",
 }
+#: Arguments of ``connect()`` that set such headers.
+_ARGUMENTS = {
+    "origin": "origin",
+    "sec-websocket-extensions": "compression",
+    "sec-websocket-protocol": "subprotocols",
+}
 #: The value of a cookie. RFC 6265 section 4.1.1 is stricter, but servers set values with spaces,
 #: commas and backslashes, and browsers return them unchanged (section 5.4).
 _COOKIE_VALUE = re.compile(r"([!-:<-~]([ -:<-~]*[!-:<-~])?)?")
@@ -125,7 +131,9 @@ def request_head(
         fields.append(("Authorization", basic_authorization(target.userinfo)))
     for name, value in headers:
         if name.lower() in _RESERVED:
-            raise ValueError(f"the header {name} belongs to the handshake")
+            argument = _ARGUMENTS.get(name.lower())
+            hint = f": use the argument {argument}" if argument else ""
+            raise ValueError(f"the header {name} belongs to the handshake{hint}")
         if name.lower() != "host":
             fields.append((name, value))
     return encode_head(f"GET {target.resource} HTTP/1.1", fields)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -11,7 +10,7 @@ from gevent.socket import socket as gevent_socket
 
 from ..connection.logs import logger, name_of_peer, peers, printable
 from ..exceptions import ConnectionClosed, HandshakeError
-from ..options import Options
+from ..options import Options, how_to_allow
 from ..protocol import server_handshake as handshake
 from ..protocol.frames import CloseCode
 from ..protocol.origin import request_origin, similar_origin
@@ -302,11 +301,7 @@ def _way_in(origin: str, allowed_origins: Sequence[str]) -> str:
     wanted = similar_origin(origin) if is_usual and "*" not in origin else ""
     if not wanted:
         return "add it to allowed_origins"
-    allowed = [*allowed_origins, wanted]
-    return (
-        f"set the option allowed_origins={json.dumps(allowed)}, or with the command geventws:"
-        f" --allowed-origins {','.join(allowed)}"
-    )
+    return how_to_allow([*allowed_origins, wanted])
 
 
 def _peer(environ: Environ, sock: gevent_socket | None = None) -> str:

@@ -226,8 +226,8 @@ def test_the_command_line_sets_the_request(serve, run_check):
     assert browser["HTTP_SEC_WEBSOCKET_EXTENSIONS"] == offer
     status, (line,) = run_check(url, "--origin", "https://b.example")
     assert status == 1
-    assert 'Set the option allowed_origins=["self", "https://b.example"], or with the' in line
-    assert "--allowed-origins self,https://b.example." in line
+    assert 'set the option allowed_origins=["self", "https://b.example"] (with the' in line
+    assert "--allowed-origins self,https://b.example;" in line
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,12 @@ def test_a_failure_has_one_explanation(error, others, explanation):
     assert re.search(explanation, said), said
 
 
+def test_two_different_refusals_hint_at_the_host():
+    refusals = {"browser_error": REFUSED, "plain_error": HandshakeError("400 Bad Request")}
+    (said,) = diagnose(facts("ws://a.example/chat", **refusals))
+    assert "403 Forbidden, and without an Origin 400 Bad Request. Perhaps a proxy changes" in said
+
+
 def test_a_port_without_tls_is_explained():
     error = ssl.SSLError(1, "wrong version number")
     (said,) = diagnose(failed(error, "wss://a.example/", is_other_scheme=True))

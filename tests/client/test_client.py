@@ -421,7 +421,8 @@ def test_a_url_that_is_none_is_refused(url, why):
 @pytest.mark.parametrize(
     ("options", "error", "why"),
     [
-        ({"headers": {"Upgrade": "h2c"}}, ValueError, "belongs to the handshake"),
+        ({"headers": {"Upgrade": "h2c"}}, ValueError, "belongs to the handshake$"),
+        ({"headers": {"Origin": "https://a.example"}}, ValueError, "use the argument origin"),
         ({"headers": {"X": "a\r\nInjected: 1"}}, ValueError, "cannot be a header"),
         ({"origin": "a\r\nInjected: 1"}, ValueError, "cannot be a header"),
         ({"subprotocols": ["a b"]}, ValueError, "cannot be the name of a subprotocol"),
