@@ -44,6 +44,8 @@ logger = logging.getLogger("geventws.broadcast")
 _thread_ident = get_original("_thread", "get_ident")
 #: Seconds before another attempt to read the history.
 _RETRY_DELAY = 0.5
+#: The maximum number of seconds by which subscribing delays a ``101``.
+_MAX_DELAY = 1.0
 #: Bytes of messages from other threads that may wait for the thread of the subscribers. Above it,
 #: ``publish()`` blocks.
 _MAX_INCOMING = 4 << 20
@@ -344,10 +346,10 @@ class Broadcast:
         at once, which takes no longer than one: ``subscribe(["news", "sports"], ws)`` returns the
         subscriptions by their names, and ``since`` may be a mapping of names to ids.
 
-        Blocks until the subscription is active, for a bounded time, and sends the ``101`` if it has
-        not been sent: what is published when the client has it arrives. If the backend cannot be
-        reached, this method returns nevertheless; the subscription becomes active automatically
-        when the backend is back.
+        Blocks until the subscription is active, for a bounded time, and then sends the ``101`` if
+        it has not been sent: what is published when the client has it arrives. A backend that does
+        not answer delays it by one second. If the backend cannot be reached, this method returns
+        nevertheless; the subscription becomes active automatically when the backend is back.
 
         :param since: the id of the last message that the client received (see ``envelope``), or a
             :attr:`Subscription.position`. The socket first gets the stored messages after this id,
@@ -406,13 +408,13 @@ class Broadcast:
         try:
             if ws._endpoint.state is State.PENDING:
                 with self._joining(since):
-                    # What is published when the client has the 101 arrives.
-                    self._backend.subscribe_all(list(since))
+                    with Timeout(_MAX_DELAY, False):  # type: ignore[arg-type] # as documented
+                        self._backend.subscribe_all(list(since))
                     ws._open()
                     self._add_all(subscriptions, since, ws, entry)
             else:
                 self._add_all(subscriptions, since, ws, entry)
-                self._backend.subscribe_all(list(since))
+            self._backend.subscribe_all(list(since))
             if self._is_closed:
                 raise RuntimeError("this Broadcast is closed")
             self._start_replays(
