@@ -410,13 +410,13 @@ class Broadcast:
                 with self._joining(since):
                     with Timeout(_MAX_DELAY, False):  # type: ignore[arg-type] # as documented
                         self._backend.subscribe_all(list(since))
+                    self._check_open()
                     ws._open()
                     self._add_all(subscriptions, since, ws, entry)
             else:
                 self._add_all(subscriptions, since, ws, entry)
             self._backend.subscribe_all(list(since))
-            if self._is_closed:
-                raise RuntimeError("this Broadcast is closed")
+            self._check_open()
             self._start_replays(
                 [subscriptions[channel] for channel, id_ in since.items() if id_ is not None]
             )
@@ -552,6 +552,9 @@ class Broadcast:
 
     def _check(self, channel: str) -> None:
         check_channel(channel)
+        self._check_open()
+
+    def _check_open(self) -> None:
         if self._is_closed:
             raise RuntimeError("this Broadcast is closed")
 

@@ -12,6 +12,7 @@ from gevent.ssl import SSLContext
 
 from geventws import Broadcast, BroadcastError, Deflate, connect
 from geventws.broadcast import Backend, History
+from geventws.testing import connect as connect_in_test
 from tests.support.client import BINARY, CLOSE, PING, PONG, TEXT, frame
 from tests.support.room import texts
 from tests.support.tools import SECONDS, wait_until
@@ -879,6 +880,31 @@ def test_a_package_may_add_a_backend_by_an_entry_point(parrots):
     backend = broadcast._backend
     assert isinstance(backend, Parrot)
     assert (backend.name, backend.history_size) == ("parrot://branch/1", 7)
+
+
+def test_a_broadcast_that_is_closed_while_it_subscribes_sends_no_101(parrots):
+    broadcast = Broadcast("parrot://branch")
+    broadcast._backend.subscribe = lambda channel: broadcast.close()
+    with pytest.raises(RuntimeError, match="this Broadcast is closed"):
+        connect_in_test(lambda environ, _: broadcast.subscribe("room", environ["wsgi.websocket"]))
+
+
+def test_a_backend_that_hangs_delays_the_101_for_a_limited_time(parrots, monkeypatch):
+    monkeypatch.setattr("geventws.broadcast.broadcast._MAX_DELAY", 0.01)
+    broadcast = Broadcast("parrot://branch")
+    connected = Event()
+    broadcast._backend.subscribe = lambda channel: connected.wait()
+
+    def app(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        with broadcast.subscribe("room", ws):
+            ws.send("subscribed")
+        return []
+
+    with connect_in_test(app) as client:
+        connected.set()
+        assert client.receive() == "subscribed"
+    assert not broadcast._channels
 
 
 def test_a_broken_backend_is_logged_once_each_way_and_history_waits_for_it(
