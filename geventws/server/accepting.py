@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from contextlib import closing
+from socket import SO_ACCEPTCONN, SOL_SOCKET
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gevent.server import StreamServer
@@ -54,6 +55,8 @@ class AcceptingServer(StreamServer):
     def init_socket(self) -> None:
         super().init_socket()
         listener: Any = self.socket  # Any: it may be a socket of the standard library
+        if not listener.getsockopt(SOL_SOCKET, SO_ACCEPTCONN):
+            raise ValueError(f"{listener!r} does not listen: call its method listen() first")
         if not isinstance(listener, gevent_socket):
             listener.setblocking(False)  # accept() would stop the loop, and all connections
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Iterable
 
 from ..connection.logs import logger
 from ..options import Options
@@ -43,8 +44,8 @@ def combine_options(holder: object, overrides: Keywords, application: object = N
     return combined
 
 
-def check_names(options: Keywords) -> None:
-    """Check that all options exist.
+def check_names(options: Iterable[str]) -> None:
+    """Check that options with these names exist.
 
     :raises TypeError: for an unknown option; names a similar one.
     """

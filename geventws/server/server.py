@@ -21,7 +21,7 @@ from ..connection.transport import check_timeout
 from ..protocol.reader import CORE
 from ..typing import Application, Environ
 from .accepting import AcceptingServer, Address
-from .configuration import combine_options, take_options
+from .configuration import check_names, combine_options, take_options
 from .handler import WebSocketHandler
 from .registry import OpenWebSockets
 from .stats import Stats
@@ -111,8 +111,7 @@ class WebSocketServer(AcceptingServer, WSGIServer):
         **options: Any,
     ) -> None:
         chosen = take_options(options)
-        for name in options.keys() - _TLS_OPTIONS:
-            raise TypeError(f"{type(self).__name__} has no option {name!r}")
+        check_names(options.keys() - _TLS_OPTIONS)
         if "certfile" in options and options.keys().isdisjoint(_OTHER_TLS_OPTIONS):
             # For a certificate without other options, gevent would use a deprecated context.
             context = SSLContext(PROTOCOL_TLS_SERVER)

@@ -2,6 +2,7 @@
 
 import _socket
 import contextlib
+import socket
 import subprocess
 import sys
 
@@ -59,6 +60,19 @@ def test_a_listening_socket_that_blocks_does_not_stop_the_loop(family, has_tls, 
         for _ in range(2):
             with process.client(context=context if has_tls else None) as client:
                 client.open().finish()
+
+
+@pytest.mark.parametrize("kind", ["SOCK_STREAM", "SOCK_DGRAM"])
+def test_a_socket_that_does_not_listen_is_refused(kind):
+    with socket.socket(type=getattr(socket, kind)) as sock:
+        sock.bind(("127.0.0.1", 0))
+        with pytest.raises(ValueError, match=r"does not listen: call its method listen\(\)"):
+            WebSocketServer(sock, site).start()
+
+
+def test_an_unknown_option_of_a_server_names_a_similar_one():
+    with pytest.raises(TypeError, match="no option 'ping_intervall'; did you mean 'ping_interval'"):
+        WebSocketServer(("127.0.0.1", 0), site, ping_intervall=5)
 
 
 def test_a_client_that_must_wait_for_a_greenlet_is_logged(serve, caplog):
