@@ -377,16 +377,17 @@ class Broadcast:
             with a lone surrogate. Also for a ``member`` or ``key`` that is too long, a
             ``member`` with more than 100 levels, and a ``key`` without a ``member``.
         """
-        ws = _connection_of(ws, "subscribed")
-        entry = self._encode_entry(ws, member, key)
+        ids: dict[str, str | None] = {}
         if isinstance(channel, (str, bytes)) or not isinstance(channel, Iterable):
             check_channel(channel)
-            return self._subscribe({channel: _check_since(since)}, ws, entry)[channel]
-        ids = {}
-        for name in channel:
-            check_channel(name)
-            ids[name] = _check_since(since.get(name) if isinstance(since, Mapping) else since)
-        return self._subscribe(ids, ws, entry)
+            ids[channel] = _check_since(since)
+        else:
+            for name in channel:
+                check_channel(name)
+                ids[name] = _check_since(since.get(name) if isinstance(since, Mapping) else since)
+        ws = _connection_of(ws, "subscribed")
+        subscriptions = self._subscribe(ids, ws, self._encode_entry(ws, member, key))
+        return subscriptions[channel] if isinstance(channel, str) else subscriptions
 
     def _encode_entry(self, ws: Connection, member: object, key: str | None) -> str | None:
         """Return the text of the entry of a member."""
