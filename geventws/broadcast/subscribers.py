@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from gevent import getcurrent, joinall
 from gevent.event import Event
 
-from ..connection.transport import check_timeout
+from ..connection.transport import seconds_of
 from ..exceptions import ConnectionClosed
 from .backend import log_dropped
 from .queues import Queue
@@ -182,9 +182,9 @@ class Subscription(_Closeable):
         :raises TypeError: if the timeout is not a number.
         :raises ValueError: if the timeout is NaN.
         """
-        check_timeout(timeout)
+        seconds = seconds_of(timeout)
         if self.greenlet is not None and self.recovered is None:
-            self.greenlet.join(timeout)
+            self.greenlet.join(seconds)
         return self.recovered
 
     def close(self) -> None:
@@ -283,9 +283,9 @@ class Subscriptions(dict[str, Subscription], _Closeable):
         :raises TypeError: if the timeout is not a number.
         :raises ValueError: if the timeout is NaN.
         """
-        check_timeout(timeout)
+        seconds = seconds_of(timeout)
         waiting = [subscription.greenlet for subscription in self.values()]
-        joinall([greenlet for greenlet in waiting if greenlet is not None], timeout)
+        joinall([greenlet for greenlet in waiting if greenlet is not None], seconds)
         return self.recovered
 
     def close(self) -> None:

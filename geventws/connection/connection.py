@@ -38,7 +38,7 @@ from .lifecycle import TCP, End
 from .queues import LostOutput, ReceiveQueue, SendBuffer
 from .tcp import MAX_RECORD, disable_nagle, has_hung_up, reset_at_close, unacknowledged
 from .threads import call_in_hub, get_ident, is_running
-from .transport import SLICE, WOULD_BLOCK, Transport, check_timeout
+from .transport import SLICE, WOULD_BLOCK, Transport, seconds_of
 
 if TYPE_CHECKING:
     from gevent._types import _TimerWatcher
@@ -836,12 +836,12 @@ class Connection(Transport):
         :raises TypeError: if the timeout is not a number.
         :raises ValueError: if the timeout is NaN.
         """
-        check_timeout(timeout)
+        seconds = seconds_of(timeout)
         if get_ident() != self._thread:
             raise RuntimeError("wait_closed() can wait only in the thread of the view")
         if self._done is None:
             self._done = Event()
-        end = None if timeout is None else monotonic() + float(timeout)
+        end = None if seconds is None else monotonic() + seconds
         while not (self._hung_up or self._endpoint.state is _CLOSED):
             left = None if end is None else end - monotonic()
             if left is not None and left <= 0:

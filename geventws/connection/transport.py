@@ -14,8 +14,8 @@ from .transport_py import (
     Transport,
     Workers,
     bytes_of,
-    check_timeout,
     fan_out,
+    seconds_of,
 )
 
 __all__ = [
@@ -27,8 +27,8 @@ __all__ = [
     "Transport",
     "Workers",
     "bytes_of",
-    "check_timeout",
     "fan_out",
+    "seconds_of",
 ]
 
 if not TYPE_CHECKING and CORE == "compiled":

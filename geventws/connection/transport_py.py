@@ -799,24 +799,27 @@ class Transport:
 
 def receive_within(transport: Transport, timeout: float) -> str | bytes | None:
     """Receive with a time limit. The time of the opening handshake is not counted."""
-    check_timeout(timeout)
+    seconds = seconds_of(timeout)
     if transport._endpoint.state is _PENDING:
         transport._open()
-    timer = Timeout.start_new(timeout, TimeoutError(f"no message within {timeout} seconds"))
+    timer = Timeout.start_new(seconds, TimeoutError(f"no message within {timeout} seconds"))
     try:
         return transport.receive()
     finally:
         timer.close()
 
 
-def check_timeout(timeout: float | None) -> None:
-    """Check a number of seconds, or ``None`` for no limit.
+def seconds_of(timeout: float | None) -> float | None:
+    """Return a time limit in seconds as a ``float``; ``None`` for no limit.
 
     :raises TypeError: if it is not a number.
     :raises ValueError: for NaN, with which gevent's loop would call no timer any more.
     """
-    if timeout is not None and isnan(timeout):
+    if timeout is None:
+        return None
+    if isnan(timeout):
         raise ValueError("timeout must be a number of seconds, not NaN")
+    return float(timeout)
 
 
 class SharedMessage:

@@ -132,7 +132,8 @@ class OpenWebSockets(set[WebSocket]):
         due = [ws for ws in self if ws.accepted and ws not in closed]
         closed.update(due)
         size = ceil(len(due) * _TICK / seconds) if seconds else len(due)
-        for start in range(0, len(due), size or 1):
+        size = max(size, 1)  # without a time limit, one after the other
+        for start in range(0, len(due), size):
             for ws in due[start : start + size]:
                 ws._start_close(CloseCode.GOING_AWAY)
             if seconds:

@@ -17,7 +17,7 @@ from ..connection.greenlets import LightGreenlet
 from ..connection.logs import logger
 from ..connection.memory import keep_memory_for_greenlets
 from ..connection.tls import cooperative_context
-from ..connection.transport import check_timeout
+from ..connection.transport import seconds_of
 from ..protocol.reader import CORE
 from ..typing import Application, Environ
 from .accepting import AcceptingServer, Address
@@ -183,9 +183,9 @@ class WebSocketServer(AcceptingServer, WSGIServer):
         :raises TypeError: if the timeout is not a number.
         :raises ValueError: if the timeout is NaN.
         """
-        check_timeout(timeout)
+        seconds = seconds_of(timeout)
         self.close()
-        limit = self.options.stop_timeout if timeout is None else timeout
+        limit = self.options.stop_timeout if seconds is None else seconds
         deadline = monotonic() + (inf if limit is None else limit)
         if not self.websockets.drain(deadline - monotonic()):
             self.websockets.kill()

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import time
+from decimal import Decimal
 
 import gevent
 import psutil
@@ -33,6 +34,14 @@ def stuck(environ, start_response):
     Event().wait()
 
 
+def test_a_server_without_a_limit_closes_every_websocket_with_1001(serve, keep):
+    server = serve(echo, stop_timeout=None)
+    clients = [keep(server.client()).open() for _ in range(3)]
+    stopping = gevent.spawn(server.stop)
+    are_sent_away(clients)
+    stopping.get(timeout=SECONDS)
+
+
 @pytest.mark.parametrize("is_detached", [False, True])
 def test_a_server_without_time_closes_every_websocket_with_1001(serve, keep, is_detached):
     def view(environ, start_response):
@@ -44,7 +53,7 @@ def test_a_server_without_time_closes_every_websocket_with_1001(serve, keep, is_
 
     server = serve(view)
     clients = [keep(server.client()).open() for _ in range(3)]
-    server.stop(0)
+    server.stop(Decimal(0))
     for client in clients:
         assert client.read_close() == (1001, "")
         assert client.read_to_end() == b""
