@@ -6,8 +6,8 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast, overload
@@ -280,7 +280,7 @@ class Broadcast:
         for subscribers in self._channels.values():
             for listener in subscribers.listeners:
                 listener.end()
-            for subscription in [*subscribers.sockets.values(), *subscribers.replaying.values()]:
+            for subscription in subscribers.subscriptions():
                 subscription.end()
         self._channels.clear()
         self._sender.clear()
@@ -407,16 +407,18 @@ class Broadcast:
             self._check_subscriber(channel)
         subscriptions = Subscriptions()
         try:
+            for channel, id_ in since.items():
+                subscriptions[channel] = self._add(channel, ws, id_, entry is not None)
             if ws._endpoint.state is State.PENDING:
-                with self._joining(since):
-                    with Timeout(_MAX_DELAY, False):  # type: ignore[arg-type] # as documented
-                        self._backend.subscribe_all(list(since))
-                    self._check_open()
-                    ws._open()
-                    self._add_all(subscriptions, since, ws, entry)
-            else:
-                self._add_all(subscriptions, since, ws, entry)
-            self._backend.subscribe_all(list(since))
+                with Timeout(_MAX_DELAY, False):  # type: ignore[arg-type] # as documented
+                    self._backend.subscribe_all(list(since))
+                self._check_open()
+                ws._open()
+            for subscription in subscriptions.values():
+                self._begin(subscription)
+            self._backend.subscribe_all(
+                [channel for channel, it in subscriptions.items() if not it.is_over]
+            )
             self._check_open()
             self._start_replays(
                 [subscriptions[channel] for channel, id_ in since.items() if id_ is not None]
@@ -427,29 +429,6 @@ class Broadcast:
             subscriptions.close()
             raise
         return subscriptions
-
-    @contextmanager
-    def _joining(self, channels: Iterable[str]) -> Iterator[None]:
-        """Keep channels that have no subscribers yet."""
-        joining = [(channel, self._channel_for(channel)) for channel in channels]
-        for _, subscribers in joining:
-            subscribers.joining += 1
-        try:
-            yield
-        finally:
-            for channel, subscribers in joining:
-                subscribers.joining -= 1
-                self._remove_if_empty(channel, subscribers)
-
-    def _add_all(
-        self,
-        subscriptions: Subscriptions,
-        since: dict[str, str | None],
-        ws: Connection,
-        entry: str | None,
-    ) -> None:
-        for channel, id_ in since.items():
-            subscriptions[channel] = self._add(channel, ws, id_, entry is not None)
 
     def _join(self, subscriptions: list[Subscription], entry: str) -> None:
         """Make a socket a member, and wait until it has got the lists of members."""
@@ -473,13 +452,22 @@ class Broadcast:
                 self._presence.hand_over(old, subscription)
             else:
                 self._presence.leave(old)
-        if since is None:
-            subscription.go_live(subscribers)
-            subscribers.sockets[ws] = subscription
-        else:
-            subscribers.replaying[ws] = subscription
+        subscribers.joining[ws] = subscription
         ws._close_at_end(subscription)
         return subscription
+
+    def _begin(self, subscription: Subscription) -> None:
+        """From now on, the socket gets messages, or they wait for the end of the replay."""
+        ws = subscription.ws
+        subscribers = self._channels.get(subscription.channel)
+        if subscribers is None or subscribers.joining.get(ws) is not subscription:
+            return  # it has unsubscribed meanwhile
+        del subscribers.joining[ws]
+        if subscription.recovered is None:
+            subscribers.replaying[ws] = subscription
+        else:
+            subscription.go_live(subscribers)
+            subscribers.sockets[ws] = subscription
 
     def _end(self, subscription: Subscription) -> None:
         self.unsubscribe(subscription.channel, subscription.ws)

@@ -60,9 +60,9 @@ class Channel:
         self.sockets: dict[Connection, Subscription] = {}
         #: Sockets that get stored messages first; new messages wait in their subscriptions.
         self.replaying: dict[Connection, Subscription] = {}
+        #: Sockets that get no messages before their 101.
+        self.joining: dict[Connection, Subscription] = {}
         self.listeners: set[Listener] = set()
-        #: The number of sockets that wait until the subscription of this process is active.
-        self.joining = 0
         #: Messages that are being sent in slices, and the number of the latest one.
         self.sending: deque[Sending] = deque()
         self.number = 0
@@ -77,8 +77,12 @@ class Channel:
 
     def pop(self, ws: Connection) -> list[Subscription]:
         """Remove and return the subscription of a socket, if there is one."""
-        found = self.sockets.pop(ws, None) or self.replaying.pop(ws, None)
-        return [] if found is None else [found]
+        everywhere = self.joining, self.replaying, self.sockets
+        return [each.pop(ws) for each in everywhere if ws in each]
+
+    def subscriptions(self) -> list[Subscription]:
+        """Return the subscriptions of all sockets."""
+        return [*self.joining.values(), *self.replaying.values(), *self.sockets.values()]
 
     def __bool__(self) -> bool:
         return bool(self.sockets or self.replaying or self.listeners or self.joining)

@@ -297,6 +297,8 @@ class Connection(Transport):
         self._sweeper.remove(self)
         if self._done is not None:
             self._done.set()
+        if self._at_end is not None:
+            self._close_dependents_later()
 
     def _has_id(self, id_: str | None) -> bool:
         """Whether :attr:`id` is this one. Creates no id."""
@@ -323,7 +325,7 @@ class Connection(Transport):
         else:
             self._at_end.append(dependent)
         if self._endpoint.state is _CLOSED:
-            self._hub.loop.run_callback(self._close_dependents)
+            self._close_dependents_later()
 
     def _do_not_close_at_end(self, dependent: Closeable) -> None:
         """Undo :meth:`_close_at_end`."""
@@ -331,6 +333,11 @@ class Connection(Transport):
             self._at_end.remove(dependent)
             if not self._at_end:
                 self._at_end = None
+
+    def _close_dependents_later(self) -> None:
+        """Not at once: this may be called while a message is sent to many connections."""
+        if is_running(self._hub):
+            self._hub.loop.run_callback(self._close_dependents)
 
     def _close_dependents(self) -> None:
         dependents, self._at_end = self._at_end, None
@@ -936,10 +943,11 @@ class Connection(Transport):
 
         TCP is untouched, and no greenlet of the parent is woken.
         """
+        self._at_end = None
         if self._endpoint.state is _PENDING:
             self._drop()
         else:
-            self._is_detached, self._at_end = False, None
+            self._is_detached = False
             self._endpoint.end_transport(by_peer=False)
 
     def _release(self) -> None:
@@ -970,9 +978,8 @@ class Connection(Transport):
         self._wake_all()
         self._send_buffer = None
         endpoint.end_transport()
-        if self._at_end is not None and is_running(self._hub):
-            # Not at once: this may be called while a message is sent to many connections.
-            self._hub.loop.run_callback(self._close_dependents)
+        if self._at_end is not None:
+            self._close_dependents_later()
 
     def _wake_all(self) -> None:
         """Wake the greenlets in ``send()``, ``close()`` and ``receive()``."""

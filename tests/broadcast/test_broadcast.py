@@ -10,8 +10,8 @@ import pytest
 from gevent.event import AsyncResult, Event
 from gevent.ssl import SSLContext
 
-from geventws import Broadcast, BroadcastError, Deflate, connect
-from geventws.broadcast import Backend, History
+from geventws import Broadcast, BroadcastError, Deflate, HandshakeError, connect
+from geventws.broadcast import Backend, History, Message
 from geventws.testing import connect as connect_in_test
 from tests.support.client import BINARY, CLOSE, PING, PONG, TEXT, frame
 from tests.support.room import texts
@@ -887,6 +887,46 @@ def test_a_broadcast_that_is_closed_while_it_subscribes_sends_no_101(parrots):
     broadcast._backend.subscribe = lambda channel: broadcast.close()
     with pytest.raises(RuntimeError, match="this Broadcast is closed"):
         connect_in_test(lambda environ, _: broadcast.subscribe("room", environ["wsgi.websocket"]))
+
+
+@pytest.mark.parametrize("since", [None, "0-0"])
+def test_who_unsubscribes_before_the_101_gets_nothing(parrots, since):
+    broadcast = Broadcast("parrot://branch", history=1)
+    subscribed = []
+
+    def app(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        broadcast._backend.subscribe = lambda channel: (
+            subscribed.append(channel),
+            broadcast.unsubscribe("left", ws),
+        )
+        subscriptions = broadcast.subscribe(["left", "kept"], ws, since)
+        assert [it.is_over for it in subscriptions.values()] == [True, False]
+        broadcast._dispatch_one(Message("left", "nobody", None))
+        broadcast._dispatch_one(Message("kept", "me", None))
+        ws.receive()
+        return []
+
+    with connect_in_test(app) as client:
+        assert client.receive() == "me"
+    assert subscribed == ["left", "kept", "kept"]
+    assert not broadcast._channels
+
+
+def test_a_websocket_that_is_refused_while_it_subscribes_leaves_nothing_behind(parrots):
+    broadcast = Broadcast("parrot://branch")
+
+    def app(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        broadcast._backend.subscribe = lambda channel: gevent.sleep(0)
+        gevent.spawn(broadcast.subscribe, "room", ws)
+        gevent.sleep(0)
+        start_response("403 Forbidden", [])
+        return [b""]
+
+    with pytest.raises(HandshakeError, match="403"):
+        connect_in_test(app)
+    wait_until(lambda: not broadcast._channels)
 
 
 def test_a_backend_that_hangs_delays_the_101_for_a_limited_time(parrots, monkeypatch):
