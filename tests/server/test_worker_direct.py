@@ -275,7 +275,7 @@ def test_many_requests_that_come_after_their_connections_are_served(gunicorn):
 
 
 def test_a_request_that_comes_while_the_worker_stops_is_answered(gunicorn):
-    with gunicorn() as process, process.client() as client:
+    with gunicorn("--keep-alive", "20") as process, process.client() as client:
         with process.client() as other:
             other.send(PLAIN)
             assert other.read_response()[0] == "200"
