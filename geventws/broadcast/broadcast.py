@@ -486,7 +486,7 @@ class Broadcast:
         subscribers = self._channels.get(channel)
         if subscribers is None:
             return
-        for subscription in subscribers.pop(getattr(ws, "__wrapped__", ws)):
+        for subscription in subscribers.pop(ws):
             subscription.end()
             self._presence.leave(subscription)
         self._remove_if_empty(channel, subscribers)
